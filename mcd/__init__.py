@@ -1,0 +1,28 @@
+"""mcd: few-step masked diffusion language models by Masked Consistency Distillation.
+
+`process` is the mathematics, `model` the network, `data` the tokens, `objective` what is learnt,
+`sampler` how text is drawn, `train` the loop, `eval` the measurements, `app` the command line.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["Denoiser", "__version__", "from_pretrained"]
+
+if TYPE_CHECKING:
+    from mcd.model.denoiser import Denoiser
+    from mcd.model.pretrained import from_pretrained
+
+
+def __getattr__(name: str) -> Any:
+    """Import the two public names on first use: `import mcd` alone never loads a network."""
+    if name == "Denoiser":
+        from mcd.model.denoiser import Denoiser
+
+        return Denoiser
+    if name == "from_pretrained":
+        from mcd.model.pretrained import from_pretrained
+
+        return from_pretrained
+    raise AttributeError(f"module 'mcd' has no attribute {name!r}")

@@ -1,0 +1,71 @@
+"""The `mcd` command: a static table of commands, each imported only when it runs."""
+
+import difflib
+import importlib
+import sys
+
+import mcd
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("mcd.app.doctor", "what is installed, which device, what would run"),
+    "prepare": ("mcd.app.prepare", "text to packed tokens"),
+    "train": ("mcd.app.train", "train a masked diffusion teacher"),
+    "distill": ("mcd.app.distill", "distil a teacher into a few-step student"),
+    "sample": ("mcd.app.sample", "draw text, or fill in a template"),
+    "eval": ("mcd.app.evaluate", "Gen PPL, entropy, repetition, with intervals"),
+    "report": ("mcd.app.report", "one self-contained page of runs"),
+    "demo": ("mcd.app.demo", "the main job on the bundled text and teacher, start to end"),
+}
+
+HELP = """usage: mcd COMMAND [options]
+
+Few-step masked diffusion language models by Masked Consistency Distillation.
+
+commands:
+{commands}
+
+MODEL is a folder, a hub id, or `demo`, the bundled teacher.
+`mcd COMMAND --help` lists the options of a command, with examples.
+Exit status: 0 done, 1 failed, 2 the request made no sense.
+
+examples:
+  mcd sample demo --num 2 --steps 32
+  mcd distill mcd --teacher demo --recipe cpu --out runs/student
+  mcd eval runs/student --steps 8 32 --out runs/student/metrics.json
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 failed, 2 the request made no sense)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        lines = (f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
+        print(HELP.format(commands="\n".join(lines)), end="")
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"mcd {mcd.__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `mcd --help` lists them", 2)
+    command = importlib.import_module(COMMANDS[argv[0]][0])
+    from mcd.app.errors import explained
+
+    with explained() as outcome:
+        outcome.status = command.main(argv[1:]) or 0
+    return outcome.status
+
+
+def nearest(word: str, known: object) -> str:
+    """ " (did you mean X?)" for the known word most like `word`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)  # type: ignore[call-overload]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def fail(message: str, status: int) -> int:
+    """Print an error to stderr and return `status`."""
+    print(f"mcd: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

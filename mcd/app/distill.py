@@ -1,0 +1,124 @@
+"""`mcd distill METHOD`: turn a many-step teacher into a few-step student."""
+
+from dataclasses import asdict, dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro import MISSING
+
+from mcd.app.arguments import Flat, choose, parse, peek, show_dry_run
+from mcd.app.errors import UsageError
+from mcd.app.recipes import DISTILL
+from mcd.objective import OBJECTIVES, Objective
+from mcd.train.config import Budget, TrainConfig
+
+METHODS = {name: kind for name, kind in OBJECTIVES.items() if kind.distils}
+
+USAGE = """usage: mcd distill METHOD --teacher MODEL --out RUN [options]
+
+Distil a masked diffusion teacher into a student that needs fewer steps. METHOD is one of: {methods}
+`mcd distill METHOD --help` lists its options.
+
+examples:
+  mcd distill mcd --teacher demo --out runs/student
+  mcd distill mcd --teacher demo --out runs/tau-only --delta0 0
+  mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
+"""
+
+
+@dataclass(frozen=True)
+class DistillArgs:
+    """Distil a teacher in rounds. To resume, run the same command again.
+
+    Examples:
+      mcd distill mcd --teacher demo --out runs/student
+      mcd distill mcd --teacher demo --out runs/short --rounds 2 --steps-per-round 20
+      mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
+    """
+
+    teacher: str
+    """MODEL: a folder, a hub id, or demo."""
+    out: Path
+    """Run folder."""
+    data: str | None = None
+    """A prepared folder or text; by default what the teacher was trained on."""
+    recipe: str = "cpu"
+    """Starting point: cpu (minutes, L = 128) or paper (50,000 steps, L = 1024)."""
+    weights: str = "ema"
+    """Weights of the teacher to start from: ema or raw."""
+    rounds: int = 5
+    """Rounds; each begins with a hard snapshot teacher := student."""
+    steps_per_round: int = 40
+    """Optimiser steps a round."""
+    threads: int | None = None
+    """CPU threads; all cores by default. Bits depend on it."""
+    train: Flat[TrainConfig] = TrainConfig()
+    dry_run: bool = False
+    """Print the resolved configuration, round by round, and stop."""
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE.format(methods=", ".join(METHODS)), end="")
+        return 0 if argv else 2
+    kind = choose(argv[0], METHODS, "method")
+    recipe = choose(peek(argv, "--recipe") or DistillArgs.recipe, DISTILL, "recipe")
+    known = {field.name for field in fields(kind)}
+    method = kind(**{name: value for name, value in recipe.method.items() if name in known})
+    args_kind = make_dataclass(
+        "Args",
+        [("method", Flat[kind], method)],
+        bases=(DistillArgs,),
+        frozen=True,
+        namespace={"__doc__": DistillArgs.__doc__},
+    )
+    default = args_kind(
+        teacher=MISSING,
+        out=MISSING,
+        rounds=recipe.rounds,
+        steps_per_round=recipe.steps_per_round,
+        train=recipe.train,
+        method=method,
+    )
+    args = parse(args_kind, argv[1:], f"distill {argv[0]}", default)
+    return distill(args, args.method)
+
+
+def distill(args: DistillArgs, objective: Objective) -> int:
+    """Run a distillation, or show what it would do."""
+    if args.rounds < 1 or args.steps_per_round < 1:
+        raise UsageError(f"--rounds {args.rounds} --steps-per-round {args.steps_per_round}: both must be at least 1")
+    if args.weights not in ("ema", "raw"):
+        raise UsageError(f"--weights {args.weights}: known are ema, raw")
+    budget = Budget(steps=args.rounds * args.steps_per_round, rounds=args.rounds)
+    config: dict[str, Any] = {
+        "command": "distill",
+        "teacher": args.teacher,
+        "weights": args.weights,
+        "data": args.data,
+        "threads": args.threads,
+        "objective": {"name": objective.name, **asdict(objective)},
+        "train": asdict(args.train) | asdict(budget),
+    }
+    if args.dry_run:
+        schedule = [{"round": r + 1, **objective.schedule_of_round(r)} for r in range(args.rounds)]
+        return show_dry_run(config | {"schedule": schedule})
+
+    import torch
+
+    from mcd.app.data_of import data_of_model, prepared
+    from mcd.app.training import train_run
+    from mcd.data.loader import open_loader
+    from mcd.model.pretrained import from_pretrained
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    student = from_pretrained(args.teacher, args.weights)  # type: ignore[arg-type]
+    assert student.folder is not None
+    folder = prepared(
+        args.data or data_of_model(student.folder), args.out.parent / "data", student.folder / "tokenizer.json"
+    )
+    loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
+    if loader.length > student.config.backbone.length:
+        raise UsageError(f"--length {loader.length}: beyond the teacher's {student.config.backbone.length}")
+    return train_run(student, objective, loader, args.train, budget, args.out, config, folder)

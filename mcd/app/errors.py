@@ -1,0 +1,65 @@
+"""Which faults are the request's (exit 2), which the machine's (exit 1), and how they are told."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mcd.app.cli import fail
+from mcd.data.corpus import DataError
+from mcd.eval.scorer import MissingScorer
+from mcd.model.pretrained import ModelError
+
+
+class UsageError(ValueError):
+    """The request made no sense; the message names the option and the mend."""
+
+
+@dataclass
+class Outcome:
+    """The exit status of a command."""
+
+    status: int = 0
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[Outcome]:
+    """Turn known faults into one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except (UsageError, DataError, ModelError, MissingScorer) as error:
+        outcome.status = fail(str(error), 2)
+    except ImportError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
+    except KeyboardInterrupt:
+        outcome.status = fail("stopped", 1)
+    except FloatingPointError as error:
+        outcome.status = fail(str(error), 1)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            outcome.status = fail(
+                f"no space left on the device ({error.filename or 'while writing'}); "
+                "free some, then run the same command again",
+                1,
+            )
+        elif error.errno in (errno.EACCES, errno.EROFS):
+            outcome.status = fail(f"{error.filename}: not writable; name another --out", 1)
+        else:
+            raise
+
+
+_EXTRAS = {
+    "lightning_fabric": "train",
+    "tensorboard": "train",
+    "transformers": "score",
+    "gguf": "score",
+    "accelerate": "score",
+    "matplotlib": "plot",
+    "datasets": "hub",
+    "huggingface_hub": "hub",
+    "pyarrow": "hub",
+}

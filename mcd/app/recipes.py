@@ -1,0 +1,123 @@
+"""Named starting points; every option given on the command line overrides them.
+
+Each is a complete set of options of `mcd train` or `mcd distill`, with the reason for what differs from the papers.
+"""
+
+from dataclasses import dataclass
+
+from mcd.objective.nelbo import NELBO
+from mcd.train.config import Budget, TrainConfig
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of a new backbone (see `mcd.model.dit`); ignored when training goes on from `--init`."""
+
+    hidden: int = 192
+    """Width."""
+    layers: int = 6
+    """Blocks."""
+    heads: int = 3
+    """Attention heads a block."""
+    cond_dim: int = 16
+    """Width of the time embedding: without time conditioning it only shapes a constant, so small is enough."""
+    dropout: float = 0.0
+    """On both branches of a block."""
+    gate_init: float = 1.0
+    """First value of the residual gates. 0 is adaLN-zero (MDLM); open gates learn sooner in short runs."""
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """What `mcd train --recipe` presets."""
+
+    size: ModelSize
+    objective: NELBO
+    train: TrainConfig
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """What `mcd distill --recipe` presets; `method` holds overrides of any method's options, by name."""
+
+    train: TrainConfig
+    rounds: int
+    steps_per_round: int
+    method: dict[str, float]
+
+
+TRAIN: dict[str, TrainRecipe] = {
+    # The bundled teacher. Muon leaves the unigram plateau in a third of AdamW's steps (dev/LOG.md); it and bf16-mixed
+    # want a CPU with bfloat16 units. Weights of 1/t beyond 10 are noise at 16 rows a step.
+    "sotu": TrainRecipe(
+        size=ModelSize(),
+        objective=NELBO(max_weight=10.0, warm_start=0.1),
+        train=TrainConfig(
+            batch_size=16,
+            lr=2e-3,
+            warmup_steps=100,
+            lr_decay=0.4,
+            optimizer="muon",
+            betas=(0.9, 0.98),
+            ema_decay=0.999,
+            precision="bf16-mixed",
+            compile=True,
+            log_every=50,
+            valid_every=500,
+            checkpoint_every=500,
+        ),
+        budget=Budget(minutes=100.0),
+    ),
+    # The same for any CPU: float32 and AdamW.
+    "cpu": TrainRecipe(
+        size=ModelSize(),
+        objective=NELBO(max_weight=10.0, warm_start=0.1),
+        train=TrainConfig(
+            batch_size=16, lr=2e-3, warmup_steps=100, lr_decay=0.4, betas=(0.9, 0.98), log_every=50, valid_every=500
+        ),
+        budget=Budget(minutes=120.0),
+    ),
+    # MDLM's own (arXiv 2406.07524): DiT-small, OpenWebText, L = 1024, 1M steps of 512 rows.
+    "mdlm": TrainRecipe(
+        size=ModelSize(hidden=768, layers=12, heads=12, cond_dim=128, dropout=0.1, gate_init=0.0),
+        objective=NELBO(),
+        train=TrainConfig(
+            batch_size=512,
+            lr=3e-4,
+            warmup_steps=2500,
+            ema_decay=0.9999,
+            precision="bf16-mixed",
+            valid_every=10_000,
+            checkpoint_every=5_000,
+            log_every=100,
+        ),
+        budget=Budget(steps=1_000_000),
+    ),
+}
+
+DISTILL: dict[str, DistillRecipe] = {
+    # The paper's (Section 4.1), for L = 1024.
+    "paper": DistillRecipe(
+        train=TrainConfig(
+            batch_size=128,
+            lr=6e-5,
+            warmup_steps=500,
+            ema_decay=0.999,
+            precision="bf16-mixed",
+            checkpoint_every=1_000,
+            log_every=50,
+        ),
+        rounds=5,
+        steps_per_round=10_000,
+        method={},
+    ),
+    # Minutes of CPU at L = 128. delta keeps the paper's delta x L of 2, 4, 8, 16, 32 tokens a round (1/512 of 128
+    # tokens would be a quarter of one); so few steps need a larger rate and a short memory of the average.
+    "cpu": DistillRecipe(
+        train=TrainConfig(batch_size=32, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=40),
+        rounds=5,
+        steps_per_round=40,
+        method={"delta0": 2 / 128},
+    ),
+}

@@ -1,0 +1,100 @@
+"""`mcd train`: pretrain a masked diffusion teacher."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro import MISSING
+
+from mcd.app.arguments import Flat, choose, parse, peek, show_dry_run
+from mcd.app.errors import UsageError
+from mcd.app.recipes import TRAIN, ModelSize
+from mcd.objective.nelbo import NELBO
+from mcd.train.config import Budget, TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train a masked diffusion teacher (MDLM). To resume, run the same command again.
+
+    Examples:
+      mcd train --recipe cpu --out runs/teacher
+      mcd train --data data/mine --recipe cpu --minutes 30 --hidden 256 --out runs/mine
+      mcd train --init demo --length 256 --minutes 10 --recipe cpu --out runs/longer
+    """
+
+    out: Path
+    """Run folder."""
+    data: str = "sotu"
+    """A prepared folder, or text as for `mcd prepare` (prepared below the run folder's parent)."""
+    recipe: str = "cpu"
+    """Starting point: sotu (the bundled teacher's), cpu, or mdlm (the paper's scale)."""
+    init: str | None = None
+    """Go on from this model (a folder, a hub id, or demo) in place of random weights."""
+    steps: int | None = None
+    """Optimiser steps; replaces the recipe's budget."""
+    minutes: float | None = None
+    """Minutes of training; replaces the recipe's budget."""
+    vocab_size: int = 2048
+    """Tokens of the BPE, when text is prepared on the way."""
+    threads: int | None = None
+    """CPU threads; all cores by default. Bits depend on it."""
+    size: Flat[ModelSize] = ModelSize()
+    objective: Flat[NELBO] = NELBO()
+    train: Flat[TrainConfig] = TrainConfig()
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    recipe = choose(peek(argv, "--recipe") or TrainArgs.recipe, TRAIN, "recipe")
+    default = TrainArgs(out=MISSING, size=recipe.size, objective=recipe.objective, train=recipe.train)
+    args = parse(TrainArgs, argv, "train", default)
+    budget = recipe.budget
+    if args.steps is not None or args.minutes is not None:
+        try:
+            budget = Budget(args.steps, args.minutes)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    config = {
+        "command": "train",
+        "data": args.data,
+        "vocab_size": args.vocab_size,
+        "init": args.init,
+        "threads": args.threads,
+        "size": asdict(args.size) if args.init is None else None,
+        "objective": {"name": args.objective.name, **asdict(args.objective)},
+        "train": asdict(args.train) | asdict(budget),
+    }
+    if args.dry_run:
+        return show_dry_run(config)
+    return run(args, budget, config)
+
+
+def run(args: TrainArgs, budget: Budget, config: dict[str, Any]) -> int:
+    import torch
+
+    from mcd.app.data_of import prepared
+    from mcd.app.training import train_run
+    from mcd.data.loader import open_loader
+    from mcd.data.shards import read_manifest
+    from mcd.model.denoiser import Denoiser, DenoiserConfig
+    from mcd.model.dit import DiTConfig
+    from mcd.model.pretrained import from_pretrained, lengthened
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    student = None
+    if args.init is not None:
+        student = from_pretrained(args.init)
+    tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
+    folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
+    loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
+    vocab_size = read_manifest(folder)["vocab_size"]
+    if student is None:
+        torch.manual_seed(args.train.seed)
+        backbone = DiTConfig(rows=vocab_size + 1, length=loader.length, **asdict(args.size))
+        student = Denoiser(DenoiserConfig(backbone, mask_id=vocab_size))
+    elif loader.length > student.config.backbone.length:
+        student = lengthened(student, loader.length)
+    return train_run(student, args.objective, loader, args.train, budget, args.out, config, folder)

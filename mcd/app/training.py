@@ -1,0 +1,56 @@
+"""What `mcd train` and `mcd distill` share: the run folder, validation, progress, and how they end."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mcd.app.cli import fail
+from mcd.app.errors import UsageError
+from mcd.app.watch import watching
+from mcd.data.loader import Loader, open_loader
+from mcd.data.tokenizer import load_tokenizer
+from mcd.eval.likelihood import nelbo
+from mcd.model.denoiser import Denoiser
+from mcd.objective.base import Objective
+from mcd.train.config import Budget, TrainConfig
+from mcd.train.loop import Interrupted, Progress, fit
+from mcd.train.run_folder import RunConflict, RunFolder
+
+VALID_ROWS = 256
+
+
+def train_run(
+    student: Denoiser,
+    objective: Objective,
+    loader: Loader,
+    train: TrainConfig,
+    budget: Budget,
+    out: Path,
+    config: dict[str, Any],
+    data: Path,
+) -> int:
+    """Run `fit` in the folder `out`, shown as it goes; returns the exit status."""
+    tokenizer_json = load_tokenizer(str(data)).to_str()
+    valid = open_loader(data, "valid", batch_size=32, length=loader.length)
+    batches = [valid.batch(i) for i in range(max(1, min(VALID_ROWS, valid.rows) // 32))]
+    try:
+        run = RunFolder(out, config)
+    except RunConflict as error:
+        raise UsageError(str(error)) from None
+    with watching(out.name) as watch:
+
+        def show(progress: Progress) -> None:
+            row = progress.row
+            note = f"step {row['step']}  loss {row['loss']:.4g}"
+            if "valid_nelbo" in row:
+                note += f"  valid NELBO {row['valid_nelbo']:.3f}"
+            if budget.rounds > 1:
+                note = f"round {row['round']}/{budget.rounds}  {note}"
+            watch.tell(progress.fraction, note)
+
+        try:
+            fit(student, objective, loader, train, budget, run, tokenizer_json, lambda m: nelbo(m, batches), show)
+        except Interrupted as stop:
+            return fail(str(stop), 1)
+    print(f"{out}: done; model.safetensors (EMA) and model.raw.safetensors are in it", file=sys.stderr)
+    return 0

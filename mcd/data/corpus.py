@@ -1,0 +1,133 @@
+"""Documents: the bundled corpus, anybody's files, or a hub dataset, each as an iterator of non-empty strings."""
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
+"""State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+
+
+class DataError(ValueError):
+    """Input that cannot be used as text; the message names the file and the mend."""
+
+
+def documents(source: str, text_field: str = "text") -> Iterator[str]:
+    """The documents of `source`, in a fixed order.
+
+    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl or .parquet (one document a row, in
+    `text_field`), also with .gz or .xz behind; a folder of such files (read in name order); or the name of a dataset
+    on the Hugging Face hub (split "train"; needs the `hub` extra). Raises DataError for anything else.
+    """
+    path = BUNDLED.get(source, Path(source))
+    if path.is_dir():
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and _suffix(p) in SUFFIXES]
+        if not files:
+            raise DataError(f"--data {source}: the folder holds no {', '.join(SUFFIXES)} file")
+        for file in files:
+            yield from _file_documents(file, text_field)
+    elif path.is_file():
+        yield from _file_documents(path, text_field)
+    elif source.startswith((".", "/", "~")) or Path(source).suffix in SUFFIXES:
+        raise DataError(f"--data {source}: no such file or folder")
+    else:
+        yield from _hub_documents(source, text_field)
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in (".gz", ".xz") else path.suffix
+
+
+def _file_documents(path: Path, text_field: str) -> Iterator[str]:
+    readers = {".txt": _txt_documents, ".jsonl": _jsonl_documents, ".parquet": _parquet_documents}
+    reader = readers.get(_suffix(path))
+    if reader is None:
+        raise DataError(f"--data {path}: not one of {', '.join(SUFFIXES)} (.gz and .xz may follow)")
+    found = False
+    try:
+        for text in reader(path, text_field):
+            if text.strip():
+                found = True
+                yield text
+    except UnicodeDecodeError as error:
+        raise DataError(f"--data {path}: not UTF-8 text (byte {error.start}); is it a binary file?") from None
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(f"--data {path}: damaged compressed file ({error})") from None
+    if not found:
+        raise DataError(f"--data {path}: holds no text")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            if "\0" in line:
+                raise DataError(f"--data {path}: holds NUL bytes; is it a binary file?")
+            yield line
+
+
+def _txt_documents(path: Path, _: str) -> Iterator[str]:
+    lines: list[str] = []
+    for line in _lines(path):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield "".join(lines).rstrip("\n")
+            lines = []
+    if lines:
+        yield "".join(lines).rstrip("\n")
+
+
+def _jsonl_documents(path: Path, text_field: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)[text_field]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"--data {path}, line {number}: no JSON object with a {text_field!r} field") from error
+        if not isinstance(text, str):
+            raise DataError(f"--data {path}, line {number}: field {text_field!r} is not a string")
+        yield text
+
+
+def _parquet_documents(path: Path, text_field: str) -> Iterator[str]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise DataError(f"--data {path}: parquet needs pyarrow; pip install 'mcd-lm[hub]'") from None
+    import pyarrow
+
+    try:
+        file = parquet.ParquetFile(path)
+        if text_field not in file.schema_arrow.names:
+            raise DataError(f"--data {path}: no column {text_field!r}; it has {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(columns=[text_field], batch_size=1024):
+            yield from (text for text in batch.column(0).to_pylist() if text)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"--data {path}: not a parquet file ({error})") from None
+
+
+def _hub_documents(name: str, text_field: str) -> Iterator[str]:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"--data {name}: neither a file here nor bundled ({', '.join(BUNDLED)}); "
+            "for a dataset of the Hugging Face hub, pip install 'mcd-lm[hub]'"
+        ) from None
+    try:
+        rows = datasets.load_dataset(name, split="train", streaming=True)
+    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+        raise DataError(
+            f"--data {name}: neither a file here nor bundled ({', '.join(BUNDLED)}), and the Hugging Face hub "
+            f"did not give it ({type(error).__name__})"
+        ) from None
+    for row in rows:
+        if row[text_field].strip():
+            yield row[text_field]

@@ -1,0 +1,89 @@
+"""Rows for training: the batch of step n is a pure function of (data, seed, n), so a resumed run sees the same rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcd.data.corpus import DataError
+from mcd.data.shards import read_manifest, read_tokens
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Cuts a token stream into rows and serves them in a new random order each epoch.
+
+    Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move; with `wrap` a row is
+    [EOS, length - 2 tokens, EOS] (MDLM). Unshuffled (validation), rows come in order from offset 0.
+    """
+
+    tokens: np.ndarray
+    length: int
+    batch_size: int
+    eos_id: int
+    wrap: bool = False
+    shuffle: bool = True
+    seed: int = 0
+
+    @property
+    def stride(self) -> int:
+        return self.length - 2 if self.wrap else self.length
+
+    @property
+    def rows(self) -> int:
+        """Rows in one epoch, whatever its offset."""
+        return (len(self.tokens) - (self.stride if self.shuffle and not self.wrap else 0)) // self.stride
+
+    def batch(self, step: int) -> Tensor:
+        """x0 of step `step` (counted from 0): (B, L) int64. A batch may span two epochs."""
+        first = step * self.batch_size
+        return torch.from_numpy(np.stack([self._row(first + i) for i in range(self.batch_size)]))
+
+    def _row(self, index: int) -> np.ndarray:
+        epoch, i = divmod(index, self.rows)
+        offset, order = self._epoch(epoch)
+        start = offset + (order[i] if order is not None else i) * self.stride
+        row = self.tokens[start : start + self.stride].astype(np.int64)
+        return np.concatenate(([self.eos_id], row, [self.eos_id])) if self.wrap else row
+
+    def _epoch(self, epoch: int) -> tuple[int, np.ndarray | None]:
+        if not self.shuffle:
+            return 0, None
+        cached: dict[int, tuple[int, np.ndarray | None]] = self.__dict__.setdefault("_epochs", {})
+        if epoch not in cached:
+            rng = np.random.default_rng([self.seed, epoch])
+            offset = 0 if self.wrap else int(rng.integers(self.stride))
+            cached.pop(epoch - 2, None)
+            cached[epoch] = (offset, rng.permutation(self.rows))
+        return cached[epoch]
+
+
+def open_loader(
+    folder: Path,
+    split: str,
+    batch_size: int,
+    length: int | None = None,
+    seed: int = 0,
+) -> Loader:
+    """A loader over a prepared folder; "valid" is served in order. `length` overrides the manifest's.
+
+    Raises DataError when the split is too short for one row or the batch is not positive.
+    """
+    manifest = read_manifest(folder)
+    recipe = manifest["recipe"]
+    if batch_size < 1:
+        raise DataError(f"--batch-size {batch_size}: must be at least 1")
+    loader = Loader(
+        tokens=read_tokens(folder, split),
+        length=length or recipe["length"],
+        batch_size=batch_size,
+        eos_id=manifest["eos_id"],
+        wrap=recipe["wrap"],
+        shuffle=split == "train",
+        seed=seed,
+    )
+    if loader.rows < 1:
+        raise DataError(f"--length {loader.length}: {folder} has only {len(loader.tokens)} {split} tokens")
+    return loader

@@ -1,0 +1,160 @@
+"""Packed tokens on disk: flat memory-mapped shards, checksums, and a manifest that records every choice.
+
+A data folder holds `manifest.json`, `tokenizer.json`, `train-00000.bin`, ... and `valid-00000.bin`, ...: little-endian
+uint16 or uint32 tokens, documents one after the other, <|endoftext|> behind each. Rows are cut by the loader.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from mcd.data.corpus import DataError, documents
+from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe
+
+MANIFEST = "manifest.json"
+SHARD_TOKENS = 1 << 28
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How text becomes tokens. `valid_every`: each so many-th document is held out (document 0 first).
+
+    wrap: rows begin and end with <|endoftext|>, as in MDLM; else they are cut from the stream as it is.
+    """
+
+    source: str
+    text_field: str = "text"
+    tokenizer: str | None = None
+    vocab_size: int = 4096
+    length: int = 128
+    wrap: bool = False
+    valid_every: int = 16
+
+
+def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict[str, Any]:
+    """Tokenise, split by document and pack `recipe.source` into `out`; returns the manifest.
+
+    The manifest is written last, so that a folder with one is whole. A folder already prepared by the same recipe is
+    left as it is; one by another recipe, or one that holds something else, is refused with DataError.
+    """
+    if (out / MANIFEST).is_file():
+        manifest = read_manifest(out)
+        if manifest["recipe"] == asdict(recipe):
+            return manifest
+        raise DataError(f"--out {out}: holds data of another recipe; name a new folder")
+    if recipe.valid_every < 2:
+        raise DataError(f"--valid-every {recipe.valid_every}: must be at least 2")
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    else:
+        train_texts = (text for text, valid in _split_documents(recipe) if not valid)
+        tokenizer = train_bpe(train_texts, recipe.vocab_size)
+    vocab_size, eos_id = tokenizer.get_vocab_size(), eos_id_of(tokenizer)
+    dtype = np.dtype("<u2") if vocab_size < 2**16 else np.dtype("<u4")
+    out.mkdir(parents=True, exist_ok=True)
+    writers = {split: _ShardWriter(out, split, dtype, shard_tokens) for split in ("train", "valid")}
+    for text, valid in _split_documents(recipe):
+        writers["valid" if valid else "train"].add([*tokenizer.encode(text, add_special_tokens=False).ids, eos_id])
+    splits = {split: writer.close() for split, writer in writers.items()}
+    for split, shards in splits.items():
+        tokens = sum(shard["tokens"] for shard in shards)
+        if tokens < 2 * recipe.length:
+            raise DataError(
+                f"--data {recipe.source}: only {tokens} {split} tokens, too few for rows of {recipe.length}; "
+                "give more text (documents in a .txt are parted by blank lines) or a smaller --length"
+            )
+    tokenizer.save(str(out / "tokenizer.json"))
+    manifest = {
+        "format": "mcd-data-1",
+        "recipe": asdict(recipe),
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "dtype": dtype.str,
+        "splits": splits,
+    }
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder. Raises DataError when there is none or it is of another format."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(f"--data {folder}: no {MANIFEST}; prepare it first: mcd prepare --data TEXT --out {folder}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        manifest = {}
+    if manifest.get("format") != "mcd-data-1":
+        raise DataError(f"--data {folder}: {MANIFEST} is damaged or of another format; prepare the data again")
+    return manifest
+
+
+def read_tokens(folder: Path, split: str, verify: bool = True) -> np.ndarray:
+    """The token stream of a split, memory-mapped (joined in memory when it has several shards), (N,) unsigned.
+
+    Checks each shard's size and, with `verify`, its SHA-256. Raises DataError when one is damaged.
+    """
+    manifest = read_manifest(folder)
+    parts = []
+    for shard in manifest["splits"][split]:
+        path = folder / shard["file"]
+        expected_bytes = shard["tokens"] * np.dtype(manifest["dtype"]).itemsize
+        if not path.is_file() or path.stat().st_size != expected_bytes:
+            raise DataError(f"{path}: missing or truncated; prepare the data again")
+        if verify and _sha256(path) != shard["sha256"]:
+            raise DataError(f"{path}: its checksum differs from the manifest's; prepare the data again")
+        parts.append(np.memmap(path, dtype=manifest["dtype"], mode="r"))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    """The tokenizer stored with prepared data."""
+    return load_tokenizer(str(folder))
+
+
+def _split_documents(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    for index, text in enumerate(documents(recipe.source, recipe.text_field)):
+        yield text, index % recipe.valid_every == 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _ShardWriter:
+    """Appends tokens to numbered files of at most `shard_tokens` tokens, give or take one document."""
+
+    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int):
+        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
+        self.shards: list[dict[str, Any]] = []
+        self.file = None
+
+    def add(self, ids: list[int]) -> None:
+        if self.file is None:
+            name = f"{self.split}-{len(self.shards):05d}.bin"
+            self.file = (self.folder / name).open("wb")
+            self.shards.append({"file": name, "tokens": 0, "documents": 0})
+        self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())
+        self.shards[-1]["tokens"] += len(ids)
+        self.shards[-1]["documents"] += 1
+        if self.shards[-1]["tokens"] >= self.shard_tokens:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+            self.shards[-1]["sha256"] = _sha256(self.folder / self.shards[-1]["file"])
+
+    def close(self) -> list[dict[str, Any]]:
+        self._finish()
+        return self.shards

@@ -1,0 +1,63 @@
+"""Tokenizers: byte-level BPE trained on the spot, or any tokenizer in the `tokenizers` format."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mcd.data.corpus import DataError
+
+EOS = "<|endoftext|>"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of exactly `vocab_size` tokens, the last of which is <|endoftext|> (as in GPT-2).
+
+    Raises DataError when the texts are too small for so many merges, or vocab_size is below 257.
+    """
+    if vocab_size < 257:
+        raise DataError(f"--vocab-size {vocab_size}: a byte-level tokenizer has at least 257 tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([EOS])
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise DataError(
+            f"--vocab-size {vocab_size}: the text supports only {tokenizer.get_vocab_size()} tokens; ask for fewer"
+        )
+    return tokenizer
+
+
+def load_tokenizer(name_or_path: str) -> Tokenizer:
+    """A tokenizer from tokenizer.json, a folder that holds one, or a hub id. Raises DataError when there is none."""
+    path = Path(name_or_path)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if path.is_file():
+            return Tokenizer.from_file(str(path))
+        return Tokenizer.from_pretrained(name_or_path)
+    except Exception as error:  # `tokenizers` raises bare Exception for every fault
+        raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
+
+
+def eos_id_of(tokenizer: Tokenizer) -> int:
+    """The id of the end-of-text token, under any of its usual names. Raises DataError when there is none."""
+    for name in (EOS, "</s>", "[SEP]", "<eos>", "<|end_of_text|>"):
+        eos_id = tokenizer.token_to_id(name)
+        if eos_id is not None:
+            return eos_id
+    raise DataError("--tokenizer: it has no end-of-text token such as <|endoftext|>")
+
+
+def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+    """A hash of what the tokenizer does (canonical JSON), the same for equal files however they are spaced."""
+    canonical = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

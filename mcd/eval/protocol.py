@@ -1,0 +1,55 @@
+"""The protocol stamp: everything that moves a measured number and is not the model. No number stands without it."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How text was drawn and how it was scored; None where a field does not apply (held-out text has no sampler).
+
+    The hazards are those of dev/reference: papers differ by factors of two on one checkpoint for `precision` alone.
+    """
+
+    scorer: str | None = None
+    scorer_precision: str | None = None
+    scorer_context: int | None = None  # tokens
+    retokenised: bool | None = None  # decoded and tokenised again by the scorer, or its own ids scored as they are
+    averaging: Literal["pooled", "per-sample"] | None = None
+    sampler: str | None = None
+    order: str | None = None  # where u comes from: iid, stratified, ...
+    precision: str | None = None  # of the categorical draws
+    grid: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    samples: int | None = None
+    length: int | None = None  # tokens of the model
+    weights: Literal["ema", "raw"] | None = None
+    seed: int | None = None
+    threads: int | None = None
+
+    def as_dict(self) -> dict:
+        """The fields as JSON takes them; `protocol_of_dict` reads them back."""
+        return asdict(self)
+
+    def digest(self) -> str:
+        """Twelve hex digits, the same on every machine: equal protocols, equal digests."""
+        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def differences(self, other: "Protocol", ignore: Collection[str] = ()) -> list[str]:
+        """The names of the fields that differ, in order: empty when numbers may share a table without a word."""
+        names = [field.name for field in fields(self) if field.name not in ignore]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def protocol_of_dict(config: dict) -> Protocol:
+    """A protocol from `as_dict`, with or without the digest of a metrics row. Raises ValueError for unknown fields."""
+    known = {field.name for field in fields(Protocol)}
+    unknown = set(config) - known - {"digest"}
+    if unknown:
+        raise ValueError(f"unknown protocol fields: {', '.join(sorted(unknown))}")
+    return Protocol(**{name: value for name, value in config.items() if name in known})

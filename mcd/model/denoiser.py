@@ -1,0 +1,119 @@
+"""`Denoiser`: the one face that objectives and samplers see, in three calls.
+
+h = denoiser.hidden(z_t, t, rows=rows)   # (n, D): the backbone, and only the rows asked for
+log_x_theta = denoiser.log_x_theta(h)    # (n, V): clean-token log-probs after SUBS
+loss = denoiser.head_loss(h, target)     # (n,): the same as autograd through log_x_theta would give
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mcd.model.dit import DiT, DiTConfig
+from mcd.model.head import TeacherTarget, cross_entropy_rows, divergence_rows, tempered
+from mcd.process.schedule import LogLinear, Schedule
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """What a model is: its backbone, its process, and which row is the mask.
+
+    `mask_id` is None for uniform diffusion. A time-conditioned network sees sigma = -log alpha_t; MDLM's sees 0.
+    """
+
+    backbone: DiTConfig
+    mask_id: int | None
+    schedule: Schedule = field(default_factory=LogLinear)
+    time_conditioned: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mask_id is not None and not 0 <= self.mask_id < self.backbone.rows:
+            raise ValueError(f"mask_id {self.mask_id} is outside the {self.backbone.rows} rows of the embedding")
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of real tokens."""
+        return self.backbone.rows - (self.mask_id is not None)
+
+
+class Denoiser(nn.Module):
+    """x_theta(z_t, t): predicts clean tokens from a noisy row, under the SUBS parameterisation when there is a mask."""
+
+    folder: Path | None = None
+
+    def __init__(self, config: DenoiserConfig):
+        super().__init__()
+        self.config = config
+        self.backbone = DiT(config.backbone)
+
+    @property
+    def mask_id(self) -> int:
+        """The mask's id. Raises ValueError for a model of uniform diffusion, which has none."""
+        if self.config.mask_id is None:
+            raise ValueError("this model has no mask token (uniform diffusion)")
+        return self.config.mask_id
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.embedding.device
+
+    def embed(self, z_t: Tensor) -> Tensor:
+        """(B, L) ids, or (B, L, K) soft tokens (probabilities over rows, Duo's curriculum), to (B, L, D)."""
+        if z_t.is_floating_point():
+            return z_t.to(self.backbone.embedding.dtype) @ self.backbone.embedding
+        return nn.functional.embedding(z_t, self.backbone.embedding)
+
+    def hidden(self, z_t: Tensor, t: Tensor, noise: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """Backbone features of the rows asked for.
+
+        z_t: (B, L) ids or (B, L, K) soft tokens; t: (B,) times in [0, 1]; noise: (B, L, D) added to the embedded
+        tokens; rows: flat positions b * L + l, int64 (n,), all of them when None. Returns (n, D).
+        Raises ValueError when L is longer than the model's.
+        """
+        if z_t.shape[1] > self.config.backbone.length:
+            raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
+        x = self.embed(z_t)
+        if noise is not None:
+            x = x + noise
+        sigma = torch.zeros_like(t)
+        if self.config.time_conditioned:
+            sigma = -self.config.schedule.alpha(t).log()
+        features = self.backbone(x, sigma).flatten(0, 1)
+        return features if rows is None else features[rows]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Raw scores of real tokens, the mask left out: (n, D) to (n, V), in ascending order of their ids."""
+        linear, mask_id = self.backbone.head.linear, self.config.mask_id
+        if mask_id is None:
+            return linear(hidden)
+        if mask_id == self.config.vocab_size:  # the last row: a view is enough
+            return nn.functional.linear(hidden, linear.weight[:mask_id], linear.bias[:mask_id])
+        raise NotImplementedError("a mask inside the vocabulary needs an adapter that keeps ids contiguous")
+
+    def log_x_theta(self, hidden: Tensor, z: Tensor | None = None, tau: float = 1.0) -> Tensor:
+        """Log-probs of the clean token after SUBS, float32: (n, D) to (n, V).
+
+        SUBS (MDLM, Section 3.2.3): the mask has probability zero, and a visible token keeps its value. `z` (n,) are
+        the input tokens of these rows; None promises that all of them are masked. `tau` divides the raw logits.
+        """
+        log_p = tempered(self.logits(hidden), tau)
+        if z is None or self.config.mask_id is None:
+            return log_p
+        visible = z != self.mask_id
+        log_p = log_p.masked_fill(visible[:, None], -torch.inf)
+        log_p[visible, z[visible]] = 0.0
+        return log_p
+
+    def head_loss(self, hidden: Tensor, target: Tensor | TeacherTarget, direction: str = "reverse") -> Tensor:
+        """One loss a masked row, (n,) nats: cross-entropy to ids (n,), or a KL to a teacher's prediction.
+
+        The teacher's prediction carries no gradient. `direction` as in `divergence_rows`.
+        """
+        log_p = self.log_x_theta(hidden)
+        if isinstance(target, Tensor):
+            return cross_entropy_rows(log_p, target)
+        with torch.no_grad():
+            log_q = target.teacher.log_x_theta(target.hidden, tau=target.tau)
+        return divergence_rows(log_p, log_q, direction)

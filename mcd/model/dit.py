@@ -1,0 +1,149 @@
+"""The diffusion transformer of MDLM, SDTT and Duo (arXiv 2406.07524, Appendix; Peebles and Xie 2023 for adaLN).
+
+Shape letters: B batch, L length, D hidden, K rows of embedding and head (real tokens and, if there is one, the mask).
+The parameter counts of the published sizes are tests (tests/model/test_dit.py).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcd.model.attention import SelfAttention, rotary_table
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of a backbone. `rows` is K; `length` the longest sequence; `cond_dim` the width of the time embedding.
+
+    gate_init: first value of the residual gates; 0 is adaLN-zero (MDLM), 1 lets small models learn sooner.
+    """
+
+    rows: int
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    length: int = 1024
+    cond_dim: int = 128
+    dropout: float = 0.1
+    gate_init: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"hidden {self.hidden} must be an even multiple of heads {self.heads}")
+
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden": 512, "layers": 8, "heads": 8},
+    "duo-tiny": {"hidden": 256, "layers": 8, "heads": 8},
+    "small": {"hidden": 768, "layers": 12, "heads": 12},
+    "medium": {"hidden": 1024, "layers": 24, "heads": 16},
+    "large": {"hidden": 1536, "layers": 24, "heads": 16},
+}
+"""Published sizes: MDLM tiny, small, medium; Duo tiny; SDTT (and the paper's 863M) large."""
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with a scale and no bias, always computed in float32."""
+
+    def __init__(self, hidden: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-5).to(
+                torch.promote_types(self.weight.dtype, x.dtype)
+            )
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid of width 256 (cosines first, longest period 10,000), then a two-layer SiLU perceptron to cond_dim."""
+
+    width = 256
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(self.width, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """sigma: (B,) = -log alpha_t. Returns SiLU of the embedding, (B, cond_dim)."""
+        half = self.width // 2
+        freqs = torch.exp(-math.log(10_000.0) * torch.arange(half, device=sigma.device) / half)
+        angle = sigma.float()[:, None] * freqs
+        sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1)
+        return F.silu(self.mlp(sinusoid.to(self.mlp[0].weight.dtype)))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """adaLN: x (1 + scale) + shift, computed as one fused multiply-add. x: (B, L, D); shift, scale: (B, 1, D)."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block whose branches are shifted, scaled and gated by the time embedding (adaLN-zero)."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        D = config.hidden
+        self.norm1 = LayerNorm(D)
+        self.attention = SelfAttention(D, config.heads)
+        self.norm2 = LayerNorm(D)
+        self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(approximate="tanh"), nn.Linear(4 * D, D))
+        self.adaLN = nn.Linear(config.cond_dim, 6 * D)
+        nn.init.zeros_(self.adaLN.weight)
+        nn.init.zeros_(self.adaLN.bias)
+        with torch.no_grad():  # chunks 2 and 5 are the gates of attention and of the perceptron
+            self.adaLN.bias.view(6, D)[[2, 5]] = config.gate_init
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, cond: Tensor, rotary: Tensor) -> Tensor:
+        """x: (B, L, D); cond: (B, cond_dim)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN(cond)[:, None].chunk(6, dim=-1)
+        branch = self.attention(modulate(self.norm1(x), shift1, scale1), rotary)
+        x = torch.addcmul(x, gate1, F.dropout(branch, self.dropout, self.training))
+        branch = self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return torch.addcmul(x, gate2, F.dropout(branch, self.dropout, self.training))
+
+
+class VocabularyHead(nn.Module):
+    """Final norm and modulation, kept apart from the projection so that only chosen rows reach the vocabulary."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.norm = LayerNorm(config.hidden)
+        self.adaLN = nn.Linear(config.cond_dim, 2 * config.hidden)
+        self.linear = nn.Linear(config.hidden, config.rows)
+        for p in (*self.adaLN.parameters(), *self.linear.parameters()):
+            nn.init.zeros_(p)
+
+    def features(self, x: Tensor, cond: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D), ready for `linear`."""
+        shift, scale = self.adaLN(cond)[:, None].chunk(2, dim=-1)
+        return modulate(self.norm(x), shift, scale)
+
+
+class DiT(nn.Module):
+    """Token embedding, time embedding, blocks and vocabulary head; the two embeddings are not tied."""
+
+    rotary: Tensor
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Parameter(torch.empty(config.rows, config.hidden))
+        nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
+        self.time = TimeEmbedding(config.cond_dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = VocabularyHead(config)
+        self.register_buffer("rotary", rotary_table(config.length, config.hidden // config.heads), persistent=False)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Embedded tokens x (B, L, D) and sigma (B,) to the features the vocabulary projection reads, (B, L, D)."""
+        cond = self.time(sigma)
+        rotary = self.rotary[:, : x.shape[1]]
+        for block in self.blocks:
+            x = block(x, cond, rotary)
+        return self.head.features(x, cond)

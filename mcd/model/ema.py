@@ -1,0 +1,29 @@
+"""Exponential moving average of weights, warmed up as in MDLM: decay_n = min(decay, (1 + n) / (10 + n))."""
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Shadow weights of a module's trainable parameters, updated in place after each optimiser step."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"EMA decay must be in [0, 1), not {decay}")
+        self.decay = decay
+        self.updates = 0
+        self.shadow: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """shadow = decay_n shadow + (1 - decay_n) weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weights = [p.detach() for _, p in module.named_parameters()]
+        torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Overwrite the module's parameters by the shadow weights."""
+        for name, p in module.named_parameters():
+            p.copy_(self.shadow[name])

@@ -1,0 +1,58 @@
+"""What an objective is: a frozen dataclass whose fields are its options, with one pure `loss`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training stands: `step` counts from 0 over the whole run, `round` from 0, `progress` is in [0, 1)."""
+
+    step: int = 0
+    round: int = 0
+    progress: float = 0.0
+
+
+class Loss(NamedTuple):
+    """What one batch cost: `total` is minimised; `terms` are its parts (summing to it) and `counts` of tokens.
+
+    Every term is divided by B L, all positions of the batch (method of MDLM and Duo), so that terms add up.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    counts: dict[str, Tensor]
+
+    def as_floats(self) -> dict[str, float]:
+        """One flat dictionary for the log."""
+        parts = {"loss": self.total, **self.terms, **self.counts}
+        return {name: value.detach().item() for name, value in parts.items()}
+
+
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.rounds`)."""
+
+    name: ClassVar[str]
+    distils: ClassVar[bool]
+
+    @abstractmethod
+    def loss(
+        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
+    ) -> Loss:
+        """The loss of clean rows x0 (B, L); a function of its arguments alone (randomness from `generator`, CPU)."""
+
+    def schedule_of_round(self, round: int) -> dict[str, Any]:
+        """What changes from round to round (for the log and for `--dry-run`); nothing by default."""
+        return {}
+
+
+def flat_rows(where: Tensor) -> Tensor:
+    """Flat positions of the True entries of a (B, L) mask, int64 (n,)."""
+    return where.flatten().nonzero(as_tuple=True)[0]

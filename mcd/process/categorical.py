@@ -1,0 +1,84 @@
+"""Draws from log-probabilities: exact ones in float64, and the race of the public code, in the precision asked for.
+
+Shapes: log_p, log_x_theta (n, V), one row a token to draw; ids (n,) int64.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 22  # of one temporary of the race: 32 MiB in float64
+
+
+def sample_inverse_cdf(log_p: Tensor, v: Tensor) -> Tensor:
+    """The first index whose cumulative probability exceeds v: a draw from softmax(log_p) when v ~ U[0, 1].
+
+    log_p (n, V), any constant added to a row is ignored; v (n,) in [0, 1]. Softmax and sum are float64. An index of
+    probability zero is never returned, at v = 0 and v = 1 neither. Raises ValueError for v outside [0, 1] and for a
+    row without mass (all -inf) or with NaN.
+    """
+    if not ((v >= 0) & (v <= 1)).all():
+        raise ValueError("v must lie in [0, 1]")
+    cdf = torch.softmax(log_p.double(), -1).cumsum(-1)
+    total = cdf[:, -1:]
+    if not torch.isfinite(total).all():
+        raise ValueError("log_p has a row without mass or with NaN")
+    level = torch.minimum(v.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, level, right=True)[:, 0]
+
+
+def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """Log-probabilities proportional to p^(1 / temperature), cut to their nucleus; float64 (n, V), normalised.
+
+    The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of most probable tokens with mass >= top_p,
+    after tempering; it holds at least one token, and the rest gets -inf. Between equal tokens the lower id goes first.
+    Raises ValueError unless 0 < temperature < inf and 0 < top_p <= 1.
+    """
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top_p must lie in (0, 1], not {top_p}")
+    log_p = log_p.double()
+    log_p = torch.log_softmax((log_p - log_p.amax(-1, keepdim=True)) / temperature, -1)
+    if top_p == 1.0:
+        return log_p
+    p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
+    p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
+    cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
+    return torch.log_softmax(log_p.masked_fill(cut, -torch.inf), -1)
+
+
+def sample_gumbel_race(
+    log_x_theta: Tensor,
+    alpha_t: float | Tensor,
+    alpha_s: float | Tensor,
+    precision: torch.dtype,
+    generator: torch.Generator,
+) -> Tensor:
+    """One reverse step of masked tokens as the public MDLM code takes it (`_sample_categorical`, `_ddpm_update`).
+
+    All V tokens, of mass x_theta (alpha_s - alpha_t), and the mask, of mass 1 - alpha_s, run one race
+    argmax q / (1e-10 - log(rand + 1e-10)) with rand in `precision`. log_x_theta (n, V) over real tokens; alpha_t and
+    alpha_s numbers or (n,), alpha_t <= alpha_s. Returns (n,) ids, where V says "stayed masked".
+
+    torch.float32 is not the law it claims to be: rand is a multiple of 2^-24 and tops out at 1 - 2^-24, so the Gumbel
+    variable -log(-log rand) is at most 16.63 and a token far less likely than the mask can never win. The finer the
+    step the heavier the mask, so the tail is cut off the harder the more steps are taken: an unasked temperature
+    below 1 (Zheng et al., arXiv 2409.02908). torch.float64 goes up to 36.7 and is free of it for any use here.
+    Rows are run in chunks of bounded memory; that does not change the draws. Raises ValueError for other dtypes.
+    """
+    if precision not in (torch.float32, torch.float64):
+        raise ValueError(f"precision must be torch.float32 or torch.float64, not {precision}")
+    n, V = log_x_theta.shape
+    device = log_x_theta.device
+    alpha_t, alpha_s = (torch.as_tensor(a, dtype=torch.float64, device=device).expand(n) for a in (alpha_t, alpha_s))
+    token_mass, mask_mass = (alpha_s - alpha_t).to(precision), (1.0 - alpha_s).to(precision)
+    ids = torch.empty(n, dtype=torch.int64, device=device)
+    rows = max(1, _CHUNK_ELEMENTS // (V + 1))
+    for i in range(0, n, rows):
+        part = slice(i, i + rows)
+        q = torch.cat((log_x_theta[part].to(precision).exp() * token_mass[part, None], mask_mass[part, None]), -1)
+        rand = torch.rand(q.shape, dtype=precision, device=device, generator=generator)
+        ids[part] = (q / (1e-10 - (rand + 1e-10).log())).argmax(-1)
+    return ids

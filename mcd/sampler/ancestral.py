@@ -1,0 +1,104 @@
+"""Ancestral sampling with two locked scalars a token: u says when it is revealed, v says what is drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+from mcd.process.categorical import sample_inverse_cdf, temper
+from mcd.process.timestep import descending_grid
+from mcd.process.unmasking import ORDERS
+from mcd.sampler.base import Sampler, Step, row_generator
+
+HEAD_ROWS = 128
+"""Rows of a vocabulary projection: always so many, padded, so that its bits do not depend on how many are revealed."""
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """The reverse process of Eq. 6 on a uniform grid from t = 1 to t = 0, driven by locked scalars.
+
+    Token i is revealed in the step s < t with alpha_t < u_i <= alpha_s, as the masking operator (Eq. 13) run backwards,
+    and drawn from p_theta(. | z_t) by inverse CDF at v_i. Since u is known beforehand, a step computes logits only for
+    the tokens it reveals, and rows that reveal nothing do not enter the network. The last step ends at alpha = 1: there
+    is no extra call for "noise removal".
+
+    order: which law u has within a row (`process.unmasking`): "iid" is the plain ancestral sampler, "stratified"
+        reveals equal counts a step.
+    The softmax and the inverse CDF are always float64.
+    rows_per_call: rows of every network call, padded; fixed, so that what shares a call never changes a row.
+    """
+
+    name: ClassVar[str] = "ancestral"
+
+    order: Literal["iid", "stratified"] = "iid"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    rows_per_call: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0.0:
+            raise ValueError(f"--temperature {self.temperature}: must be positive")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
+        if self.order not in ORDERS:
+            raise ValueError(f"--order {self.order}: known are {', '.join(ORDERS)}")
+        if self.rows_per_call < 1:
+            raise ValueError(f"--rows-per-call {self.rows_per_call}: must be at least 1")
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "sampler": self.name,
+            "order": self.order,
+            "precision": "fp64",
+            "grid": "uniform t, 1 to 0",
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+
+    @torch.inference_mode()
+    def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        schedule, mask_id = denoiser.config.schedule, denoiser.mask_id
+        z = z.clone()
+        wanted = z == mask_id
+        u, v = self._locked_scalars(
+            z.shape[1], rows, seed, float(schedule.alpha(torch.tensor(1.0, dtype=torch.float64)))
+        )
+        u, v = u.to(z.device), v.to(z.device)
+        nfe = torch.zeros(len(rows), dtype=torch.int64)
+        grid = descending_grid(self.steps)
+        yield Step(z.clone(), 1.0, nfe.clone())
+        for t, s in pairwise(grid):
+            revealed = wanted & (u > schedule.alpha(t)) & (u <= schedule.alpha(s))
+            active = revealed.any(dim=1).nonzero(as_tuple=True)[0]
+            for chunk in active.split(self.rows_per_call):
+                z[chunk] = self._reveal(denoiser, z[chunk], revealed[chunk], v[chunk], float(t))
+            nfe[active.cpu()] += 1
+            yield Step(z.clone(), float(s), nfe.clone())
+
+    def _locked_scalars(self, length: int, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
+        """u, v (N, L) float64. Both are drawn per row from its own stream; u in (alpha_1, 1], v in [0, 1)."""
+        draws = []
+        for row in rows:
+            generator = row_generator(seed, row)
+            u = ORDERS[self.order](length, alpha_1, generator)
+            draws.append((u, torch.rand(length, dtype=torch.float64, generator=generator)))
+        return torch.stack([u for u, _ in draws]), torch.stack([v for _, v in draws])
+
+    def _reveal(self, denoiser: Denoiser, z: Tensor, revealed: Tensor, v: Tensor, t: float) -> Tensor:
+        """Fill the revealed tokens of at most `rows_per_call` rows. z, revealed, v: (n, L). Returns (n, L)."""
+        n, L = z.shape
+        padded = torch.cat((z, z[:1].expand(self.rows_per_call - n, L)))
+        where = revealed.flatten().nonzero(as_tuple=True)[0]
+        hidden = denoiser.hidden(padded, torch.full((len(padded),), t, device=z.device), rows=where)
+        drawn = []
+        for part, v_part in zip(hidden.split(HEAD_ROWS), v.flatten()[where].split(HEAD_ROWS), strict=True):
+            full = torch.nn.functional.pad(part, (0, 0, 0, HEAD_ROWS - len(part)))
+            log_p = denoiser.log_x_theta(full)[: len(part)]
+            drawn.append(sample_inverse_cdf(temper(log_p, self.temperature, self.top_p), v_part))
+        return z.flatten().index_copy(0, where, torch.cat(drawn)).view(n, L)

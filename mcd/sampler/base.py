@@ -1,0 +1,76 @@
+"""What a sampler is: a frozen dataclass of options and one generator that yields every state of a batch of rows."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Step:
+    """A state on the way from mask to text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far."""
+
+    z: Tensor
+    t: float
+    nfe: Tensor
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone."""
+
+    name: ClassVar[str]
+
+    steps: int = 32
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"--steps {self.steps}: must be at least 1")
+
+    @abstractmethod
+    def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        """Yield the start and the state after each step; the last one holds no mask.
+
+        z: (N, L) ids, masked where text is wanted; rows: their N numbers, which with `seed` key all randomness.
+        """
+
+    @abstractmethod
+    def protocol(self) -> dict[str, Any]:
+        """The options that decide what the samples are, for the stamp on every number."""
+
+
+def sample(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    num: int,
+    length: int,
+    seed: int = 0,
+    first_row: int = 0,
+    template: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Rows `first_row` to `first_row + num` of a seed: ids (N, L) int64 and network calls (N,).
+
+    template: (L,) ids, the mask id where text is wanted. Raises ValueError for lengths the model cannot make.
+    """
+    if not 1 <= length <= denoiser.config.backbone.length:
+        raise ValueError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
+    if num < 1:
+        raise ValueError(f"--num {num}: must be at least 1")
+    row = torch.full((length,), denoiser.mask_id) if template is None else template
+    z = row.to(denoiser.device).repeat(num, 1)
+    trajectory = sampler.trajectory(denoiser, z, range(first_row, first_row + num), seed)
+    (last,) = deque(trajectory, maxlen=1)
+    return last.z.cpu(), last.nfe
+
+
+def row_generator(seed: int, row: int) -> torch.Generator:
+    """The random stream of one row, on the CPU; streams of different (seed, row) are unrelated."""
+    key = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(key) >> 1)

@@ -1,0 +1,82 @@
+"""Everything that decides how a run trains, beside the objective and the model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run lasts: exactly one of `steps` (optimiser steps) and `minutes` (of training time), in `rounds`."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give exactly one of --steps and --minutes")
+        for option, value in (("--steps", self.steps), ("--minutes", self.minutes), ("--rounds", self.rounds)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{option} {value}: must be positive")
+        if self.rounds > 1 and (self.steps is None or self.steps % self.rounds):
+            raise ValueError(f"a run of {self.rounds} rounds needs --steps that are a multiple of {self.rounds}")
+
+    @property
+    def steps_per_round(self) -> int | None:
+        return None if self.steps is None else self.steps // self.rounds
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share of the run that is done, in [0, 1]."""
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        assert self.minutes is not None
+        return min(1.0, seconds / (60 * self.minutes))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of the training loop."""
+
+    batch_size: int = 32
+    """Rows a step."""
+    length: int | None = None
+    """Tokens a row; the prepared data's own by default."""
+    lr: float = 3e-4
+    """Peak learning rate."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up, once a run."""
+    lr_decay: float = 0.0
+    """Share of the run, at its end, over which the learning rate falls linearly to zero."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon learns small models faster, but is quick only where bfloat16 is (GPUs, recent server CPUs)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
+    weight_decay: float = 0.0
+    """AdamW's and Muon's."""
+    ema_decay: float = 0.999
+    """Of the weights that are evaluated and published; warmed up as (1 + n) / (10 + n)."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """bf16-mixed is quicker on GPUs and on CPUs with bfloat16 units, very slow on CPUs without."""
+    compile: bool = False
+    """Compile the backbone with torch.compile (needs a C++ compiler on CPUs)."""
+    seed: int = 0
+    """Of rows, times, thresholds and dropout."""
+    log_every: int = 10
+    """Steps between two lines of stats.jsonl."""
+    valid_every: int = 0
+    """Steps between two measurements of the validation NELBO; 0 for none."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "lr", "clip_norm", "log_every", "checkpoint_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be positive")
+        for name in ("warmup_steps", "weight_decay", "valid_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+        for name in ("lr_decay", "ema_decay"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")

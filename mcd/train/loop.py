@@ -1,0 +1,212 @@
+"""The training loop, one for pre-training and distillation: rounds, snapshots, EMA, logs, checkpoints, resume."""
+
+import contextlib
+import copy
+import hashlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from mcd.data.loader import Loader
+from mcd.model.denoiser import Denoiser
+from mcd.model.ema import EMA
+from mcd.model.pretrained import save_pretrained
+from mcd.objective.base import Clock, Loss, Objective
+from mcd.train.checkpoint import load_latest, optimizer_tensors, restore_optimizers, save_checkpoint
+from mcd.train.config import Budget, TrainConfig
+from mcd.train.optimizer import lr_factor, make_optimizers
+from mcd.train.run_folder import RunFolder
+
+Validate = Callable[[Denoiser], dict[str, float]]
+"""Called with the EMA model now and then; what it returns is logged."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (Ctrl-C or SIGTERM); all work up to `step` is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}; saved. To go on, run the same command again.")
+        self.step = step
+
+
+class _LossOfStudent(nn.Module):
+    """One forward pass as a module, so that Fabric's precision and data-parallel wrappers see all of it."""
+
+    def __init__(self, student: Denoiser):
+        super().__init__()
+        self.student = student
+
+    def forward(self, loss_of: Callable[[Denoiser], Loss]) -> Loss:
+        return loss_of(self.student)
+
+
+@dataclass
+class Progress:
+    """What the loop tells its watcher after each logged step. `fraction` of the run is done."""
+
+    step: int
+    fraction: float
+    seconds: float
+    row: dict[str, Any]
+
+
+def fit(
+    student: Denoiser,
+    objective: Objective,
+    loader: Loader,
+    config: TrainConfig,
+    budget: Budget,
+    run: RunFolder,
+    tokenizer_json: str,
+    validate: Validate | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Denoiser:
+    """Train `student` in place and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
+
+    Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode. Randomness of step n is
+    seeded by (seed, n), rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's
+    teacher: a run killed at any moment and started again ends with the same bits on the same CPU.
+    Raises Interrupted after saving when told to stop; FloatingPointError when the loss is no longer finite.
+    """
+    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
+    fabric.launch()
+    optimizers = make_optimizers(config.optimizer, student, config.lr, config.betas, config.weight_decay)
+    student.to(fabric.device)
+    ema = EMA(student, config.ema_decay)
+    teacher = copy.deepcopy(student) if objective.distils else None
+    step, elapsed = 0, 0.0
+
+    restored = load_latest(run.checkpoints)
+    if restored is not None:
+        tensors, meta = restored
+        step, elapsed, ema.updates = meta["step"], meta["elapsed_s"], meta["ema_updates"]
+        _load_part(student, tensors, "student.")
+        ema.shadow = {name: tensors[f"ema.{name}"].to(fabric.device) for name in ema.shadow}
+        if teacher is not None:
+            _load_part(teacher, tensors, "teacher.")
+        restore_optimizers(optimizers, tensors)
+        run.rewind_log(step)
+
+    module, *wrapped = fabric.setup(_LossOfStudent(student), *optimizers)
+    if teacher is not None:
+        teacher.eval().requires_grad_(False)
+    if config.compile:
+        for model in (student, teacher):
+            if model is not None:
+                model.backbone.compile()
+
+    def save() -> None:
+        parts = {f"student.{n}": p for n, p in student.state_dict().items()}
+        parts |= {f"ema.{n}": p for n, p in ema.shadow.items()} | optimizer_tensors(optimizers)
+        if teacher is not None:
+            parts |= {f"teacher.{n}": p for n, p in teacher.state_dict().items()}
+        meta = {"step": step, "elapsed_s": elapsed, "ema_updates": ema.updates}
+        save_checkpoint(run.checkpoints, step, parts, meta)
+
+    steps_per_round = budget.steps_per_round
+    with _stop_requests() as stop:
+        while budget.progress(step, elapsed) < 1.0:
+            started = time.perf_counter()
+            round, in_round = divmod(step, steps_per_round) if steps_per_round else (0, step)
+            if teacher is not None and in_round == 0:
+                teacher.load_state_dict(student.state_dict())
+            clock = Clock(step, round, budget.progress(step, elapsed))
+            factor = lr_factor(step, clock.progress, config.warmup_steps, config.lr_decay)
+            generator = torch.Generator().manual_seed(_step_seed(config.seed, step, "loss"))
+            torch.manual_seed(_step_seed(config.seed, step, "dropout"))
+            x0 = loader.batch(step).to(fabric.device)
+            module.train()
+            loss = module(lambda model: objective.loss(model, teacher, x0, clock, generator))  # noqa: B023
+            norm = _update(fabric, module, wrapped, loss, config, factor, step)
+            ema.update(student)
+            step += 1
+            elapsed += time.perf_counter() - started
+
+            done = budget.progress(step, elapsed) >= 1.0
+            ends_round = steps_per_round is not None and step % steps_per_round == 0
+            if step % config.log_every == 0 or done or ends_round:
+                row = {"step": step, "round": round + 1, "lr": config.lr * factor, **loss.as_floats()}
+                row |= {"grad_norm": float(norm), "elapsed_s": elapsed}
+                if validate is not None and config.valid_every and (step % config.valid_every == 0 or done):
+                    row |= validate(_ema_model(student, ema))
+                run.log(row)
+                watch(Progress(step, budget.progress(step, elapsed), elapsed, row))
+            if ends_round and budget.rounds > 1:
+                _publish(student, ema, run.path / "rounds" / f"{round + 1}", tokenizer_json)
+            if step % config.checkpoint_every == 0 or done or stop():
+                save()
+            if stop() and not done:
+                raise Interrupted(step)
+    return _publish(student, ema, run.path, tokenizer_json)
+
+
+def _update(
+    fabric: Fabric,
+    module: Any,
+    optimizers: list[Any],
+    loss: Loss,
+    config: TrainConfig,
+    lr_factor: float,
+    step: int,
+) -> Tensor:
+    """One update of the weights; returns the norm of the gradient before clipping."""
+    if not torch.isfinite(loss.total):
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.as_floats().items())
+        raise FloatingPointError(f"the loss of step {step + 1} is not finite ({terms}); the last checkpoint is intact")
+    fabric.backward(loss.total)
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm, foreach=True)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _step_seed(seed: int, step: int, use: str) -> int:
+    """One 63-bit seed for each (seed, step, use), by a hash: neighbouring steps share nothing."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{use}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _load_part(model: Denoiser, tensors: dict[str, Tensor], prefix: str) -> None:
+    model.load_state_dict({n.removeprefix(prefix): p for n, p in tensors.items() if n.startswith(prefix)})
+
+
+def _ema_model(student: Denoiser, ema: EMA) -> Denoiser:
+    model = copy.deepcopy(student)
+    ema.copy_to(model)
+    return model.eval()
+
+
+def _publish(student: Denoiser, ema: EMA, folder: Path, tokenizer_json: str) -> Denoiser:
+    """Write both weight sets as a model folder and return the EMA model."""
+    model = _ema_model(student, ema)
+    save_pretrained(model, folder, tokenizer_json, raw=student.state_dict())
+    model.folder = folder
+    return model
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and SIGTERM into a request that the loop honours between two steps; a second Ctrl-C is immediate."""
+    asked: list[int] = []
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signum)
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

@@ -1,0 +1,49 @@
+"""Optimisers by name, and the learning rate as a function of progress."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+OPTIMIZERS = ("adamw", "muon")
+
+
+def make_optimizers(
+    name: str, model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """The optimisers of a run, each with `base_lr` in its groups.
+
+    adamw: AdamW on everything (fused), the published choice. muon: torch.optim.Muon on the matrices inside the blocks
+    (learning rate matched to AdamW's by its root mean square), AdamW on the rest. Muon's iteration runs in bfloat16:
+    quick on GPUs and on CPUs with bfloat16 units, very slow on CPUs without. Raises ValueError for another name.
+    """
+    if name == "adamw":
+        groups = [_adamw(model.parameters(), lr, betas, weight_decay)]
+    elif name == "muon":
+        matrices = {n: p for n, p in model.named_parameters() if ".blocks." in f".{n}" and p.ndim == 2}
+        matrices = {n: p for n, p in matrices.items() if "adaLN" not in n}
+        rest = [p for n, p in model.named_parameters() if n not in matrices]
+        muon = torch.optim.Muon(
+            matrices.values(), lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        groups = [muon, _adamw(rest, lr, betas, weight_decay)]
+    else:
+        raise ValueError(f"--optimizer {name}: known are {', '.join(OPTIMIZERS)}")
+    for optimizer in groups:
+        for group in optimizer.param_groups:
+            group["base_lr"] = lr
+    return groups
+
+
+def _adamw(
+    params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.AdamW:
+    return torch.optim.AdamW(params, lr=lr, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+
+
+def lr_factor(step: int, progress: float, warmup_steps: int, decay: float) -> float:
+    """Linear warm-up over `warmup_steps`, then constant, then linear to zero over the last `decay` of the run."""
+    factor = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    if decay > 0.0 and progress > 1.0 - decay:
+        factor *= max(0.0, (1.0 - progress) / decay)
+    return factor

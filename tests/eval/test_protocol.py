@@ -1,0 +1,34 @@
+"""The protocol stamp: stable, honest about what differs, readable back."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import pytest
+
+from mcd.eval.protocol import Protocol, protocol_of_dict
+
+STAMP = Protocol(scorer="smollm2", sampler="ancestral", temperature=1.0, samples=64, length=128, weights="ema", seed=0)
+
+
+def test_the_digest_is_the_same_in_another_process_and_differs_with_each_field():
+    code = f"from mcd.eval.protocol import Protocol; print(Protocol(**{STAMP.as_dict()!r}).digest())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == STAMP.digest()
+    digests = {replace(STAMP, **{field.name: "changed"}).digest() for field in fields(Protocol)}
+    assert len(digests | {STAMP.digest()}) == len(fields(Protocol)) + 1
+
+
+def test_differences_lists_the_fields_that_differ():
+    other = replace(STAMP, seed=1, precision="fp32")
+    assert STAMP.differences(STAMP) == []
+    assert STAMP.differences(other) == ["precision", "seed"]
+    assert STAMP.differences(other, ignore=("seed",)) == ["precision"]
+
+
+def test_it_survives_json():
+    row = json.loads(json.dumps({**STAMP.as_dict(), "digest": STAMP.digest()}))
+    assert protocol_of_dict(row) == STAMP
+    with pytest.raises(ValueError, match="unknown protocol fields: colour"):
+        protocol_of_dict({"colour": "red"})
