@@ -24,7 +24,7 @@ def measure(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
-    """The row of one model at one number of steps (dev/design, section 7); all of it goes into JSON.
+    """The row of one model at one number of steps; all of it goes into JSON.
 
     ids: (N, L) or a list of lists, tokens of the model; texts: the same samples decoded. `nfe` is the mean number of
     denoiser calls a sample took. Gen PPL is pooled over the scorer's tokens (`scored_tokens`); entropy (nats),

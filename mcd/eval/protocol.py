@@ -11,7 +11,7 @@ from typing import Literal
 class Protocol:
     """How text was drawn and how it was scored; None where a field does not apply (held-out text has no sampler).
 
-    The hazards are those of dev/reference: papers differ by factors of two on one checkpoint for `precision` alone.
+    Papers differ by factors of two on one checkpoint for `precision` alone.
     """
 
     scorer: str | None = None

@@ -196,7 +196,7 @@ def _one_thread_each(score: Callable[[Any], Any], work: list[Any], device: str) 
     """`score` of each item, on a CPU as many at once as torch has threads, each on one thread of its own.
 
     Threads that share one small matrix product wait for each other some 700 times a batch: alone on the machine that
-    costs little, beside another job it was measured 30 times slower. The numbers do not depend on the thread count.
+    costs little, beside another job it was measured 14 to 30 times slower. Scores do not depend on the thread count.
     """
     if device != "cpu":
         return [score(item) for item in work]

@@ -83,8 +83,11 @@ def toy(margin: float = 0.0, bos: bool = True, context: int = 64) -> Scorer:
 def one_at_a_time(scorer: Scorer, text: str) -> tuple[float, int]:
     """(summed NLL, tokens): all logits of one unpadded text by the model's own forward, a sum of log-softmax."""
     ids = [scorer.tokenizer.bos_token_id, *scorer.tokenizer.encode(text, add_special_tokens=False)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # else the wait of threads for each other makes this minutes on a busy machine
     with torch.no_grad():
         log_p = scorer.model(torch.tensor([ids])).logits.double().log_softmax(-1)[0]
+    torch.set_num_threads(threads)
     return -sum(log_p[i, ids[i + 1]].item() for i in range(len(ids) - 1)), len(ids) - 1
 
 

