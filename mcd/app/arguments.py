@@ -1,5 +1,6 @@
 """Command lines from dataclasses (by tyro): options flattened, faults told as `UsageError`."""
 
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -20,10 +21,11 @@ def parse(kind: type[T], argv: list[str], command: str, default: T | None = None
     Raises UsageError when a value is refused by the dataclass that takes it.
     """
     try:
-        return tyro.cli(
+        return tyro.cli(  # type: ignore[return-value]
             kind,
             args=argv,
             prog=f"mcd {command}",
+            description=inspect.cleandoc(kind.__doc__ or ""),
             default=default,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
         )

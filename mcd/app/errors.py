@@ -54,7 +54,6 @@ def explained() -> Iterator[Outcome]:
 
 _EXTRAS = {
     "lightning_fabric": "train",
-    "tensorboard": "train",
     "transformers": "score",
     "gguf": "score",
     "accelerate": "score",

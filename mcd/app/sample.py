@@ -158,6 +158,7 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> 
         return 0
     text = out.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
+    rows: list[dict[str, Any]] = []
     try:
         rows = [json.loads(line) for line in whole.splitlines()]
         same = all(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def _file_documents(path: Path, text_field: str) -> Iterator[str]:
                 yield text
     except UnicodeDecodeError as error:
         raise DataError(f"--data {path}: not UTF-8 text (byte {error.start}); is it a binary file?") from None
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"--data {path}: damaged compressed file ({error})") from None
     if not found:
         raise DataError(f"--data {path}: holds no text")
@@ -108,7 +109,10 @@ def _parquet_documents(path: Path, text_field: str) -> Iterator[str]:
         if text_field not in file.schema_arrow.names:
             raise DataError(f"--data {path}: no column {text_field!r}; it has {', '.join(file.schema_arrow.names)}")
         for batch in file.iter_batches(columns=[text_field], batch_size=1024):
-            yield from (text for text in batch.column(0).to_pylist() if text)
+            for text in batch.column(0).to_pylist():
+                if text is not None and not isinstance(text, str):
+                    raise DataError(f"--data {path}: column {text_field!r} holds no strings")
+                yield text or ""
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"--data {path}: not a parquet file ({error})") from None
 
@@ -129,5 +133,7 @@ def _hub_documents(name: str, text_field: str) -> Iterator[str]:
             f"did not give it ({type(error).__name__})"
         ) from None
     for row in rows:
+        if not isinstance(row.get(text_field), str):
+            raise DataError(f"--data {name}: its rows have no string {text_field!r}; they have {', '.join(row)}")
         if row[text_field].strip():
             yield row[text_field]

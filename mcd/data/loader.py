@@ -29,6 +29,7 @@ class Loader:
 
     @property
     def stride(self) -> int:
+        """Tokens of the stream that a row takes."""
         return self.length - 2 if self.wrap else self.length
 
     @property
@@ -69,7 +70,7 @@ def open_loader(
 ) -> Loader:
     """A loader over a prepared folder; "valid" is served in order. `length` overrides the manifest's.
 
-    Raises DataError when the split is too short for one row or the batch is not positive.
+    Raises DataError when the split is too short for one row, and for a batch or rows without tokens.
     """
     manifest = read_manifest(folder)
     recipe = manifest["recipe"]
@@ -77,13 +78,15 @@ def open_loader(
         raise DataError(f"--batch-size {batch_size}: must be at least 1")
     loader = Loader(
         tokens=read_tokens(folder, split),
-        length=length or recipe["length"],
+        length=recipe["length"] if length is None else length,
         batch_size=batch_size,
         eos_id=manifest["eos_id"],
         wrap=recipe["wrap"],
         shuffle=split == "train",
         seed=seed,
     )
+    if loader.stride < 1:
+        raise DataError(f"--length {loader.length}: must be at least {3 if loader.wrap else 1}")
     if loader.rows < 1:
         raise DataError(f"--length {loader.length}: {folder} has only {len(loader.tokens)} {split} tokens")
     return loader

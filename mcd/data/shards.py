@@ -6,6 +6,7 @@ uint16 or uint32 tokens, documents one after the other, <|endoftext|> behind eac
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, trai
 
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 28
+_OWN_FILE = re.compile(r"(train|valid)-\d{5}\.bin|tokenizer\.json|manifest\.json\.partial")
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,21 @@ class Recipe:
 def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict[str, Any]:
     """Tokenise, split by document and pack `recipe.source` into `out`; returns the manifest.
 
-    The manifest is written last, so that a folder with one is whole. A folder already prepared by the same recipe is
-    left as it is; one by another recipe, or one that holds something else, is refused with DataError.
+    The manifest is written last, so that a folder with one is whole; one without (an interrupted run's) is written anew.
+    A folder already prepared by the same recipe is left as it is; one by another recipe, or one that holds something
+    else, is refused with DataError.
     """
     if (out / MANIFEST).is_file():
         manifest = read_manifest(out)
         if manifest["recipe"] == asdict(recipe):
             return manifest
         raise DataError(f"--out {out}: holds data of another recipe; name a new folder")
+    if out.exists() and not (out.is_dir() and all(_OWN_FILE.fullmatch(path.name) for path in out.iterdir())):
+        raise DataError(f"--out {out}: holds something else than prepared data; name a new folder")
     if recipe.valid_every < 2:
         raise DataError(f"--valid-every {recipe.valid_every}: must be at least 2")
+    if recipe.length < (3 if recipe.wrap else 1):
+        raise DataError(f"--length {recipe.length}: must be at least {3 if recipe.wrap else 1}")
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)
     else:
@@ -79,7 +86,9 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
         "dtype": dtype.str,
         "splits": splits,
     }
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    partial = out / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    partial.replace(out / MANIFEST)
     return manifest
 
 
@@ -90,9 +99,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"--data {folder}: no {MANIFEST}; prepare it first: mcd prepare --data TEXT --out {folder}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        manifest = {}
-    if manifest.get("format") != "mcd-data-1":
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        manifest = None
+    if not isinstance(manifest, dict) or manifest.get("format") != "mcd-data-1":
         raise DataError(f"--data {folder}: {MANIFEST} is damaged or of another format; prepare the data again")
     return manifest
 

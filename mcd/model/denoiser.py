@@ -79,7 +79,7 @@ class Denoiser(nn.Module):
             x = x + noise
         sigma = torch.zeros_like(t)
         if self.config.time_conditioned:
-            sigma = -self.config.schedule.alpha(t).log()
+            sigma = -self.config.schedule.alpha(t).clamp(min=1e-12).log()  # alpha is 0 at t = 1 of some schedules
         features = self.backbone(x, sigma).flatten(0, 1)
         return features if rows is None else features[rows]
 

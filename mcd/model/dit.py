@@ -46,17 +46,17 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with a scale and no bias, always computed in float32."""
+    """Layer normalisation with a scale and no bias, computed in float32 at least, whatever autocast says."""
 
     def __init__(self, hidden: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            return F.layer_norm(x.float(), self.weight.shape, self.weight.float(), eps=1e-5).to(
-                torch.promote_types(self.weight.dtype, x.dtype)
-            )
+            normed = F.layer_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), eps=1e-5)
+        return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
 
 
 class TimeEmbedding(nn.Module):
@@ -74,7 +74,7 @@ class TimeEmbedding(nn.Module):
         freqs = torch.exp(-math.log(10_000.0) * torch.arange(half, device=sigma.device) / half)
         angle = sigma.float()[:, None] * freqs
         sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1)
-        return F.silu(self.mlp(sinusoid.to(self.mlp[0].weight.dtype)))
+        return F.silu(self.mlp(sinusoid.to(next(self.mlp.parameters()).dtype)))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

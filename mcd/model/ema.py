@@ -20,7 +20,8 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         weights = [p.detach() for _, p in module.named_parameters()]
-        torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - decay)
+        lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+        lerp_(list(self.shadow.values()), weights, 1.0 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mcd.model.denoiser import Denoiser
+    import mcd.model.denoiser
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TeacherTarget:
     hidden: (n, D) of `teacher.hidden(...)`; tau: temperature on the teacher's raw logits (paper, Section 3.3).
     """
 
-    teacher: "Denoiser"
+    teacher: "mcd.model.denoiser.Denoiser"
     hidden: Tensor
     tau: float = 1.0
 
@@ -34,8 +34,9 @@ def cross_entropy_rows(log_p: Tensor, target: Tensor) -> Tensor:
 def divergence_rows(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
     """A divergence of the student's p from the teacher's q, row by row. log_p, log_q: (n, V). Returns (n,), nats.
 
-    direction "reverse": KL(p || q), mode seeking, the paper's Eq. 14 and SDTT's and Duo's `kl-bwd`.
-    direction "forward": KL(q || p), mean seeking (`kl-fwd`). Raises ValueError for anything else.
+    direction "reverse": KL(p || q), mode seeking (paper, Eq. 14; SDTT's and Duo's `kl-bwd`).
+    direction "forward": KL(q || p), mean seeking (`kl-fwd`). Raises ValueError for anything else. Both must be finite:
+    a certain teacher's other log-probs are -1e6, as in the public code, not -inf (0 times infinity has no value).
     """
     if direction == "reverse":
         return (log_p.exp() * (log_p - log_q)).sum(-1)

@@ -34,9 +34,9 @@ def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
     }
 
 
-def config_of_json(value: dict[str, Any]) -> DenoiserConfig:
+def config_of_json(value: Any) -> DenoiserConfig:
     """A configuration from its JSON form. Raises ModelError when it is of another format."""
-    if value.get("format") != FORMAT:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ModelError(f'config.json is not of an mcd model (no "format": "{FORMAT}")')
     try:
         return DenoiserConfig(
@@ -79,7 +79,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denois
     folder = locate(name)
     try:
         config = config_of_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None

@@ -20,9 +20,9 @@ class Clock:
 
 
 class Loss(NamedTuple):
-    """What one batch cost: `total` is minimised; `terms` are its parts (summing to it) and `counts` of tokens.
+    """What one batch cost: `total` is minimised; `terms` are its parts and `counts` of tokens, for the log.
 
-    Every term is divided by B L, all positions of the batch (method of MDLM and Duo), so that terms add up.
+    A distillation's terms are divided by B L, all positions of the batch (method of MDLM and Duo), and sum to `total`.
     """
 
     total: Tensor

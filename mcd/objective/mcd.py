@@ -1,4 +1,8 @@
-"""MCD: Masked Consistency Distillation (paper, Section 3.3, Algorithm 1, Eq. 13 and 14)."""
+"""MCD: Masked Consistency Distillation (paper, Section 3.3, Algorithm 1, Eq. 13 and Eq. 14).
+
+The counterpart for masks of consistency distillation (Eq. 4): the pair on one path comes from a shared u, not from an
+ODE solver.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -51,6 +55,13 @@ class MCD(Objective):
             raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1")
         if not 0.0 < self.tau_min <= self.tau0:
             raise ValueError(f"--tau0 {self.tau0}: must be at least --tau-min {self.tau_min}, which must be positive")
+        for option, value, known in (
+            ("kl", self.kl, ("reverse", "forward")),
+            ("region", self.region, ("both", "student")),
+            ("coupling", self.coupling, ("shared", "independent")),
+        ):
+            if value not in known:
+                raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
         if self.ce_weight < 0.0:
             raise ValueError(f"--ce-weight {self.ce_weight}: must not be negative")
 
@@ -72,9 +83,10 @@ class MCD(Objective):
         B, L = x0.shape
         delta, tau = self.delta(clock.round), self.tau(clock.round)
         t = stratified_t(B, delta, 1.0, generator).to(x0.device)
+        s = (t - delta).clamp(min=0.0)
         u = sample_u(B, L, generator).to(x0.device)
         u_s = sample_u(B, L, generator).to(x0.device) if self.coupling == "independent" else None
-        pair = coupled_pair(x0, u, t, (t - delta).clamp(min=0.0), student.config.schedule, student.mask_id, u_s)
+        pair = coupled_pair(x0, u, t, s, student.config.schedule, student.mask_id, u_s)
 
         distilled = pair.masked_t & pair.masked_s
         revealed = pair.revealed
@@ -82,7 +94,7 @@ class MCD(Objective):
         hidden = student.hidden(pair.z_t, t, rows=torch.cat((rows_kl, rows_ce)))
         hidden_kl, hidden_ce = hidden.split((len(rows_kl), len(rows_ce)))
         with torch.no_grad():
-            teacher_hidden = teacher.hidden(pair.z_s, t - delta, rows=rows_kl)
+            teacher_hidden = teacher.hidden(pair.z_s, s, rows=rows_kl)
         kl = student.head_loss(hidden_kl, TeacherTarget(teacher, teacher_hidden, tau), self.kl).sum()
         x0_revealed = x0.flatten()[rows_ce]
         if self.region == "student":

@@ -20,6 +20,7 @@ from mcd.process.timestep import sample_u, stratified_t
 class NELBO(Objective):
     """Weighted masked cross-entropy at stratified times.
 
+    `terms` holds the plain cross-entropy of a masked token, a steadier reading than the weighted loss.
     The warm start helps small networks off the unigram plateau: during the first `warm_start` of training the weight
     is at most `warm_weight` and t stays below a ceiling that rises from `warm_t` to 1. Afterwards, and by default
     (warm_start = 0), the loss is the bound itself.
@@ -39,6 +40,14 @@ class NELBO(Objective):
     warm_weight: float = 1.0
     """Largest weight in the warm start; 1 is the plain masked cross-entropy."""
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.t_min < self.warm_t <= 1.0:
+            raise ValueError(f"--t-min {self.t_min} --warm-t {self.warm_t}: must be 0 <= t-min < warm-t <= 1")
+        if self.max_weight <= 0.0 or self.warm_weight <= 0.0:
+            raise ValueError(f"--max-weight {self.max_weight} --warm-weight {self.warm_weight}: must be positive")
+        if not 0.0 <= self.warm_start <= 1.0:
+            raise ValueError(f"--warm-start {self.warm_start}: must be in [0, 1]")
+
     def loss(
         self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
     ) -> Loss:
@@ -55,4 +64,4 @@ class NELBO(Objective):
         cross_entropy = student.head_loss(student.hidden(z_t, t, rows=rows), x0.flatten()[rows])
         total = (cross_entropy * weight[rows // L]).sum() / (B * L)
         counts = {"tokens_masked": torch.tensor(rows.numel()), "tokens": torch.tensor(B * L)}
-        return Loss(total, {"cross_entropy": cross_entropy.detach().mean()}, counts)
+        return Loss(total, {"cross_entropy": cross_entropy.detach().sum() / max(1, rows.numel())}, counts)

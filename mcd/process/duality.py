@@ -11,7 +11,7 @@ The theory needs care in four places:
       reached when K >= 1000; at K = 33 it binds for t > 0.97.
 (ii)  The mask absorbs along one fixed eps (Eq. 9) only. Under the forward SDE (Eq. 1), which adds fresh noise, each
       marginal is the same but the projected state can leave the mask again.
-(iii) Eq. 9 is the probability-flow path only when x0 is given. The optimal denoiser knows w_t alone and returns
+(iii) Eq. 9 is the probability-flow path (Eq. 3) only when x0 is given. The optimal denoiser knows w_t alone and returns
       E[x0 | w_t], so DDIM with it leaves Eq. 9 and may end in another token.
 (iv)  Eq. 8 reads the true index k. It is a function of (w_t, x0) and not of w_t, so it is no sampler.
 
@@ -40,7 +40,10 @@ def project(w_t: Tensor, x0: Tensor, mask_id: int) -> Tensor:
 
 
 def noise_margin(eps: Tensor, x0: Tensor) -> Tensor:
-    """Y = max_{j != k} eps_j - eps_k with k = x0 (paper, Lemma 3.1). eps (..., K), x0 (...) -> (...)."""
+    """Y = max_{j != k} eps_j - eps_k with k = x0 (paper, Lemma 3.1). eps (..., K), x0 (...) -> (...).
+
+    Eq. 10 divided by sigma_tilde_t: along the path of eps a token is visible iff Y < alpha_tilde_t / sigma_tilde_t.
+    """
     signal, rival = _signal_and_rival(eps, x0)
     return rival - signal
 
@@ -48,8 +51,8 @@ def noise_margin(eps: Tensor, x0: Tensor) -> Tensor:
 def u_of_noise(eps: Tensor, x0: Tensor) -> Tensor:
     """u = F_Y(Y), the scalar that locks the trajectory of (x0, eps); uniform on [0, 1] (paper, Theorem 3.3).
 
-    eps (..., K), x0 (...) -> (...) float64. Up to the error of F_Y and rounding of w_t, the latent path shows the token
-    iff u < max(alpha_t, 1/K).
+    eps (..., K), x0 (...) -> (...) float64. F_Y on both sides of Y < r_t (Eq. 11) gives u < alpha_t (Eq. 12). Up to the
+    error of F_Y and rounding of w_t, the latent path shows the token iff u < max(alpha_t, 1/K).
     """
     return cdf_noise_margin(noise_margin(eps, x0), eps.shape[-1])
 
@@ -89,7 +92,7 @@ def inverse_cdf_noise_margin(p: Tensor, K: int) -> Tensor:
 
 
 def visibility_floor(K: int) -> float:
-    """1/K: the least P(visible) that the projection of Eq. 8 has with a non-negative signal; see (i) above."""
+    """1/K: the least P(visible) of the projection (paper, Eq. 8) with a non-negative signal; see (i) above."""
     return 1.0 / K
 
 

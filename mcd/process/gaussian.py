@@ -11,7 +11,8 @@ from torch import Tensor
 def vp_of_snr_root(snr_root: Tensor) -> tuple[Tensor, Tensor]:
     """(alpha_tilde_t, sigma_tilde_t) with alpha_tilde_t / sigma_tilde_t = snr_root and squares that sum to one.
 
-    The variance-preserving schedule under Eq. 7, elementwise: r = 0 gives (0, 1), r = inf gives (1, 0).
+    The variance-preserving schedule of the latent (paper, Eq. 7), elementwise: r = 0 gives (0, 1), r = inf gives
+    (1, 0).
     Raises ValueError for a negative root: no signal has a negative weight.
     """
     if (snr_root < 0).any():
@@ -22,8 +23,9 @@ def vp_of_snr_root(snr_root: Tensor) -> tuple[Tensor, Tensor]:
 def latent_of_noise(x0: Tensor, eps: Tensor, alpha_tilde_t: Tensor, sigma_tilde_t: Tensor) -> Tensor:
     """w_t = alpha_tilde_t onehot(x0) + sigma_tilde_t eps, (B, L, K) in the dtype of eps.
 
-    With fresh eps ~ N(0, I) at each t this is the marginal draw of Eq. 7; with one eps kept for all t it is the
-    deterministic path of Eq. 9. Raises ValueError when eps has no row of K for every token.
+    With fresh eps ~ N(0, I) at each t this is a draw from the marginal (paper, Eq. 2 and Eq. 7); with one eps kept for
+    all t it is the deterministic path of Eq. 9, which (x0, eps) settle (Proposition 3.2). Raises ValueError when eps
+    has no row of K for every token.
     """
     if eps.shape[:-1] != x0.shape:
         raise ValueError(f"eps of shape {tuple(eps.shape)} does not fit tokens of shape {tuple(x0.shape)}")

@@ -64,12 +64,12 @@ def coupled_pair(
 
 
 def reveal_probability(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-    """P(visible at s | masked at t) = (alpha_s - alpha_t) / (1 - alpha_t) for s < t (from Eq. 5 and absorption)."""
+    """P(visible at s | masked at t) = (alpha_s - alpha_t) / (1 - alpha_t) for s < t (paper, Eq. 5, and absorption)."""
     return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
 
 def posterior_zs(z_t: Tensor, x_theta: Tensor, alpha_t: Tensor, alpha_s: Tensor, mask_id: int) -> Tensor:
-    """q(z_s | z_t, x0 = x_theta), the reverse transition of Eq. 6, as probabilities.
+    """q(z_s | z_t, x0 = x_theta), the reverse transition (paper, Eq. 6), as probabilities.
 
     z_t: (...,) ids; x_theta: (..., K) probabilities of the clean token, zero at `mask_id`; alpha_*: broadcastable to
     (...,). Returns (..., K): a masked token stays masked with probability 1 - reveal_probability; a visible one stays.

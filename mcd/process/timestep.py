@@ -8,8 +8,8 @@ def stratified_t(n: int, low: float, high: float, generator: torch.Generator | N
     """n times, one in each n-th part of (low, high], float32 (n,).
 
     Each is uniform on its stratum, so the batch as a whole is uniform with far less variance than n free draws
-    (MDLM's "antithetic" sampling). 0 is never drawn: there is no noise at t = 0
-    and the bound's weight is infinite.
+    (MDLM's "antithetic" sampling); with low = delta it is the t of distillation (paper, Algorithm 1). 0 is never drawn:
+    there is no noise at t = 0 and the bound's weight is infinite.
     """
     u = 1.0 - torch.rand(n, generator=generator)  # (0, 1]
     return low + (high - low) * (torch.arange(n) + u) / n

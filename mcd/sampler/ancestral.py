@@ -20,7 +20,7 @@ HEAD_ROWS = 128
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """The reverse process of Eq. 6 on a uniform grid from t = 1 to t = 0, driven by locked scalars.
+    """The reverse process (paper, Eq. 6) on a uniform grid from t = 1 to t = 0, driven by locked scalars.
 
     Token i is revealed in the step s < t with alpha_t < u_i <= alpha_s, as the masking operator (Eq. 13) run backwards,
     and drawn from p_theta(. | z_t) by inverse CDF at v_i. Since u is known beforehand, a step computes logits only for
@@ -30,26 +30,16 @@ class Ancestral(Sampler):
     order: which law u has within a row (`process.unmasking`): "iid" is the plain ancestral sampler, "stratified"
         reveals equal counts a step.
     The softmax and the inverse CDF are always float64.
-    rows_per_call: rows of every network call, padded; fixed, so that what shares a call never changes a row.
     """
 
     name: ClassVar[str] = "ancestral"
 
     order: Literal["iid", "stratified"] = "iid"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    rows_per_call: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0.0:
-            raise ValueError(f"--temperature {self.temperature}: must be positive")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
         if self.order not in ORDERS:
             raise ValueError(f"--order {self.order}: known are {', '.join(ORDERS)}")
-        if self.rows_per_call < 1:
-            raise ValueError(f"--rows-per-call {self.rows_per_call}: must be at least 1")
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -74,9 +64,10 @@ class Ancestral(Sampler):
         grid = descending_grid(self.steps)
         yield Step(z.clone(), 1.0, nfe.clone())
         for t, s in pairwise(grid):
-            revealed = wanted & (u > schedule.alpha(t)) & (u <= schedule.alpha(s))
+            due = u <= schedule.alpha(s) if s > 0.0 else torch.ones_like(wanted)  # alpha_0 may round to less than 1
+            revealed = wanted & (u > schedule.alpha(t)) & due
             active = revealed.any(dim=1).nonzero(as_tuple=True)[0]
-            for chunk in active.split(self.rows_per_call):
+            for chunk in active.split(self.rows_per_call) if len(active) else ():
                 z[chunk] = self._reveal(denoiser, z[chunk], revealed[chunk], v[chunk], float(t))
             nfe[active.cpu()] += 1
             yield Step(z.clone(), float(s), nfe.clone())

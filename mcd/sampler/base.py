@@ -1,5 +1,6 @@
 """What a sampler is: a frozen dataclass of options and one generator that yields every state of a batch of rows."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,15 +25,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone."""
+    """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone.
+
+    rows_per_call: rows of every network call, padded; fixed, so that what shares a call never changes a row.
+    """
 
     name: ClassVar[str]
 
     steps: int = 32
+    temperature: float = 1.0
+    top_p: float = 1.0
+    rows_per_call: int = 8
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"--steps {self.steps}: must be at least 1")
+        for option, value in (("--steps", self.steps), ("--rows-per-call", self.rows_per_call)):
+            if value < 1:
+                raise ValueError(f"{option} {value}: must be at least 1")
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"--temperature {self.temperature}: must be positive and finite")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
 
     @abstractmethod
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
@@ -57,13 +69,18 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Rows `first_row` to `first_row + num` of a seed: ids (N, L) int64 and network calls (N,).
 
-    template: (L,) ids, the mask id where text is wanted. Raises ValueError for lengths the model cannot make.
+    template: (L,) ids, the mask id where text is wanted. Raises ValueError for lengths the model cannot make, and for a
+    template of another length or with ids it does not know.
     """
     if not 1 <= length <= denoiser.config.backbone.length:
         raise ValueError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
     if num < 1:
         raise ValueError(f"--num {num}: must be at least 1")
     row = torch.full((length,), denoiser.mask_id) if template is None else template
+    if row.shape != (length,):
+        raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")
+    if not ((row >= 0) & (row < denoiser.config.backbone.rows)).all():
+        raise ValueError(f"--template: holds ids outside the model's {denoiser.config.backbone.rows}")
     z = row.to(denoiser.device).repeat(num, 1)
     trajectory = sampler.trajectory(denoiser, z, range(first_row, first_row + num), seed)
     (last,) = deque(trajectory, maxlen=1)

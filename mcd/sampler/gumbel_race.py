@@ -28,9 +28,11 @@ class GumbelRace(Sampler):
     name: ClassVar[str] = "gumbel-race"
 
     precision: Literal["fp64", "fp32"] = "fp64"
-    temperature: float = 1.0
-    top_p: float = 1.0
-    rows_per_call: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precision not in ("fp64", "fp32"):
+            raise ValueError(f"--precision {self.precision}: known are fp64, fp32")
 
     def protocol(self) -> dict[str, Any]:
         return {

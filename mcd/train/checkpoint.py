@@ -42,7 +42,8 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
     """Write `folder/step-XXXXXXXX` under a temporary name, rename it, then drop all but the last `KEEP`."""
     final = folder / f"step-{step:08d}"
     partial = folder / f"partial-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for stale in folder.glob("partial-*"):  # of runs that were killed here
+        shutil.rmtree(stale)
     partial.mkdir(parents=True)
     write_tensors(partial / "state.safetensors", tensors)
     write_json(partial / "state.json", meta)
@@ -62,7 +63,7 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         try:
             meta = json.loads((path / "state.json").read_text(encoding="utf-8"))
             return load_file(path / "state.safetensors"), meta
-        except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
             faults.append(f"{path}: {error}")
     if faults:
         raise CheckpointError("no readable checkpoint; " + "; ".join(faults))

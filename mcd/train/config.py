@@ -23,6 +23,7 @@ class Budget:
 
     @property
     def steps_per_round(self) -> int | None:
+        """Optimiser steps a round; None when the run is measured in minutes (and has one round)."""
         return None if self.steps is None else self.steps // self.rounds
 
     def progress(self, step: int, seconds: float) -> float:

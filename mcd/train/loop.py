@@ -73,7 +73,8 @@ def fit(
     Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode. Randomness of step n is
     seeded by (seed, n), rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's
     teacher: a run killed at any moment and started again ends with the same bits on the same CPU.
-    Raises Interrupted after saving when told to stop; FloatingPointError when the loss is no longer finite.
+    Raises Interrupted after saving when told to stop; FloatingPointError when the loss or its gradient is no longer
+    finite, before any weight has changed.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
     fabric.launch()
@@ -92,7 +93,7 @@ def fit(
         if teacher is not None:
             _load_part(teacher, tensors, "teacher.")
         restore_optimizers(optimizers, tensors)
-        run.rewind_log(step)
+    run.rewind_log(step)
 
     module, *wrapped = fabric.setup(_LossOfStudent(student), *optimizers)
     if teacher is not None:
@@ -140,9 +141,10 @@ def fit(
                 watch(Progress(step, budget.progress(step, elapsed), elapsed, row))
             if ends_round and budget.rounds > 1:
                 _publish(student, ema, run.path / "rounds" / f"{round + 1}", tokenizer_json)
-            if step % config.checkpoint_every == 0 or done or stop():
+            stopping = stop()
+            if step % config.checkpoint_every == 0 or done or stopping:
                 save()
-            if stop() and not done:
+            if stopping and not done:
                 raise Interrupted(step)
     return _publish(student, ema, run.path, tokenizer_json)
 
@@ -162,6 +164,8 @@ def _update(
         raise FloatingPointError(f"the loss of step {step + 1} is not finite ({terms}); the last checkpoint is intact")
     fabric.backward(loss.total)
     norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm, foreach=True)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient of step {step + 1} is not finite; the last checkpoint is intact")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * lr_factor

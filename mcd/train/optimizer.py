@@ -18,7 +18,7 @@ def make_optimizers(
     quick on GPUs and on CPUs with bfloat16 units, very slow on CPUs without. Raises ValueError for another name.
     """
     if name == "adamw":
-        groups = [_adamw(model.parameters(), lr, betas, weight_decay)]
+        optimizers: list[torch.optim.Optimizer] = [_adamw(model.parameters(), lr, betas, weight_decay)]
     elif name == "muon":
         matrices = {n: p for n, p in model.named_parameters() if ".blocks." in f".{n}" and p.ndim == 2}
         matrices = {n: p for n, p in matrices.items() if "adaLN" not in n}
@@ -26,13 +26,13 @@ def make_optimizers(
         muon = torch.optim.Muon(
             matrices.values(), lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
-        groups = [muon, _adamw(rest, lr, betas, weight_decay)]
+        optimizers = [muon, _adamw(rest, lr, betas, weight_decay)]
     else:
         raise ValueError(f"--optimizer {name}: known are {', '.join(OPTIMIZERS)}")
-    for optimizer in groups:
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = lr
-    return groups
+    return optimizers
 
 
 def _adamw(

@@ -13,7 +13,10 @@ import mcd
 from mcd.train.checkpoint import write_json
 
 BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every")
-"""Options of `train` that may change when a run goes on: they say how long and how often, not what."""
+"""Options of `train` that may change when a run goes on: they say how long and how often, not what.
+
+Of a run of several rounds the number of steps may not: it says where the rounds begin.
+"""
 
 
 class RunConflict(ValueError):
@@ -30,20 +33,21 @@ class RunFolder:
         self.path = path
         config = json.loads(json.dumps(config))
         if (path / "run.json").is_file():
-            old = json.loads((path / "run.json").read_text(encoding="utf-8"))["config"]
+            old = _read_config(path)
             changed = [key for key in _flat(old).keys() | _flat(config).keys() if _differs(key, old, config)]
             if changed:
                 raise RunConflict(
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(sorted(changed))}); "
                     "name a new folder, or repeat the old options to go on"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(p.suffix != ".partial" for p in path.iterdir())):
             raise RunConflict(f"--out {path}: is not empty and holds no run; name a new folder")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "run.json", {"config": config, "environment": environment()})
 
     @property
     def checkpoints(self) -> Path:
+        """Where checkpoints are."""
         return self.path / "checkpoints"
 
     def log(self, row: dict[str, Any]) -> None:
@@ -94,6 +98,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "run.json").read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError):
+        config = None
+    if not isinstance(config, dict):
+        raise RunConflict(f"--out {path}: its run.json is damaged or none of ours; name a new folder")
+    return config
+
+
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -102,6 +116,8 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _differs(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    if key.startswith("train.") and key.removeprefix("train.") in BUDGET:
+    was, now = _flat(old), _flat(new)
+    one_round = was.get("train.rounds", 1) == 1
+    if key.startswith("train.") and key.removeprefix("train.") in BUDGET and (one_round or key != "train.steps"):
         return False
-    return _flat(old).get(key) != _flat(new).get(key)
+    return was.get(key) != now.get(key)
