@@ -1,4 +1,7 @@
-"""Shared fixtures. Annotations of the whole package are checked at run time: the hook must come before `import mcd`."""
+"""Shared fixtures. Annotations are checked at run time: the hook must come before the first import of mcd's packages.
+
+`mcd.app` is left out: tyro fills its dataclasses with placeholders (`tyro.MISSING`) that no annotation allows.
+"""
 
 import random
 from collections.abc import Callable
@@ -6,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook("mcd", "beartype.beartype")
+PACKAGES = ("process", "model", "data", "objective", "sampler", "train", "eval")
+install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
+settings.register_profile("mcd", deadline=None, derandomize=True)
+settings.load_profile("mcd")
 
 from mcd.data.shards import Recipe, prepare  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig  # noqa: E402

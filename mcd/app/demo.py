@@ -43,16 +43,10 @@ class DemoArgs:
     """Numbers of steps at which the students of the earlier rounds are sampled."""
     control_steps: tuple[int, ...] = (8,)
     """Numbers of steps of the controls: tau-only, and the teacher cooled to the student's entropy."""
-    recipe: str = "cpu"
-    """Of `mcd distill`."""
     rounds: int = 5
     """Rounds of distillation."""
     steps_per_round: int = 40
     """Optimiser steps a round."""
-    lr: float = 3e-4
-    """Learning rate of the distillation."""
-    batch_size: int = 16
-    """Rows a step of the distillation."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -95,12 +89,10 @@ def _training(args: DemoArgs, data: Path, out: Path) -> list[str]:
         "teacher": args.teacher,
         "data": data,
         "out": out,
-        "recipe": args.recipe,
+        "recipe": "cpu",
         "rounds": args.rounds,
         "steps-per-round": args.steps_per_round,
         "length": args.length,
-        "lr": args.lr,
-        "batch-size": args.batch_size,
         "seed": args.seed,
     }
     return [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -126,7 +118,7 @@ class Cells:
         args, rounds = self.args, self.args.out / "student" / "rounds"
         if not self.has("shuffled"):
             stage("scoring held-out text, and the same with its words shuffled", self.started)
-            self.keep(held_out_rows(str(self.data), args.num, args.length, args.seed, self.scorer))
+            self.keep(held_out_rows(self.data, args.num, args.length, args.seed, self.scorer))
         teacher, student = from_pretrained(args.teacher), from_pretrained(str(args.out / "student"))
         tau_only = from_pretrained(str(args.out / "tau-only"))
         for steps in args.teacher_steps:

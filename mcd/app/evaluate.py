@@ -93,6 +93,7 @@ def _with_steps(args: EvalArgs, steps: int) -> SampleArgs:
 
 
 def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, Any]]:
+    from mcd.app.data_of import prepared
     from mcd.app.measure import held_out_rows, measure_file, measure_model
     from mcd.app.watch import watching
     from mcd.data.corpus import BUNDLED
@@ -100,7 +101,8 @@ def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, An
 
     path = Path(args.source)
     if args.source in BUNDLED or (path / MANIFEST).is_file():
-        return held_out_rows(args.source, args.num, args.length, args.seed, scorer)
+        folder = prepared(args.source, args.out.parent / "data")
+        return held_out_rows(folder, args.num, args.length, args.seed, scorer)
     if path.suffix == ".jsonl":
         return [measure_file(path, scorer, args.seed)]
 
@@ -130,16 +132,20 @@ def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """The rows as a table on the terminal."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "round", "steps", "NFE", "Gen PPL", "95 %", "entropy", "rep-4", "distinct-2", "protocol")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("model", overflow="ellipsis", max_width=16)
+    for heading in ("round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         ppl, interval = "-", "-"
         if row["gen_ppl"] is not None:
-            ppl, interval = f"{row['gen_ppl']:.1f}", f"{row['gen_ppl_lo']:.1f} to {row['gen_ppl_hi']:.1f}"
+            ppl, interval = f"{row['gen_ppl']:.1f}", f"{row['gen_ppl_lo']:.1f}-{row['gen_ppl_hi']:.1f}"
         table.add_row(
-            row["model"],
+            Path(row["model"]).name,
             str(row["round"] or "-"),
             str(row["steps"] or "-"),
             f"{row['nfe']:.1f}" if row["nfe"] is not None else "-",
@@ -148,7 +154,6 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             f"{row['entropy']:.3f}",
             f"{row['repetition_4']:.3f}",
             f"{row['distinct_2']:.3f}",
-            row["protocol"]["digest"],
         )
     Console().print(table)
 

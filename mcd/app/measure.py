@@ -77,12 +77,11 @@ def measure_file(path: Path, scorer: Scorer | None, seed: int) -> dict[str, Any]
     )
 
 
-def held_out_rows(source: str, num: int, length: int | None, seed: int, scorer: Scorer | None) -> list[dict[str, Any]]:
+def held_out_rows(folder: Path, num: int, length: int | None, seed: int, scorer: Scorer | None) -> list[dict[str, Any]]:
     """Two reference rows: held-out text as it is (`text`) and with its words in random order (`shuffled`).
 
-    source: a prepared folder, whose rows are spread evenly over its held-out documents.
+    folder: prepared data; the rows are spread evenly over its held-out documents.
     """
-    folder = Path(source)
     loader = open_loader(folder, "valid", 1, length)
     tokenizer = tokenizer_of(folder)
     num = min(num, loader.rows)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
     """
     if (out / MANIFEST).is_file():
         manifest = read_manifest(out)
-        if manifest["recipe"] == asdict(recipe):
+        if _same(recipe, manifest):
             return manifest
         raise DataError(f"--out {out}: holds data of another recipe; name a new folder")
     if out.exists() and not (out.is_dir() and all(_OWN_FILE.fullmatch(path.name) for path in out.iterdir())):
@@ -127,6 +127,15 @@ def read_tokens(folder: Path, split: str, verify: bool = True) -> np.ndarray:
 def tokenizer_of(folder: Path) -> Tokenizer:
     """The tokenizer stored with prepared data."""
     return load_tokenizer(str(folder))
+
+
+def _same(recipe: Recipe, manifest: dict[str, Any]) -> bool:
+    """Was the folder made by this recipe? A tokenizer is known by what it does, not by where it lies."""
+    made = Recipe(**manifest["recipe"])
+    if recipe.tokenizer is None or made.tokenizer is None:
+        return made == recipe
+    same_tokenizer = tokenizer_sha256(load_tokenizer(recipe.tokenizer)) == manifest["tokenizer_sha256"]
+    return same_tokenizer and replace(made, tokenizer=recipe.tokenizer) == recipe
 
 
 def _split_documents(recipe: Recipe) -> Iterator[tuple[str, bool]]:

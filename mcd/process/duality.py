@@ -1,4 +1,4 @@
-"""Masked Diffusion Duality: the masking process as a projection of a Gaussian one (paper, Section 3.1 and 3.2).
+"""Masked Diffusion Duality: masking as a projection of a Gaussian process (paper, Section 3.1, 3.2 and Figure 1).
 
 The chain is Eq. 8 (`project`), Lemma 3.1 (`calibrated_snr_root`) and Theorem 3.3 (`u_of_noise`): with r_t the root of
 the latent signal-to-noise ratio, a token is visible iff Y < r_t, where Y = max_{j != k} eps_j - eps_k does not depend

@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from mcd.app.gather import Samples, Trajectory
+from mcd.app.page.gather import Samples, Trajectory
 
 SHADES = 8  # of the time at which a token was revealed
 SNAPSHOTS = 6
@@ -30,7 +30,9 @@ def side_by_side(files: Sequence[Samples], rows: int = 2, counts: int = 3, facto
     teachers = {f.steps: f for f in reversed(files) if f.model == "teacher"}
     students: dict[int | None, Samples] = {}
     for one in files:
-        if one.model == "student" and (one.round or 0) >= (students[one.steps].round or 0 if one.steps in students else 0):
+        if one.model == "student" and (one.round or 0) >= (
+            students[one.steps].round or 0 if one.steps in students else 0
+        ):
             students[one.steps] = one
     shared = sorted(steps for steps in teachers.keys() & students.keys() if steps is not None)
     if not shared:
@@ -52,7 +54,9 @@ def _columns(columns: Sequence[Samples], rows: int) -> str:
     note = ""
     if not keys:
         keys = list(keyed[0])[:rows]
-        note = '<p class="note">These files share no row and seed, so their texts are not drawn from the same scalars.</p>'
+        note = (
+            '<p class="note">These files share no row and seed, so their texts are not drawn from the same scalars.</p>'
+        )
     parts = [note]
     for i, (row, seed) in enumerate(keys):
         cards = []
@@ -84,17 +88,12 @@ def drawn(trajectory: Trajectory) -> str:
     """A trajectory as HTML: the last state, each token shaded by when it was revealed, then snapshots on the way."""
     at = revealed_at(trajectory)
     final = trajectory.states[-1]["tokens"]
-    boxes = []
-    for token, step in zip(final[:TOKENS], at, strict=False):
-        if token is None or step is None:
-            boxes.append('<span class="hidden" style="width:3ch"></span>')
-        else:
-            boxes.append(f'<span class="tok {_shade(step, trajectory.steps)}" title="step {step}">{_shown(token)}</span>')
+    boxes = [_box(token, _shade(step or 0, trajectory.steps), step) for token, step in zip(final, at, strict=True)]
     more = f'<p class="note">The first {TOKENS} of {len(final)} tokens.</p>' if len(final) > TOKENS else ""
     shots = [_snapshot(trajectory, state, final, at) for state in _spread(trajectory.states)]
     return (
-        f'<h3>{esc(title_of(trajectory))} <small>row {trajectory.row}, seed {trajectory.seed}</small></h3>{more}'
-        f'<div class="drawn">{"".join(boxes)}</div><div class="snapshots">{"".join(shots)}</div>'
+        f"<h3>{esc(title_of(trajectory))} <small>row {trajectory.row}, seed {trajectory.seed}</small></h3>{more}"
+        f'<div class="drawn">{"".join(boxes[:TOKENS])}</div><div class="snapshots">{"".join(shots)}</div>'
     )
 
 
@@ -122,15 +121,22 @@ def _snapshot(trajectory: Trajectory, state: dict, final: list, at: list[int | N
     seen = sum(token is not None for token in state["tokens"])
     spans = []
     for i, token in enumerate(state["tokens"][:TOKENS]):
-        if token is None:
-            spans.append(f'<span class="hidden" style="width:{min(14, max(1, len(final[i] or "   ")))}ch"></span>')
-        elif at[i] == state["step"]:
-            spans.append(f'<span class="tok {_shade(at[i] or 0, trajectory.steps)}">{_shown(token)}</span>')
-        else:
-            spans.append(_shown(token))
+        shade = _shade(at[i] or 0, trajectory.steps) if at[i] == state["step"] else None
+        spans.append(_box(token, shade, at[i], final[i]))
     caption = f"step {state['step']} of {trajectory.steps} · {seen} of {len(state['tokens'])} tokens"
     return f"<figure><figcaption>{caption}</figcaption><p>{''.join(spans)}</p></figure>"
 
 
-def _shown(token: object) -> str:
-    return esc(str(token).replace("\r", "").replace("\n", "⏎"))
+def _box(token: object, shade: str | None, step: int | None, final: object = None) -> str:
+    """A token in its shade, or without one; a grey block as wide as `final` while it is masked.
+
+    The space before a word stays outside, so that lines break at the same places in every state.
+    """
+    shown = str((final or "   ") if token is None else token).replace("\r", "").replace("\n", "↵")
+    space = " " if shown.startswith(" ") and len(shown) > 1 else ""
+    shown = shown[len(space) :]
+    if token is None:
+        return f'{space}<span class="hidden" style="width:{max(1, min(20, len(shown)))}ch"></span>'
+    return space + (
+        esc(shown) if shade is None else f'<span class="tok {shade}" title="step {step}">{esc(shown)}</span>'
+    )

@@ -14,9 +14,7 @@ from mcd.train.run_folder import read_stats
 DEPTH = 3  # of folders below a run in which further runs are looked for
 SKIPPED = ("checkpoints", "data", "rounds")
 SAMPLES = re.compile(r"samples_(?P<model>.+?)(?:_r(?P<round>\d+))?(?:_s(?P<steps>\d+))?\.jsonl")
-NUMBERS = (
-    "nfe gen_ppl gen_ppl_lo gen_ppl_hi entropy entropy_lo entropy_hi repetition_4 distinct_2 temperature".split()
-)
+NUMBERS = "nfe gen_ppl gen_ppl_lo gen_ppl_hi entropy entropy_lo entropy_hi repetition_4 distinct_2 temperature".split()
 WHOLE = ("round", "steps", "samples", "tokens")
 
 

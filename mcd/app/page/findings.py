@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from mcd.app.gather import Cell
+from mcd.app.page.gather import Cell
 
+NONE = "\N{EN DASH}"  # where a table has no value
 FACTOR = 16  # the paper's claim: the student at N steps is as good as the teacher at 16 N
 VARIED = ("seed", "threads", "temperature", "digest")
 """Protocol fields that may differ between cells of one table without a word (temperature is shown with its row)."""
@@ -37,13 +38,18 @@ class Match:
     teacher_steps: float
     teacher_nfe: float | None
     teacher_entropy: float | None
-    low: str
-    high: str
+    low: str = ""
+    high: str = ""
 
     @property
     def factor(self) -> float:
         assert self.cell.steps is not None
         return self.teacher_steps / self.cell.steps
+
+    @property
+    def sign(self) -> str:
+        """What stands before a factor that is only a bound."""
+        return {"": "", "at least": "≥ ", "less than": "< "}[self.bound]
 
     @property
     def factor_nfe(self) -> float | None:
@@ -155,12 +161,14 @@ def match(student: Cell, teacher: dict[int, Cell]) -> Match | None:
     ends = []
     for end in (student.gen_ppl_hi, student.gen_ppl_lo):
         end_bound, end_steps, _, _ = _read_off(student.gen_ppl if end is None else end, points)
-        sign = {"at least": "≥ ", "less than": "< ", "": ""}[end_bound]
-        ends.append(f"{sign}{times(end_steps / student.steps)}")
-    return Match(student, bound, steps, nfe, entropy, *ends)
+        ends.append(Match(student, end_bound, end_steps, None, None))
+    low, high = (f"{end.sign}{times(end.factor)}" for end in ends)
+    return Match(student, bound, steps, nfe, entropy, low, high)
 
 
-def _read_off(gen_ppl: float, points: list[Cell]) -> tuple[Literal["", "at least", "less than"], float, float | None, float | None]:
+def _read_off(
+    gen_ppl: float, points: list[Cell]
+) -> tuple[Literal["", "at least", "less than"], float, float | None, float | None]:
     first, last = points[0], points[-1]
     if (first.gen_ppl or 0) < gen_ppl:
         return "less than", first.steps or 1, first.nfe, first.entropy
@@ -180,9 +188,9 @@ def times(factor: float) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` to so many significant digits, without exponents; a dash for None."""
+    """`value` to so many significant digits, without exponents; NONE for None."""
     if value is None:
-        return "–"
+        return NONE
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mcd.app.findings import (
+from mcd.app.page.findings import (
     FACTOR,
     Finding,
     Lineage,
@@ -16,7 +16,7 @@ from mcd.app.findings import (
     ppl,
     times,
 )
-from mcd.app.gather import Cell
+from mcd.app.page.gather import Cell
 
 
 def headline(lineage: Lineage) -> list[Finding]:
@@ -37,32 +37,45 @@ def matches(lineage: Lineage) -> list[Match]:
     return [one for one in found if one is not None]
 
 
+def best_match(found: Sequence[Match]) -> Match:
+    """The largest factor in steps; one beyond the teacher's first point only where there is no other."""
+    return max(found, key=lambda m: (m.bound != "less than", m.factor))
+
+
 def _factor(found: list[Match]) -> Finding:
-    best = max(found, key=lambda m: (m.bound != "less than", m.factor))
-    N, bound = best.cell.steps, f"{best.bound} " if best.bound else ""
+    best = best_match(found)
     where = {
         "": f"at {number(best.teacher_steps)} steps (read off between its measured points)",
         "at least": f"at {number(best.teacher_steps)} steps, its last measured point, or more",
         "less than": f"at fewer than {number(best.teacher_steps)} steps, its first measured point",
     }[best.bound]
-    calls = f"{bound}{times(best.factor_nfe)} in network calls" if best.factor_nfe else "network calls were not measured"
-    ends = f" Over the student's 95 % interval the factor runs from {best.low} to {best.high}."
+    none = best.bound != "at least" and best.factor <= 1
     text = (
-        f"The largest saving is {bound}{times(best.factor)} in steps ({calls}): at {N} steps the student has the Gen "
-        f"PPL of the teacher {where}. Entropy there is {nats(best.cell.entropy)} for the student and "
-        f"{nats(best.teacher_entropy)} for the teacher.{ends}"
+        f"The {'best factor' if none else 'largest saving'} is {best.sign}{times(best.factor)} in steps ({_calls(found)}): "
+        f"at {_steps([best.cell.steps])} the student has the Gen PPL of the teacher {where}. Entropy there is "
+        f"{nats(best.cell.entropy)} for the student and {nats(best.teacher_entropy)} for the teacher. Over the student's "
+        f"95 % interval the factor runs from {best.low} to {best.high}."
     )
     reached = [m.cell.steps for m in found if m.factor >= FACTOR and m.bound != "less than"]
-    if best.factor <= 1:
-        text = "Distillation saved no steps: with as many steps the teacher's Gen PPL is as low as the student's. " + text
-        tone = "bad"
-    elif best.bound == "less than":
-        text = "Whether steps were saved cannot be told: the teacher was not measured at so few steps. " + text
-        tone = "note"
-    else:
-        text += f" The paper's factor of {FACTOR} is " + (f"reached at {_steps(reached)}." if reached else "not reached.")
-        tone = "good" if reached else "level"
-    return Finding(tone, text)
+    if none:
+        why = "with as many steps the teacher's Gen PPL is as low as the student's"
+        return Finding("bad", f"Distillation saved no steps: {why}. {text}")
+    if best.bound == "less than":
+        why = "the teacher was not measured at so few steps"
+        return Finding("note", f"Whether steps were saved cannot be told: {why}. {text}")
+    paper = f"reached at {_steps(reached)}" if reached else "not reached"
+    return Finding("good" if reached else "level", f"{text} The paper's factor of {FACTOR} is {paper}.")
+
+
+def _calls(found: list[Match]) -> str:
+    best, counted = best_match(found), [m for m in found if m.factor_nfe]
+    if not best.factor_nfe:
+        return "network calls were not measured"
+    said = f"{best.sign}{times(best.factor_nfe)} in network calls"
+    fewest = max(counted, key=lambda m: (m.bound != "less than", m.factor_nfe))
+    if fewest.factor_nfe and fewest.factor_nfe > best.factor_nfe:
+        said += f", where the largest is {fewest.sign}{times(fewest.factor_nfe)} at {_steps([fewest.cell.steps])}"
+    return said
 
 
 def _sixteen(lineage: Lineage) -> list[Finding]:
@@ -122,7 +135,9 @@ def _controls(lineage: Lineage) -> list[Finding]:
         },
     )
     missing = "The teacher cooled to the student's entropy", "The tau-only control"
-    found = [f or Finding("note", f"{what} was not measured.") for f, what in zip((cooled, tau_only), missing, strict=True)]
+    found = [
+        f or Finding("note", f"{what} was not measured.") for f, what in zip((cooled, tau_only), missing, strict=True)
+    ]
     return found
 
 
@@ -158,7 +173,7 @@ def _rounds(lineage: Lineage) -> list[Finding]:
         rises = [
             name for (_, a), (name, b) in zip(series, series[1:], strict=False) if (a.gen_ppl or 0) <= (b.gen_ppl or 0)
         ]
-        said = f"It does not fall in {' and '.join(rises)}." if rises else "It falls in every round."
+        said = f"It does not fall in {_listed(rises)}." if rises else "It falls in every round."
         text = f"Round by round at {_steps([N])}, Gen PPL (entropy): {told}. {said}"
         findings.append(Finding("level" if rises else "good", text))
     return findings
@@ -187,8 +202,11 @@ def compare_ppl_below(cell: Cell, text: Cell) -> bool:
 
 def _steps(steps: Sequence[int | None]) -> str:
     words = [str(N) for N in steps]
-    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    return f"{listed} step{'' if words == ['1'] else 's'}"
+    return f"{_listed(words)} step{'' if words == ['1'] else 's'}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _tone(verdict: Verdict) -> str:

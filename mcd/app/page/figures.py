@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from mcd.app.gather import Cell
+from mcd.app.page.gather import Cell
 
 COLOURS = (
     "ink muted grid card teacher cooled tau r1 r2 r3 r4 r5 text shuffled other1 other2 other3 other4 "
@@ -69,6 +69,8 @@ class Series:
 def curve(series: Sequence[Series], value: str, label: str, log: bool, alt: str) -> str:
     """`value` ("gen_ppl" or "entropy") of each series against steps, with its interval; the paper's Figure 3."""
 
+    single = [one for one in series if not one.is_reference and len(one.cells) == 1]
+
     def draw(axes: Axes) -> None:
         steps: set[int] = set()
         for one in series:
@@ -82,6 +84,8 @@ def curve(series: Sequence[Series], value: str, label: str, log: bool, alt: str)
             points = sorted(p for p in points if p[0] is not None)
             x, y, lo, hi = (list(column) for column in zip(*points, strict=True))
             steps |= set(x)
+            if one in single:
+                x = [x[0] * 2 ** (0.17 * (single.index(one) - (len(single) - 1) / 2))]
             plain = len(set(x)) == len(x)
             axes.plot(
                 x,
@@ -103,6 +107,7 @@ def curve(series: Sequence[Series], value: str, label: str, log: bool, alt: str)
         if log:
             _log_axis(axes)
         else:
+            axes.set_ylim(*_widened(*axes.get_ylim()))
             axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="y")
 
@@ -122,12 +127,12 @@ def frontier(series: Sequence[Series], alt: str) -> str:
             for c in cells:
                 _, e_lo, e_hi = _interval(c, "entropy")
                 _, p_lo, p_hi = _interval(c, "gen_ppl")
-                axes.hlines(c.gen_ppl, e_lo, e_hi, color=colour, linewidth=0.8, alpha=0.55)
-                axes.vlines(c.entropy, p_lo, p_hi, color=colour, linewidth=0.8, alpha=0.55)
+                axes.hlines(c.gen_ppl, e_lo, e_hi, color=colour, linewidth=0.8, alpha=0.4)
+                axes.vlines(c.entropy, p_lo, p_hi, color=colour, linewidth=0.8, alpha=0.4)
             axes.plot(
                 [c.entropy for c in cells],
                 [c.gen_ppl for c in cells],
-                marker={"": "D"}.get(one.marker, one.marker),
+                marker=one.marker,
                 color=colour,
                 linewidth=1.0,
                 linestyle="--" if one.dashed else "-",
@@ -136,7 +141,7 @@ def frontier(series: Sequence[Series], alt: str) -> str:
                 zorder=4 if one.strong else 3,
             )
             for c in cells:
-                if c.steps is not None:
+                if c.steps is not None and (one.strong or one.marker == "o"):
                     offset = (5, 4) if one.strong else (-5, -9)
                     axes.annotate(
                         str(c.steps),
@@ -151,7 +156,7 @@ def frontier(series: Sequence[Series], alt: str) -> str:
         _log_axis(axes)
         axes.set_xlabel("entropy, nats (more varied →)")
         axes.set_ylabel("Gen PPL (more fluent ↓)")
-        axes.margins(0.08)
+        axes.set_xlim(*_widened(*axes.get_xlim()))
         axes.grid()
 
     return svg(draw, alt)
@@ -248,6 +253,12 @@ def _interval(cell: Cell, value: str) -> tuple[float, float, float]:
     return middle, middle if lo is None else lo, middle if hi is None else hi
 
 
+def _widened(lo: float, hi: float, least: float = 0.2) -> tuple[float, float]:
+    """Limits at least so far apart: chance should not look like an effect."""
+    more = max(0.0, least - (hi - lo)) / 2
+    return lo - more, hi + more
+
+
 def _steps_axis(axes: Axes, steps: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(steps)))
@@ -259,7 +270,8 @@ def _steps_axis(axes: Axes, steps: Sequence[int]) -> None:
 def _log_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     lo, hi = axes.get_ylim()
-    subs = (1.0, 2.0, 5.0) if hi / lo > 6 else tuple(i / 2 for i in range(2, 20)) if hi / lo < 2 else (1, 1.5, 2, 3, 4, 5, 7)
+    coarse, middle, fine = (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), tuple(i / 2 for i in range(2, 20))
+    subs = coarse if hi / lo > 8 else middle if hi / lo > 2 else fine
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
     axes.yaxis.set_minor_locator(NullLocator())

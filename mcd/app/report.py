@@ -1,0 +1,61 @@
+"""`mcd report`: one self-contained page of what run folders hold."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mcd.app.arguments import parse, show_dry_run
+from mcd.app.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Make one HTML page of runs: what the student gained and paid in words, figures, tables, samples, a trajectory.
+
+    A RUN is a folder with any of metrics.json, samples_*.jsonl, trajectory.jsonl, stats.jsonl and run.json, in it or in
+    its subfolders. What is missing is left out and said to be. The page loads nothing and needs no JavaScript.
+
+    Examples:
+      mcd report runs/demo --out report.html
+      mcd report runs/teacher runs/student --title "My student" --out report.html
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders to read."""
+    out: Path
+    """HTML file to write."""
+    title: str | None = None
+    """Heading of the page; the runs' names by default."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(ReportArgs, argv, "report")
+    if not args.runs:
+        raise UsageError("RUN: name at least one run folder")
+    title = args.title or f"Report of {', '.join(run.resolve().name for run in args.runs)}"
+    if args.dry_run:
+        return show_dry_run({"runs": [str(run) for run in args.runs], "out": str(args.out), "title": title})
+    from mcd.app.page.document import page
+    from mcd.app.page.gather import gather
+
+    write_text(args.out, page(gather(args.runs), title))
+    print(f"{args.out}: written")
+    return 0
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file by way of a temporary one, so that a reader never sees half of it. `path` must be no folder."""
+    if path.is_dir():
+        raise UsageError(f"--out {path}: is a folder; name a file such as {path / 'report.html'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
