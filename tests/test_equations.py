@@ -157,8 +157,8 @@ def test_eq_14_is_the_sum_it_says(tiny_denoiser, seeded):
     t, u = stratified_t(B, delta, 1.0, generator), sample_u(B, L, generator)
     gamma_t, gamma_s = (student.config.schedule.alpha(time)[:, None] for time in (t, t - delta))
     z_t, z_s = mask(x0, u, gamma_t, V), mask(x0, u, gamma_s, V)
-    log_p = student.log_x_theta(student.hidden(z_t, t)).view(B, L, V).double()
-    logits = teacher.logits(teacher.hidden(z_s, t - delta)).view(B, L, V).double()
+    log_p = student.log_x_theta(student.hidden(z_t, t)).detach().view(B, L, V).double()
+    logits = teacher.logits(teacher.hidden(z_s, t - delta)).detach().view(B, L, V).double()
     log_q = torch.log_softmax(logits / tau, -1)
     kl = ce = 0.0
     for b in range(B):

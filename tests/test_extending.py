@@ -31,8 +31,11 @@ def drop_in(file: str, package: ModuleType, folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     importlib.invalidate_caches()
     name = f"{package.__name__}.{path.stem}"
-    monkeypatch.setitem(sys.modules, name, importlib.import_module(name))  # dropped when the test ends
-    monkeypatch.setattr(package, path.stem, sys.modules[name])
+    module = importlib.import_module(name)
+    del sys.modules[name]
+    delattr(package, path.stem)
+    monkeypatch.setitem(sys.modules, name, module)  # forgotten when the test ends
+    monkeypatch.setattr(package, path.stem, module, raising=False)
 
 
 def test_the_page_has_one_block_for_each_kind():

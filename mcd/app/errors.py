@@ -9,6 +9,7 @@ from mcd.app.cli import fail
 from mcd.data.corpus import DataError
 from mcd.eval.scorer import MissingScorer
 from mcd.model.pretrained import ModelError
+from mcd.train.checkpoint import CheckpointError
 
 
 class UsageError(ValueError):
@@ -37,7 +38,7 @@ def explained() -> Iterator[Outcome]:
         outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
     except KeyboardInterrupt:
         outcome.status = fail("stopped", 1)
-    except FloatingPointError as error:
+    except (FloatingPointError, CheckpointError) as error:
         outcome.status = fail(str(error), 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -1,6 +1,9 @@
 """Models on disk: a folder of config.json, model.safetensors and tokenizer.json."""
 
+import errno
 import json
+import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -139,7 +142,19 @@ def save_pretrained(
         (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
-            path = folder / WEIGHTS[kind]
-            partial = path.with_suffix(".partial")
-            save_file({name: value.to("cpu", dtype).contiguous() for name, value in tensors.items()}, partial)
-            partial.replace(path)
+            write_tensors(folder / WEIGHTS[kind], {name: value.to(dtype) for name, value in tensors.items()})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors whole or not at all, by way of a temporary file. Raises OSError when the disk does not take it."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+    except SafetensorError as error:  # it hides the system's number in its text
+        partial.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from None
+    partial.replace(path)

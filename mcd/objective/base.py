@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.rounds`)."""
+    """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.loop.fit`)."""
 
     name: ClassVar[str]
     distils: ClassVar[bool]

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from mcd.model.pretrained import write_tensors
 
 KEEP = 2
 
@@ -29,15 +31,6 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors by way of a temporary file. Tensors are detached and made contiguous on the CPU."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write `folder/step-XXXXXXXX` under a temporary name, rename it, then drop all but the last `KEEP`."""
     final = folder / f"step-{step:08d}"
@@ -45,8 +38,12 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
     for stale in folder.glob("partial-*"):  # of runs that were killed here
         shutil.rmtree(stale)
     partial.mkdir(parents=True)
-    write_tensors(partial / "state.safetensors", tensors)
-    write_json(partial / "state.json", meta)
+    try:
+        write_tensors(partial / "state.safetensors", tensors)
+        write_json(partial / "state.json", meta)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
     for old in sorted(folder.glob("step-*"))[:-KEEP]:

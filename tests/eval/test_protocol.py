@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from typing import Literal
 
 import pytest
 
@@ -16,9 +17,9 @@ def test_the_digest_is_the_same_in_another_process_and_differs_with_each_field()
     code = f"from mcd.eval.protocol import Protocol; print(Protocol(**{STAMP.as_dict()!r}).digest())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == STAMP.digest()
-    changed = {"str | None": "changed", "int | None": 7, "float | None": 0.7, "bool | None": True}
-    changed |= {"Literal['ema', 'raw'] | None": "raw", "Literal['pooled', 'per-sample'] | None": "pooled"}
-    digests = {replace(STAMP, **{field.name: changed[str(field.type)]}).digest() for field in fields(Protocol)}
+    changed = {str | None: "changed", int | None: 7, float | None: 0.7, bool | None: True}
+    changed |= {Literal["ema", "raw"] | None: "raw", Literal["pooled", "per-sample"] | None: "pooled"}
+    digests = {replace(STAMP, **{field.name: changed[field.type]}).digest() for field in fields(Protocol)}
     assert len(digests | {STAMP.digest()}) == len(fields(Protocol)) + 1
 
 

@@ -105,9 +105,7 @@ def _findings(cells: Sequence[Cell]) -> str:
         items = (f'<li class="{finding.tone}">{esc(finding.text)}</li>' for finding in headline(one))
         parts += [_tiles(one, saved), f'<ul class="findings">{"".join(items)}</ul>', savings_table(saved)]
     if not cells:
-        parts.append(
-            "<p>No metrics.json was found, so there is nothing to say on quality; <code>mcd eval</code> writes one.</p>"
-        )
+        parts.append("<p>No metrics.json was found, so quality is left out; <code>mcd eval</code> writes one.</p>")
     elif not found:
         parts.append("<p>The measurements hold no student with a Gen PPL, so there is no comparison to make.</p>")
     terms = "".join(f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in TERMS.items())
@@ -144,24 +142,24 @@ def _figures(series: Sequence[Series]) -> str:
         shown = [s for s in scored if s.cells[0].model != "shuffled"]
         drawing = figures.curve(shown, "gen_ppl", "Gen PPL (log)", True, "Gen PPL against sampling steps")
         text = (
-            "<b>Gen PPL against steps</b>, both logarithmic (the paper's Figure 3). Lower is more fluent. Models measured "
-            "at one number of steps are drawn side by side around it. The dashed line is real held-out text: a model "
-            "below it does not write better, only safer."
+            "<b>Gen PPL against steps</b>, both logarithmic (the paper's Figure 3). Lower is more fluent. Models "
+            "measured at one number of steps are drawn side by side around it. The dashed line is real held-out text: "
+            "a model below it does not write better, only safer."
         )
         parts.append(f"<figure>{drawing}<figcaption>{text}</figcaption></figure>")
     if any(c.steps for s in varied for c in s.cells):
         drawing = figures.curve(varied, "entropy", "entropy, nats", False, "Entropy against sampling steps")
         text = (
-            "<b>Entropy against steps.</b> A model that lies lower here has paid for its Gen PPL with less varied words; "
-            "one to be compared with another should lie level with it."
+            "<b>Entropy against steps.</b> A model that lies lower here has paid for its Gen PPL with less varied "
+            "words; models to be compared should lie level."
         )
         parts.append(f"<figure>{drawing}<figcaption>{text}</figcaption></figure>")
     if both:
         drawing = figures.frontier(both, "Gen PPL against entropy")
         text = (
-            "<b>The frontier.</b> Every cell by both measures; small figures are steps, thin crosses intervals. Down is "
-            "more fluent, right is more varied. A move down and to the left is a trade that a lower temperature offers "
-            "for nothing; only a move down without moving left, or right without moving up, is a better model."
+            "<b>The frontier.</b> Every cell by both measures; small figures are steps, thin crosses intervals. Down "
+            "is more fluent, right is more varied. A move down and to the left is a trade that a lower temperature "
+            "offers without training; down without going left, or right without going up, is a better model."
         )
         parts.append(f'<figure class="wide">{drawing}<figcaption>{text}</figcaption></figure>')
     if not parts:
@@ -198,8 +196,8 @@ def _trajectories(runs: Sequence[Run]) -> str:
 def _learning(runs: Sequence[Run]) -> str:
     intro = (
         "<p>Training hides tokens by one random threshold each, shared by two times: the student sees the text at t, "
-        "the teacher at the earlier s = t − δ, where less is hidden (the paper's Figure 2). So every token falls into "
-        'one of three regimes:</p><p class="keys">'
+        "the teacher at the earlier s = t &minus; δ, where less is hidden (the paper's Figure 2). So every token falls "
+        'into one of three regimes:</p><p class="keys">'
         '<span class="swatch" style="--c:var(--visible)">visible to both: nothing to learn</span>'
         '<span class="swatch" style="--c:var(--revealed)">revealed to the teacher only: learn the real token</span>'
         '<span class="swatch" style="--c:var(--distilled)">hidden from both: learn the teacher\'s prediction</span></p>'

@@ -1,8 +1,9 @@
 """The report's figures as inline SVG: the same bytes for the same numbers, coloured by the page's CSS variables.
 
-No text from outside enters a figure; names stand in the page's own legend.
+No text from outside is drawn in a figure; names stand in the page's own legend.
 """
 
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -49,6 +50,9 @@ _STYLE = {
 }
 
 
+_SIZES = {"*": 9.0, "X": 6.5, "v": 6.0, "^": 6.0, "P": 6.0}  # of markers that look small beside a circle
+
+
 @dataclass(frozen=True)
 class Series:
     """The cells of one line: `label` for the legend (untrusted), `colour` one of COLOURS."""
@@ -91,6 +95,7 @@ def curve(series: Sequence[Series], value: str, label: str, log: bool, alt: str)
                 x,
                 y,
                 marker=one.marker,
+                markersize=_SIZES.get(one.marker, 4.5),
                 color=colour,
                 linestyle=("--" if one.dashed else "-") if plain else "none",
                 linewidth=2.2 if one.strong else 1.5,
@@ -124,15 +129,15 @@ def frontier(series: Sequence[Series], alt: str) -> str:
             if not cells:
                 continue
             colour = _STAND_IN[one.colour]
-            for c in cells:
-                _, e_lo, e_hi = _interval(c, "entropy")
-                _, p_lo, p_hi = _interval(c, "gen_ppl")
-                axes.hlines(c.gen_ppl, e_lo, e_hi, color=colour, linewidth=0.8, alpha=0.4)
-                axes.vlines(c.entropy, p_lo, p_hi, color=colour, linewidth=0.8, alpha=0.4)
+            points = [(*_interval(c, "entropy"), *_interval(c, "gen_ppl")) for c in cells]
+            for x, x_lo, x_hi, y, y_lo, y_hi in points:
+                axes.hlines(y, x_lo, x_hi, color=colour, linewidth=0.8, alpha=0.4)
+                axes.vlines(x, y_lo, y_hi, color=colour, linewidth=0.8, alpha=0.4)
             axes.plot(
-                [c.entropy for c in cells],
-                [c.gen_ppl for c in cells],
+                [x for x, *_ in points],
+                [y for *_, y, _, _ in points],
                 marker=one.marker,
+                markersize=_SIZES.get(one.marker, 4.5),
                 color=colour,
                 linewidth=1.0,
                 linestyle="--" if one.dashed else "-",
@@ -221,8 +226,11 @@ def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence
 
 
 def svg(draw: Callable[[Axes], None], alt: str, width: float = 4.9, height: float = 3.4) -> str:
-    """One pair of axes, drawn by `draw`, as an SVG element to put into HTML; inches. `alt` must be trusted text."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": alt}):
+    """One pair of axes, drawn by `draw`, as an SVG element to put into HTML; inches. `alt` says what it shows, and must
+    differ between the figures of a page: the ids of their parts are made from it.
+    """
+    style: Any = {**_STYLE, "svg.hashsalt": alt}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.subplots())
@@ -242,7 +250,7 @@ def _inline(text: str, alt: str) -> str:
     assert head is not None
     box = re.search(r'viewBox="[^"]*"', head[0])
     assert box is not None
-    text = f'<svg {box[0]} role="img" aria-label="{alt}">' + text[head.end() :]
+    text = f'<svg {box[0]} role="img" aria-label="{html.escape(alt)}">' + text[head.end() :]
     for name, colour in _STAND_IN.items():
         text = text.replace(colour, f"var(--{name})")
     return re.sub(r"\n\s*", "\n", text).strip()

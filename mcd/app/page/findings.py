@@ -183,8 +183,8 @@ def _read_off(
 
 
 def times(factor: float) -> str:
-    """ "5.3×", "16×"."""
-    return f"{factor:.1f}×" if factor < 9.95 else f"{factor:.0f}×"
+    """A factor, such as 5.3 or 16, with the sign of multiplication."""
+    return f"{factor:.{1 if factor < 9.95 else 0}f}\N{MULTIPLICATION SIGN}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -148,8 +148,10 @@ def _cell(run: str, path: Path, i: int, row: Any) -> Cell:
         value = row.get(name, protocol.get(name) if name == "temperature" else None)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UsageError(f"{path}: row {i}: {name} is {value!r}, not a number")
-        finite = value is not None and math.isfinite(value)
-        values[name] = (int(value) if name in WHOLE else float(value)) if finite else None
+        if value is None or not math.isfinite(value):
+            values[name] = None
+        else:
+            values[name] = int(value) if name in WHOLE else float(value)
     for name in ("gen_ppl", "steps"):
         if values[name] is not None and values[name] <= 0:
             raise UsageError(f"{path}: row {i}: {name} is {values[name]}, which is not positive")

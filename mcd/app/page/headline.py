@@ -1,12 +1,14 @@
 """The report's headline: sentences about one student, each a function of its numbers and true of them either way."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from mcd.app.page.findings import (
     FACTOR,
     Finding,
     Lineage,
     Match,
+    Tone,
     Verdict,
     compare,
     entropy_order,
@@ -50,11 +52,12 @@ def _factor(found: list[Match]) -> Finding:
         "less than": f"at fewer than {number(best.teacher_steps)} steps, its first measured point",
     }[best.bound]
     none = best.bound != "at least" and best.factor <= 1
+    what = "best factor" if none else "largest saving"
     text = (
-        f"The {'best factor' if none else 'largest saving'} is {best.sign}{times(best.factor)} in steps ({_calls(found)}): "
-        f"at {_steps([best.cell.steps])} the student has the Gen PPL of the teacher {where}. Entropy there is "
-        f"{nats(best.cell.entropy)} for the student and {nats(best.teacher_entropy)} for the teacher. Over the student's "
-        f"95 % interval the factor runs from {best.low} to {best.high}."
+        f"The {what} is {best.sign}{times(best.factor)} in steps ({_calls(found)}): at {_steps([best.cell.steps])} the "
+        f"student has the Gen PPL of the teacher {where}. Entropy there is {nats(best.cell.entropy)} for the student "
+        f"and {nats(best.teacher_entropy)} for the teacher. Over the student's 95 % interval the factor runs from "
+        f"{best.low} to {best.high}."
     )
     reached = [m.cell.steps for m in found if m.factor >= FACTOR and m.bound != "less than"]
     if none:
@@ -149,7 +152,7 @@ def _control(
         other = control.get(N)
         if other is None:
             continue
-        warmth = f" (temperature {number(other.temperature)})" if other.temperature not in (None, 1.0) else ""
+        warmth = f" (temperature {other.temperature:g})" if other.temperature not in (None, 1.0) else ""
         numbers = (
             f"{_steps([N])}: student {ppl(student)} at {nats(student.entropy)}, "
             f"{name}{warmth} {ppl(other)} at {nats(other.entropy)}"
@@ -170,9 +173,7 @@ def _rounds(lineage: Lineage) -> list[Finding]:
         if N in lineage.teacher:
             series.insert(0, ("teacher", lineage.teacher[N]))
         told = ", ".join(f"{name} {number(c.gen_ppl)} ({c.entropy:.2f})" for name, c in series if c.entropy is not None)
-        rises = [
-            name for (_, a), (name, b) in zip(series, series[1:], strict=False) if (a.gen_ppl or 0) <= (b.gen_ppl or 0)
-        ]
+        rises = [name for (_, a), (name, b) in pairwise(series) if (a.gen_ppl or 0) <= (b.gen_ppl or 0)]
         said = f"It does not fall in {_listed(rises)}." if rises else "It falls in every round."
         text = f"Round by round at {_steps([N])}, Gen PPL (entropy): {told}. {said}"
         findings.append(Finding("level" if rises else "good", text))
@@ -209,5 +210,5 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _tone(verdict: Verdict) -> str:
-    return {"better": "good", "worse": "bad", "level": "level", "traded": "level"}[verdict]
+def _tone(verdict: Verdict) -> Tone:
+    return "good" if verdict == "better" else "bad" if verdict == "worse" else "level"

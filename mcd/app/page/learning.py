@@ -42,27 +42,29 @@ def regimes_html(runs: Sequence[Run]) -> str:
     parts = [
         "<figure>",
         figures.regimes(t, visible, revealed, gap, alt),
-        f"<figcaption><b>From the schedule.</b> {where} Times below δ, shaded, are not drawn in training.</figcaption></figure>",
+        f"<figcaption><b>From the schedule.</b> {where} Times below δ, shaded, are not drawn in training.</figcaption>",
+        "</figure>",
     ]
     level = [run for run in distilled if not any(row.get("tokens_revealed") for row in run.stats)]
     for run in distilled:
         if run in level:
             continue
-        bars, alt = [], f"Measured shares of the regimes by round ({len(_rounds(run))} rounds)"
+        bars, alt = [], f"Measured shares of the regimes by round, {run.name}"
         for round in _rounds(run):
-            counts = [sum(row.get(name, 0) for row in run.stats if row.get("round") == round) for name in REGIMES]
+            rows = [row for row in run.stats if row.get("round") == round]
+            counts = [sum(row[name] for row in rows if _is_number(row.get(name))) for name in REGIMES]
             shares = tuple(count / max(1, sum(counts)) for count in counts)
             bars.append((str(round), shares, _expected(run, round)))
         gaps = ", ".join(f"{_gap(run, round):.3g}" for round in _rounds(run))
         text = (
-            f"<b>Counted in {esc(run.name)}.</b> Tokens of the logged steps; black ticks are what the schedule predicts "
-            f"on average over t. δ by round: {gaps}."
+            f"<b>Counted in {esc(run.name)}.</b> Tokens of the logged steps; black ticks are what the schedule "
+            f"predicts on average over t. δ by round: {gaps}."
         )
         parts.append(f"<figure>{figures.measured_regimes(bars, alt)}<figcaption>{text}</figcaption></figure>")
     note = ""
     if level:
         names = ", ".join(esc(run.name) for run in level)
-        note = f'<p class="note">Trained without a time gap, so that nothing is revealed to the teacher alone: {names}.</p>'
+        note = f'<p class="note">Without a time gap, so that nothing is revealed to the teacher alone: {names}.</p>'
     return f'<div class="figures">{"".join(parts)}</div>{note}'
 
 
@@ -83,7 +85,7 @@ def losses_html(runs: Sequence[Run]) -> str:
         ends = [a["step"] for a, b in pairwise(run.stats) if a.get("round") != b.get("round")]
         key = " ".join(f'<span class="swatch" style="--c:var(--{TERMS[n][0]})">{TERMS[n][1]}</span>' for n in names)
         rounds = " Dashed lines part the rounds: each begins with the teacher replaced by the student." if ends else ""
-        drawn = figures.losses(lines, ends, f"Loss terms against optimiser steps, {len(run.stats)} logged steps")
+        drawn = figures.losses(lines, ends, f"Loss terms against optimiser steps, {run.name}")
         parts.append(
             f"<figure>{drawn}<figcaption><b>{esc(run.name)}.</b> "
             f"<span class='keys'>{key}</span>{rounds}</figcaption></figure>"

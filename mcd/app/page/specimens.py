@@ -136,7 +136,7 @@ def _box(token: object, shade: str | None, step: int | None, final: object = Non
     space = " " if shown.startswith(" ") and len(shown) > 1 else ""
     shown = shown[len(space) :]
     if token is None:
-        return f'{space}<span class="hidden" style="width:{max(1, min(20, len(shown)))}ch"></span>'
+        return f'{space}<span class="hidden" style="--n:{max(1, min(20, len(shown)))}"></span>'
     return space + (
         esc(shown) if shade is None else f'<span class="tok {shade}" title="step {step}">{esc(shown)}</span>'
     )

@@ -38,7 +38,7 @@ nav { margin: 1rem 0 0; font-size: .9rem; display: flex; flex-wrap: wrap; gap: .
 a { color: var(--accent); text-decoration-thickness: 1px; text-underline-offset: 3px; }
 .note, figcaption, .sub { color: var(--muted); font-size: .9rem; line-height: 1.5; }
 .warn { border-left: 3px solid var(--level); padding: .1rem 0 .1rem .9rem; font-size: .93rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .85rem 1rem; }
 .tile b { display: block; font-size: 1.75rem; line-height: 1.2; letter-spacing: -.02em;
   font-variant-numeric: tabular-nums; }
@@ -58,6 +58,8 @@ figure { margin: 0; min-width: 0; }
   grid-template-columns: minmax(0, 36rem) minmax(14rem, 1fr); } }
 .figures svg { width: 100%; height: auto; display: block; margin-bottom: .5rem; max-width: 34rem; }
 svg text { font-family: inherit; }
+@media (max-width: 34rem) { svg text { font-size: 11px !important; } .figures > figure { padding: .6rem .6rem .8rem; }
+  main, header.top, footer { padding-left: 1rem; padding-right: 1rem; } }
 .keys, .legend { display: flex; flex-wrap: wrap; gap: .15rem 1.1rem; font-size: .9rem; }
 .swatch::before { content: ""; display: inline-block; width: 1.1em; height: .28em; border-radius: 2px;
   background: var(--c); margin-right: .45em; vertical-align: .22em; }
@@ -101,7 +103,8 @@ blockquote { margin: 0; font: .95rem/1.6 Georgia, "Iowan Old Style", "Times New 
 .given { background: none; border-bottom: 2px solid var(--teacher); border-radius: 0; }
 .k0{--kc:var(--k0)} .k1{--kc:var(--k1)} .k2{--kc:var(--k2)} .k3{--kc:var(--k3)} .k4{--kc:var(--k4)}
   .k5{--kc:var(--k5)} .k6{--kc:var(--k6)} .k7{--kc:var(--k7)}
-.hidden { display: inline-block; height: .72em; background: var(--mask); border-radius: 3px; margin-right: 2px;
+.hidden { display: inline-block; width: calc(var(--n) * 1ch - 2px); height: .72em; background: var(--mask);
+  border-radius: 3px; margin-right: 2px;
   vertical-align: -.02em; }
 .snapshots { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr));
   margin: .9rem 0 1.6rem; }

@@ -63,8 +63,8 @@ def cells_table(series: Sequence[Series]) -> str:
             row += [_td(esc(c.run), left=True)] if many else []
             rows.append(row + [_td(values[name]) for name in names if name in values])
     return _table(names, rows, left=("model", "run")) + (
-        '<p class="note">rep-4: share of four-token strings that were said before in the same sample. distinct-2: share '
-        "of different pairs among all pairs. NFE: mean network calls a sample.</p>" + _unlike(cells)
+        '<p class="note">rep-4: share of four-token strings that were said before in the same sample. distinct-2: '
+        "share of different pairs among all pairs. NFE: mean network calls a sample.</p>" + _unlike(cells)
     )
 
 
@@ -94,7 +94,8 @@ def protocols_table(cells: Sequence[Cell]) -> str:
 
 def _unlike(cells: Sequence[Cell]) -> str:
     """A warning for each way in which the rows were not measured alike, else a sentence that they were."""
-    fields = dict.fromkeys(name for a in cells for b in cells for name in differences(a, b))
+    alike = list({str(c.protocol): c for c in cells}.values())
+    fields = dict.fromkeys(name for a in alike for b in alike for name in differences(a, b))
     parts = []
     if fields:
         told = []

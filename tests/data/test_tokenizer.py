@@ -1,0 +1,59 @@
+"""Byte-level BPE trained on the spot."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcd.data.corpus import DataError
+from mcd.data.tokenizer import EOS, eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe
+
+TEXTS = ["the state of the union is strong", "the people of the states", "naïve café 汉字"] * 20
+TOKENIZER = train_bpe(TEXTS, 280)
+
+
+@pytest.mark.parametrize("vocab_size", [257, 258, 280, 300])
+def test_exact_size_with_end_of_text_last(vocab_size):
+    tokenizer = train_bpe(TEXTS, vocab_size)
+    assert tokenizer.get_vocab_size() == vocab_size
+    assert sorted(tokenizer.get_vocab().values()) == list(range(vocab_size))
+    assert eos_id_of(tokenizer) == tokenizer.token_to_id(EOS) == vocab_size - 1
+
+
+@given(st.text())
+def test_any_text_comes_back(text):
+    ids = TOKENIZER.encode(text, add_special_tokens=False).ids
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+    assert all(0 <= i < 279 for i in ids) or EOS in text
+
+
+def test_training_is_deterministic_and_hashes_tell_tokenizers_apart():
+    again = train_bpe(TEXTS, 280)
+    assert tokenizer_sha256(again) == tokenizer_sha256(TOKENIZER)
+    assert tokenizer_sha256(train_bpe(TEXTS, 281)) != tokenizer_sha256(TOKENIZER)
+
+
+def test_a_stored_tokenizer_is_the_same_however_it_is_spaced(tmp_path):
+    TOKENIZER.save(str(tmp_path / "tokenizer.json"))
+    value = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    (tmp_path / "other.json").write_text(json.dumps(value, indent=7), encoding="utf-8")
+    for path in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "other.json"):
+        assert tokenizer_sha256(load_tokenizer(str(path))) == tokenizer_sha256(TOKENIZER)
+
+
+@pytest.mark.parametrize("vocab_size, match", [(256, "at least 257"), (100_000, "ask for fewer")])
+def test_impossible_sizes_name_the_option(vocab_size, match):
+    with pytest.raises(DataError, match=f"--vocab-size {vocab_size}.*{match}"):
+        train_bpe(TEXTS, vocab_size)
+
+
+def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(DataError, match="--tokenizer"):
+        load_tokenizer(str(tmp_path / "bad.json"))
+    value = json.loads(TOKENIZER.to_str())
+    value["added_tokens"] = []
+    (tmp_path / "no_eos.json").write_text(json.dumps(value))
+    with pytest.raises(DataError, match="no end-of-text"):
+        eos_id_of(load_tokenizer(str(tmp_path / "no_eos.json")))

@@ -1,0 +1,52 @@
+"""The validation bound against cases whose value is known."""
+
+import math
+
+import torch
+
+from mcd.eval.likelihood import nelbo, nelbo_rows
+from mcd.eval.matched import temperature_of_entropy
+from mcd.model.denoiser import Denoiser, DenoiserConfig
+from mcd.model.dit import DiTConfig
+
+V = 16
+
+
+def untrained() -> Denoiser:
+    """A fresh network: its head is zero, so it is uniform over the V real tokens."""
+    config = DiTConfig(rows=V + 1, hidden=16, layers=1, heads=1, length=32, cond_dim=8)
+    return Denoiser(DenoiserConfig(config, mask_id=V)).eval()
+
+
+def test_a_uniform_model_scores_log_v():
+    x0 = torch.randint(0, V, (512, 32), generator=torch.Generator().manual_seed(0))
+    measured = nelbo(untrained(), [x0, x0], seed=1)
+    # E[mask / t] = 1 - eps for every t, so the bound is (1 - eps) log V on (t_min, 1].
+    expected = (1 - 1e-3) * math.log(V)
+    assert abs(measured["valid_nelbo"] - expected) < 4 * measured["valid_nelbo_se"]
+    assert measured["valid_nelbo_se"] < 0.2
+    assert measured["valid_ppl"] == math.exp(measured["valid_nelbo"])
+
+
+def test_rows_are_scored_apart():
+    model = untrained()
+    with torch.no_grad():
+        model.backbone.head.linear.bias[:V].copy_(torch.linspace(0, 6, V))
+    x0 = torch.stack((torch.full((32,), 0), torch.full((32,), V - 1))).repeat(256, 1)
+    draws = nelbo_rows(model, x0, torch.Generator().manual_seed(0))
+    log_p = torch.linspace(0, 6, V).log_softmax(0)
+    for row, token in ((0, 0), (1, V - 1)):
+        mine = draws[row::2]
+        error = mine.std().item() / math.sqrt(len(mine))
+        assert abs(mine.mean().item() + (1 - 1e-3) * log_p[token].item()) < 4 * error
+
+
+def test_temperature_of_entropy_finds_the_crossing():
+    logits = torch.randn(100, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+
+    def entropy_at(temperature: float) -> float:
+        return torch.distributions.Categorical(logits=logits / temperature).entropy().item()
+
+    found = temperature_of_entropy(entropy_at, entropy_at(0.73), halvings=20)
+    assert abs(found - 0.73) < 1e-5
+    assert temperature_of_entropy(entropy_at, -1.0, halvings=20) < 0.5 + 1e-5

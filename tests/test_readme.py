@@ -1,0 +1,33 @@
+"""The README's commands exist with the options it gives them, and its Python runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mcd.app.cli import COMMANDS, main
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+CALLS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("mcd ")]
+
+
+def test_there_is_something_to_check():
+    assert {shlex.split(call)[1] for call in CALLS} >= {"sample", "distill", "eval", "prepare", "train", "report"}
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith("mcd report")])
+def test_commands_resolve(call, capsys):
+    argv = shlex.split(call)[1:]
+    assert argv[0] in COMMANDS
+    assert main([*argv, "--dry-run", "True"]) == 0
+    assert capsys.readouterr().out.startswith("{")
+
+
+def test_python_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(block, names)
+    assert names["ids"].shape == (4, 128)
+    assert (names["nfe"] <= 16).all()
+    assert (names["ids"] != names["model"].mask_id).all()
