@@ -20,7 +20,7 @@ def test_there_is_something_to_check():
 def test_commands_resolve(call, capsys):
     argv = shlex.split(call)[1:]
     assert argv[0] in COMMANDS
-    assert main([*argv, "--dry-run", "True"]) == 0
+    assert main([*argv, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("{")
 
 

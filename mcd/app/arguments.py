@@ -27,7 +27,7 @@ def parse(kind: type[T], argv: list[str], command: str, default: T | None = None
             prog=f"mcd {command}",
             description=inspect.cleandoc(kind.__doc__ or ""),
             default=default,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            config=(tyro.conf.OmitArgPrefixes,),
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import choose, parse, show_dry_run
+from mcd.app.arguments import Flat, parse, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sample import SampleArgs, make_sampler
+from mcd.app.sampling import SamplingOptions
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class EvalArgs:
       mcd eval sotu --num 64 --out reference.json
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A model (a folder, a hub id, demo), a .jsonl of samples, or held-out text (sotu, or a prepared folder)."""
     out: Path
     """metrics.json to write."""
@@ -37,34 +37,16 @@ class EvalArgs:
     """Samples a cell."""
     seed: int = 0
     """Of samples and intervals."""
-    length: int | None = None
-    """Tokens a sample; the longest the model makes by default."""
-    sampler: str = "ancestral"
-    """As in `mcd sample`."""
-    order: Literal["iid", "stratified"] = "iid"
-    """As in `mcd sample`."""
-    precision: Literal["fp64", "fp32"] = "fp64"
-    """As in `mcd sample`."""
-    temperature: float = 1.0
-    """As in `mcd sample`."""
-    top_p: float = 1.0
-    """As in `mcd sample`."""
-    weights: Literal["ema", "raw"] = "ema"
-    """Weight set of a run folder."""
-    threads: int | None = None
-    """CPU threads; all cores by default."""
+    sampling: Flat[SamplingOptions] = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
 
 def main(argv: list[str]) -> int:
-    from mcd.sampler import SAMPLERS
-
     args = parse(EvalArgs, argv, "eval")
-    kind = choose(args.sampler, SAMPLERS, "sampler")
     if args.num < 1 or not args.steps or min(args.steps) < 1:
         raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
-    samplers = [make_sampler(kind, _with_steps(args, steps)) for steps in args.steps]
+    samplers = [args.sampling.sampler_of(steps) for steps in args.steps]
     if args.dry_run:
         return show_dry_run({"source": args.source, "samplers": [s.protocol() | {"steps": s.steps} for s in samplers]})
 
@@ -72,24 +54,13 @@ def main(argv: list[str]) -> int:
 
     from mcd.eval.scorer import load_scorer
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    if args.sampling.threads is not None:
+        torch.set_num_threads(args.sampling.threads)
     scorer = None if args.scorer == "none" else load_scorer(args.scorer)
     rows = _rows(args, samplers, scorer)
     write_metrics(args.out, rows)
     print_rows(rows)
     return 0
-
-
-def _with_steps(args: EvalArgs, steps: int) -> SampleArgs:
-    return SampleArgs(
-        model=args.source,
-        steps=steps,
-        order=args.order,
-        precision=args.precision,
-        temperature=args.temperature,
-        top_p=args.top_p,
-    )
 
 
 def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, Any]]:
@@ -102,21 +73,21 @@ def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, An
     path = Path(args.source)
     if args.source in BUNDLED or (path / MANIFEST).is_file():
         folder = prepared(args.source, args.out.parent / "data")
-        return held_out_rows(folder, args.num, args.length, args.seed, scorer)
+        return held_out_rows(folder, args.num, args.sampling.length, args.seed, scorer)
     if path.suffix == ".jsonl":
         return [measure_file(path, scorer, args.seed)]
 
     from mcd.model.pretrained import from_pretrained
 
-    denoiser = from_pretrained(args.source, args.weights)
-    length = args.length or denoiser.config.backbone.length
-    if not 1 <= length <= denoiser.config.backbone.length:
-        raise UsageError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
+    denoiser = from_pretrained(args.source, args.sampling.weights)
+    length = args.sampling.length_for(denoiser)
     rows = []
     with watching("eval") as watch:
         for i, sampler in enumerate(samplers):
             rows.append(
-                measure_model(denoiser, sampler, scorer, args.num, length, args.seed, args.weights, args.source).row
+                measure_model(
+                    denoiser, sampler, scorer, args.num, length, args.seed, args.sampling.weights, args.source
+                ).row
             )
             watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")
     return rows

@@ -16,7 +16,7 @@ class PrepareArgs:
     Examples:
       mcd prepare --data sotu --out data/sotu
       mcd prepare --data my.jsonl --text-field body --vocab-size 8192 --length 256 --out data/mine
-      mcd prepare --data openwebtext --tokenizer gpt2 --wrap True --length 1024 --out data/owt
+      mcd prepare --data openwebtext --tokenizer gpt2 --wrap --length 1024 --out data/owt
     """
 
     data: str

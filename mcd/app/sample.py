@@ -4,14 +4,15 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import choose, parse, show_dry_run
+from mcd.app.arguments import Flat, parse, show_dry_run
 from mcd.app.errors import UsageError
+from mcd.app.sampling import SamplingOptions
 
 GROUP = 64
 """Rows drawn and written together: what a kill can cost."""
@@ -27,10 +28,10 @@ class SampleArgs:
     Examples:
       mcd sample demo --num 2 --steps 32
       mcd sample runs/student --num 64 --steps 8 --seed 1 --out student.jsonl
-      mcd sample demo --template "My fellow citizens, [MASK:12] peace" --length 48 --watch True
+      mcd sample demo --template "My fellow citizens, [MASK:12] peace" --length 48 --watch
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """MODEL: a folder, a hub id, or demo."""
     num: int = 1
     """Rows."""
@@ -40,52 +41,23 @@ class SampleArgs:
     """Of all draws."""
     out: Path | None = None
     """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol); printed as text if not given."""
-    length: int | None = None
-    """Tokens a row; the longest the model makes by default."""
-    sampler: str = "ancestral"
-    """ancestral, or gumbel-race (draws as the public MDLM code does)."""
-    order: Literal["iid", "stratified"] = "iid"
-    """ancestral: when tokens are revealed; stratified reveals equal counts a step."""
-    precision: Literal["fp64", "fp32"] = "fp64"
-    """gumbel-race: of its uniforms; fp32 shows what low precision does."""
-    temperature: float = 1.0
-    """Divides the log-probabilities."""
-    top_p: float = 1.0
-    """Nucleus: the smallest set of tokens with so much mass."""
     template: str | None = None
     """Text with [MASK] or [MASK:n]."""
-    weights: Literal["ema", "raw"] = "ema"
-    """Weight set of a run folder."""
     watch: bool = False
     """Show every state on the way (on stderr)."""
-    threads: int | None = None
-    """CPU threads; all cores by default."""
+    sampling: Flat[SamplingOptions] = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
 
 def main(argv: list[str]) -> int:
-    from mcd.sampler import SAMPLERS
-
     args = parse(SampleArgs, argv, "sample")
-    sampler = make_sampler(choose(args.sampler, SAMPLERS, "sampler"), args)
+    sampler = args.sampling.sampler_of(args.steps)
     if args.num < 1:
         raise UsageError(f"--num {args.num}: must be at least 1")
     if args.dry_run:
         return show_dry_run({"model": args.model, "num": args.num, "seed": args.seed, **sampler.protocol()})
     return _sample(args, sampler)
-
-
-def make_sampler(kind: Any, args: Any) -> Any:
-    """The sampler with those of `args`' options that it has. Raises UsageError for one it does not have."""
-    known = {field.name for field in fields(kind)}
-    for option in ("order", "precision"):
-        if option not in known and getattr(args, option) != getattr(SampleArgs, option):
-            raise UsageError(f"--{option} {getattr(args, option)}: sampler {kind.name} has no such option")
-    try:
-        return kind(**{name: getattr(args, name) for name in known if hasattr(args, name)})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def _sample(args: SampleArgs, sampler: Any) -> int:
@@ -97,19 +69,21 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     from mcd.model.pretrained import from_pretrained
     from mcd.sampler import sample
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    denoiser = from_pretrained(args.model, args.weights)
+    if args.sampling.threads is not None:
+        torch.set_num_threads(args.sampling.threads)
+    denoiser = from_pretrained(args.model, args.sampling.weights)
     assert denoiser.folder is not None
     tokenizer = load_tokenizer(str(denoiser.folder))
-    length = args.length or denoiser.config.backbone.length
-    if not 1 <= length <= denoiser.config.backbone.length:
-        raise UsageError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
+    length = args.sampling.length_for(denoiser)
     template = None
     if args.template is not None:
         template = template_ids(args.template, tokenizer, denoiser.mask_id, length)
     protocol = Protocol(
-        **sampler.protocol(), length=length, weights=args.weights, seed=args.seed, threads=torch.get_num_threads()
+        **sampler.protocol(),
+        length=length,
+        weights=args.sampling.weights,
+        seed=args.seed,
+        threads=torch.get_num_threads(),
     ).as_dict()
     request = {"model": args.model, "seed": args.seed, "steps": args.steps, "template": args.template}
     done = _rows_done(args.out, request, protocol) if args.out else 0

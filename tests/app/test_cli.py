@@ -120,7 +120,7 @@ def test_a_template_is_kept(teacher, capsys):
 
 def test_dry_run_shows_the_schedule_and_writes_nothing(teacher, tmp_path, capsys):
     out = tmp_path / "dry"
-    argv = ["distill", "mcd", "--teacher", str(teacher), "--out", str(out), "--recipe", "paper", "--dry-run", "True"]
+    argv = ["distill", "mcd", "--teacher", str(teacher), "--out", str(out), "--recipe", "paper", "--dry-run"]
     assert main(argv) == 0
     schedule = json.loads(capsys.readouterr().out)["schedule"]
     assert [row["delta"] for row in schedule] == [1 / 512, 1 / 256, 1 / 128, 1 / 64, 1 / 32]

@@ -28,7 +28,7 @@ STAMP = Protocol(scorer="SmolLM2-135M", scorer_precision="fp32", retokenised=Tru
 SAMPLED = {"sampler": "ancestral", "order": "iid", "precision": "fp64", "grid": "uniform t, 1 to 0", "weights": "ema"}
 TEXT = (
     "We the people of the United States have never been more ready to meet the duties of the day, and the Congress "
-    "will find in the report of the Secretary of the Treasury an account of the public revenue, which I commend to you. "
+    "will find in the report of the Secretary of the Treasury an account of the public revenue, which I commend now. "
 )
 
 
@@ -322,7 +322,7 @@ def test_command_gives_the_configuration(tmp_path, capsys):
     assert command is not None
     words = command.split()
     assert words[:3] == ["mcd", "distill", "mcd"]
-    assert distill.main([*words[2:], "--dry-run", "True"]) == 0
+    assert distill.main([*words[2:], "--dry-run"]) == 0
     resolved = json.loads(capsys.readouterr().out)
     assert {key: resolved[key] for key in run.config} == run.config
 

@@ -1,0 +1,194 @@
+"""What every sampler must satisfy, whichever files are in mcd/sampler."""
+
+import pytest
+import torch
+
+from mcd.process.schedule import Cosine, Linear, LogLinear
+from mcd.sampler import SAMPLERS, sample
+
+V, L = 23, 16
+
+
+@pytest.fixture(params=SAMPLERS)
+def kind(request):
+    return SAMPLERS[request.param]
+
+
+@pytest.fixture
+def model(tiny_denoiser):
+    return tiny_denoiser(V=V, length=L).requires_grad_(False)
+
+
+@pytest.fixture
+def calls(model, monkeypatch):
+    """Every network call: the states it was given, as (rows, L)."""
+    seen = []
+    original = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda z, *a, **k: seen.append(z.clone()) or original(z, *a, **k))
+    return seen
+
+
+def trajectory(sampler, model, rows=range(5), seed=0):
+    z = torch.full((len(rows), L), model.mask_id)
+    return list(sampler.trajectory(model, z, rows, seed))
+
+
+def test_the_two_samplers_are_found():
+    assert {"ancestral", "gumbel-race"} <= SAMPLERS.keys()
+    assert all(kind.name == name for name, kind in SAMPLERS.items())
+
+
+def test_a_function_of_seed_and_row(kind, model):
+    ids, nfe = sample(kind(8), model, 6, L, seed=1)
+    torch.manual_seed(123)
+    again, nfe_again = sample(kind(8), model, 6, L, seed=1)
+    assert torch.equal(ids, again) and torch.equal(nfe, nfe_again)
+    other, _ = sample(kind(8), model, 6, L, seed=2)
+    assert (ids != other).any(dim=1).all()  # each row of another seed is another
+    assert len({tuple(row) for row in ids.tolist()}) == 6
+
+
+@pytest.mark.parametrize("rows_per_call", [1, 3, 8])
+def test_what_shares_a_batch_never_changes_a_row(kind, model, rows_per_call):
+    """Bit for bit, with rows_per_call fixed. (Another rows_per_call is another shape of matrix products.)"""
+    sampler = kind(8, rows_per_call=rows_per_call)
+    ids, nfe = sample(sampler, model, 11, L, seed=1)
+    for row in (0, 4, 10):
+        one, nfe_one = sample(sampler, model, 1, L, seed=1, first_row=row)
+        assert torch.equal(one[0], ids[row]) and nfe_one[0] == nfe[row]
+    part, _ = sample(sampler, model, 4, L, seed=1, first_row=5)
+    assert torch.equal(part, ids[5:9])
+
+
+def test_hidden_states_of_a_row_have_the_same_bits_wherever_it_stands(model, seeded):
+    """What the batch independence above rests on: padded calls of one shape."""
+    z = torch.randint(0, V + 1, (8, L), generator=seeded(0))
+    whole = model.hidden(z, torch.ones(8)).view(8, L, -1)
+    for row in range(8):
+        padded = torch.cat((z[row : row + 1], z[:1].expand(7, L)))
+        assert torch.equal(model.hidden(padded, torch.ones(8)).view(8, L, -1)[0], whole[row])
+
+
+@pytest.mark.parametrize("schedule", [LogLinear(), Linear(), Cosine()], ids=repr)
+@pytest.mark.parametrize("steps", [1, 2, 7, 64])
+def test_no_mask_is_left(kind, tiny_denoiser, schedule, steps):
+    model = tiny_denoiser(V=V, length=L, schedule=schedule).requires_grad_(False)
+    ids, _ = sample(kind(steps), model, 4, L)
+    assert ids.shape == (4, L) and ids.dtype == torch.int64
+    assert ((ids >= 0) & (ids < V)).all()
+
+
+def test_a_template_is_kept(kind, model):
+    template = torch.full((10,), V)
+    template[[0, 3, 9]] = torch.tensor([5, 6, 7])
+    ids, nfe = sample(kind(4), model, 3, 10, template=template)
+    assert (ids[:, [0, 3, 9]] == torch.tensor([5, 6, 7])).all()
+    assert (ids < V).all() and (nfe >= 1).all()
+    ids, nfe = sample(kind(4), model, 2, 10, template=torch.arange(10))
+    assert (ids == torch.arange(10)).all() and (nfe == 0).all()
+
+
+def test_nfe_is_the_number_of_network_calls_made_for_a_row(kind, model, calls):
+    """One row a call and no padding: each call is some row's, and the counts must add up, step by step."""
+    sampler = kind(16, rows_per_call=1)
+    for row in range(4):
+        calls.clear()
+        for step in sampler.trajectory(model, torch.full((1, L), V), [row], 0):
+            assert int(step.nfe[0]) == len(calls)
+    calls.clear()
+    _, nfe = sample(sampler, model, 7, L)
+    assert int(nfe.sum()) == len(calls)
+
+
+def test_a_call_carries_as_many_rows_as_it_is_told_to(kind, model, calls):
+    _, nfe = sample(kind(8, rows_per_call=3), model, 7, L)
+    assert {tuple(z.shape) for z in calls} == {(3, L)}
+    assert len(calls) * 3 >= int(nfe.sum()) > len(calls)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 64])
+def test_calls_are_at_most_steps_and_at_most_tokens(kind, model, steps):
+    _, nfe = sample(kind(steps), model, 6, L)
+    extra = kind.name == "gumbel-race"  # its noise removal
+    assert (nfe >= 1).all() and (nfe <= min(steps + extra, L)).all()
+
+
+def test_steps_go_down_in_time_and_only_ever_reveal(kind, model):
+    states = trajectory(kind(8), model)
+    assert states[0].t == 1.0 and (states[0].z == V).all() and (states[0].nfe == 0).all()
+    assert states[-1].t == 0.0
+    for before, after in zip(states, states[1:], strict=False):
+        assert after.t < before.t
+        visible = before.z != V
+        assert torch.equal(after.z[visible], before.z[visible])
+        revealed = ((after.z != V) & visible.logical_not()).any(dim=1)
+        assert (after.nfe - before.nfe <= 1).all() and (after.nfe >= before.nfe).all()
+        if kind.name == "ancestral":
+            assert torch.equal(after.nfe - before.nfe == 1, revealed)
+    states[1].z.fill_(0)  # states are copies: keeping or changing one does no harm
+    assert not torch.equal(states[1].z, states[2].z)
+
+
+def test_low_temperature_is_the_argmax(kind, model):
+    """One token a row: the most probable one at every seed."""
+    log_p = model.log_x_theta(model.hidden(torch.full((1, 1), V), torch.ones(1)))
+    ids, _ = sample(kind(1, temperature=1e-3), model, 50, 1)
+    assert (ids == log_p.argmax()).all()
+
+
+def test_the_nucleus_is_all_that_is_drawn(kind, model):
+    p = model.log_x_theta(model.hidden(torch.full((1, 1), V), torch.ones(1)))[0].exp()
+    order = p.argsort(descending=True)
+    size = int((p[order].cumsum(0) < 0.5).sum()) + 1
+    ids, _ = sample(kind(1, top_p=0.5), model, 200, 1)
+    assert set(ids.flatten().tolist()) <= set(order[:size].tolist())
+    assert len(set(ids.flatten().tolist())) > 1 or size == 1
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_one_token_is_drawn_from_the_softmax(kind, model, steps):
+    n = 3000
+    p = model.log_x_theta(model.hidden(torch.full((1, 1), V), torch.ones(1)))[0].exp()
+    ids, _ = sample(kind(steps, rows_per_call=256), model, n, 1, seed=4)
+    counts = torch.bincount(ids[:, 0], minlength=V)
+    chi_square = ((counts - n * p) ** 2 / (n * p)).sum().item()
+    assert chi_square < 60.0  # 22 degrees of freedom: the 1 - 2e-5 quantile
+
+
+@pytest.mark.parametrize(
+    "options, option",
+    [
+        ({"steps": 0}, "--steps 0"),
+        ({"steps": -3}, "--steps -3"),
+        ({"temperature": 0.0}, "--temperature 0.0"),
+        ({"temperature": -1.0}, "--temperature -1.0"),
+        ({"temperature": float("inf")}, "--temperature inf"),
+        ({"top_p": 0.0}, "--top-p 0.0"),
+        ({"top_p": 1.1}, "--top-p 1.1"),
+        ({"rows_per_call": 0}, "--rows-per-call 0"),
+    ],
+)
+def test_bad_options_are_named(kind, options, option):
+    with pytest.raises(ValueError, match=option):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"num": 0, "length": 4}, "--num 0"),
+        ({"num": 1, "length": 0}, "--length 0"),
+        ({"num": 1, "length": 17}, "--length 17: the model makes 1 to 16"),
+        ({"num": 1, "length": 4, "template": torch.zeros(5, dtype=torch.int64)}, "--template of 5 tokens"),
+        ({"num": 1, "length": 2, "template": torch.tensor([0, 24])}, "--template: holds ids outside"),
+    ],
+)
+def test_bad_requests_are_named(kind, model, options, match):
+    with pytest.raises(ValueError, match=match):
+        sample(kind(2), model, **options)
+
+
+def test_the_protocol_tells_what_decides_the_samples(kind):
+    stamp = kind(4, temperature=0.7, top_p=0.9).protocol()
+    assert stamp["sampler"] == kind.name and stamp["temperature"] == 0.7 and stamp["top_p"] == 0.9
+    assert {"order", "precision", "grid"} <= stamp.keys()
