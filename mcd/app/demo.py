@@ -1,6 +1,7 @@
 """`mcd demo`: the main job, end to end: distil, sample, score, and show what was gained and what it cost."""
 
 import json
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
         status = distill.main(["mcd", *_training(args, data, args.out / name), "--delta0", str(delta0)])
         if status:
             return status
-    Cells(args, data, scorer, started).run()
+    Cells(args, data, scorer, started, f"mcd demo {shlex.join(argv)}".strip()).run()
     stage("writing the report", started)
     status = report.main([str(args.out), "--out", str(args.out / "report.html")])
     if not status:
@@ -101,8 +102,8 @@ def _training(args: DemoArgs, data: Path, out: Path) -> list[str]:
 class Cells:
     """The cells of the demo's table, measured one by one; metrics.json is written after each, and cells in it kept."""
 
-    def __init__(self, args: DemoArgs, data: Path, scorer: Any, started: float):
-        self.args, self.data, self.scorer, self.started = args, data, scorer, started
+    def __init__(self, args: DemoArgs, data: Path, scorer: Any, started: float, command: str):
+        self.args, self.data, self.scorer, self.started, self.command = args, data, scorer, started, command
         self.path = args.out / "metrics.json"
         self.rows: list[dict[str, Any]] = []
         if self.path.is_file():
@@ -144,7 +145,7 @@ class Cells:
         from mcd.app.evaluate import write_metrics
 
         self.rows += rows
-        write_metrics(self.path, self.rows)
+        write_metrics(self.path, self.rows, self.command)
 
     def measure(self, name: str, model: Any, sampler: Any, round: int | None = None) -> None:
         """Sample and score one cell, unless it is there."""

@@ -1,5 +1,6 @@
 """`mcd distill METHOD`: turn a many-step teacher into a few-step student."""
 
+import shlex
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,10 @@ def main(argv: list[str]) -> int:
         method=method,
     )
     args = parse(args_kind, argv[1:], f"distill {argv[0]}", default)
-    return distill(args, args.method)
+    return distill(args, args.method, f"mcd distill {shlex.join(argv)}")
 
 
-def distill(args: DistillArgs, objective: Objective) -> int:
+def distill(args: DistillArgs, objective: Objective, command: str) -> int:
     """Run a distillation, or show what it would do."""
     if args.rounds < 1 or args.steps_per_round < 1:
         raise UsageError(f"--rounds {args.rounds} --steps-per-round {args.steps_per_round}: both must be at least 1")
@@ -121,4 +122,4 @@ def distill(args: DistillArgs, objective: Objective) -> int:
     loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
     if loader.length > student.config.backbone.length:
         raise UsageError(f"--length {loader.length}: beyond the teacher's {student.config.backbone.length}")
-    return train_run(student, objective, loader, args.train, budget, args.out, config, folder)
+    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command)

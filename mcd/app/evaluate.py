@@ -1,6 +1,7 @@
 """`mcd eval`: measure samples of a model, or of a file."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(args.sampling.threads)
     scorer = None if args.scorer == "none" else load_scorer(args.scorer)
     rows = _rows(args, samplers, scorer)
-    write_metrics(args.out, rows)
+    write_metrics(args.out, rows, f"mcd eval {shlex.join(argv)}")
     print_rows(rows)
     return 0
 
@@ -93,12 +94,12 @@ def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, An
     return rows
 
 
-def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `{"rows": [...]}` by way of a temporary file."""
+def write_metrics(path: Path, rows: list[dict[str, Any]], command: str) -> None:
+    """Write `{"command": what was typed, "rows": [...]}` by way of a temporary file."""
     from mcd.train.checkpoint import write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"rows": rows})
+    write_json(path, {"command": command, "rows": rows})
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

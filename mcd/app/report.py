@@ -49,13 +49,22 @@ def main(argv: list[str]) -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file by way of a temporary one, so that a reader never sees half of it. `path` must be no folder."""
+    """Write a file by way of a temporary one, so that a reader never sees half of it.
+
+    Raises UsageError where `path` cannot be a file: it is a folder, or lies below a file.
+    """
     if path.is_dir():
         raise UsageError(f"--out {path}: is a folder; name a file such as {path / 'report.html'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"--out {path}: {path.parent} is no folder a file can be made in") from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

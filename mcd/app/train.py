@@ -1,5 +1,6 @@
 """`mcd train`: pretrain a masked diffusion teacher."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,11 @@ def main(argv: list[str]) -> int:
     }
     if args.dry_run:
         return show_dry_run(config)
-    return run(args, budget, config)
+    return run(args, budget, config, f"mcd train {shlex.join(argv)}")
 
 
-def run(args: TrainArgs, budget: Budget, config: dict[str, Any]) -> int:
+def run(args: TrainArgs, budget: Budget, config: dict[str, Any], command: str) -> int:
+    """Prepare the data, make or load the network, and train it."""
     import torch
 
     from mcd.app.data_of import prepared
@@ -97,4 +99,4 @@ def run(args: TrainArgs, budget: Budget, config: dict[str, Any]) -> int:
         student = Denoiser(DenoiserConfig(backbone, mask_id=vocab_size))
     elif loader.length > student.config.backbone.length:
         student = lengthened(student, loader.length)
-    return train_run(student, args.objective, loader, args.train, budget, args.out, config, folder)
+    return train_run(student, args.objective, loader, args.train, budget, args.out, config, folder, command)

@@ -28,13 +28,14 @@ def train_run(
     out: Path,
     config: dict[str, Any],
     data: Path,
+    command: str,
 ) -> int:
     """Run `fit` in the folder `out`, shown as it goes; returns the exit status."""
     tokenizer_json = load_tokenizer(str(data)).to_str()
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
     batches = [valid.batch(i) for i in range(max(1, min(VALID_ROWS, valid.rows) // 32))]
     try:
-        run = RunFolder(out, config)
+        run = RunFolder(out, config, command)
     except RunConflict as error:
         raise UsageError(str(error)) from None
     with watching(out.name) as watch:

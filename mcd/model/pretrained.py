@@ -152,6 +152,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        partial.chmod(0o644)  # safetensors leaves files that only their owner can read
     except SafetensorError as error:  # it hides the system's number in its text
         partial.unlink(missing_ok=True)
         number = re.search(r"os error (\d+)", str(error))

@@ -26,10 +26,11 @@ class RunConflict(ValueError):
 class RunFolder:
     """Opens `path` for a run of `config`: new, or to go on with if it holds the same configuration.
 
+    command: what was typed, for the record.
     Raises RunConflict, and changes nothing, when it holds another configuration or files that are no run.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]):
+    def __init__(self, path: Path, config: dict[str, Any], command: str | None = None):
         self.path = path
         config = json.loads(json.dumps(config))
         if (path / "run.json").is_file():
@@ -43,7 +44,7 @@ class RunFolder:
         elif path.exists() and (not path.is_dir() or any(p.suffix != ".partial" for p in path.iterdir())):
             raise RunConflict(f"--out {path}: is not empty and holds no run; name a new folder")
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "run.json", {"config": config, "environment": environment()})
+        write_json(path / "run.json", {"command": command, "config": config, "environment": environment()})
 
     @property
     def checkpoints(self) -> Path:

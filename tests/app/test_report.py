@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -320,7 +321,7 @@ def test_command_gives_the_configuration(tmp_path, capsys):
     (run,) = gather([tmp_path / "run"])
     command = command_of(run)
     assert command is not None
-    words = command.split()
+    words = shlex.split(command)
     assert words[:3] == ["mcd", "distill", "mcd"]
     assert distill.main([*words[2:], "--dry-run"]) == 0
     resolved = json.loads(capsys.readouterr().out)
@@ -357,5 +358,8 @@ def test_unusable_folders(tmp_path):
         assert f"{i}/metrics.json" in refused(str(tmp_path / f"{i}"))
     only_metrics(tmp_path / "text", [row("teacher", 8, 200, 4.4) | {"gen_ppl": "low"}])
     assert "gen_ppl is 'low'" in refused(str(tmp_path / "text"))
+    fine = str(only_metrics(tmp_path / "fine", rows()[:1]))
+    with pytest.raises(UsageError, match="is no folder"):
+        report.main([fine, "--out", str(tmp_path / "file" / "r.html")])
     with pytest.raises(UsageError, match="is a folder"):
-        report.main([str(only_metrics(tmp_path / "fine", rows())), "--out", str(tmp_path / "empty")])
+        report.main([fine, "--out", str(tmp_path / "empty")])

@@ -161,7 +161,7 @@ def _control(
     if not at:
         return None
     sentences = [f"At {'; at '.join(numbers)}: {said[verdict]}." for verdict, numbers in at.items()]
-    tones = {_tone(verdict) for verdict in at}
+    tones: set[Tone] = {_tone(verdict) for verdict in at}
     return Finding(tones.pop() if len(tones) == 1 else "level", question + " ".join(sentences))
 
 

@@ -1,6 +1,7 @@
 """The report on how the models were trained: the regimes of the paper's Figure 2, loss terms, commands, environment."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -111,8 +112,16 @@ def command_of(run: Run) -> str | None:
         options |= {"rounds": rounds, "steps_per_round": (train.pop("steps", None) or 0) // rounds}
         train.pop("minutes", None)
     options |= train
-    words = [f"--{key.replace('_', '-')} {_word(value)}" for key, value in options.items() if value is not None]
-    return " ".join(["mcd", kind, *([name] if kind == "distill" else []), *words])
+    words = ["mcd", kind, *([name] if kind == "distill" else [])]
+    for key, value in options.items():
+        words += _option(key.replace("_", "-"), value)
+    return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if value is None or isinstance(value, bool):
+        return [] if value is None else [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
 
 
 def runs_html(runs: Sequence[Run]) -> str:
@@ -139,10 +148,6 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _word(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,19 @@
+"""Put a trained teacher into the package: python dev/bundle.py runs/teacher
+
+Stores the EMA weights in float16 (half the size; the network computes in float32) beside configuration, tokenizer and
+run.json, which says how it was trained.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+
+from mcd.model.pretrained import DEMO, from_pretrained, save_pretrained
+
+run = Path(sys.argv[1])
+model = from_pretrained(str(run))
+save_pretrained(model, DEMO, (run / "tokenizer.json").read_text(encoding="utf-8"), dtype=torch.float16)
+shutil.copy(run / "run.json", DEMO / "run.json")
+print(f"{DEMO}: {sum(path.stat().st_size for path in DEMO.iterdir()) / 2**20:.1f} MiB")
