@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own --help; `--check` only says whether it is up to date (exit status 1 if not)."""
+"""Write docs/cli.md from the commands' own --help; with `--check`, only exit with 1 where it is not up to date."""
 
 import contextlib
 import io

@@ -42,9 +42,9 @@ class Recipe:
 def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict[str, Any]:
     """Tokenise, split by document and pack `recipe.source` into `out`; returns the manifest.
 
-    The manifest is written last, so that a folder with one is whole; one without (an interrupted run's) is written anew.
-    A folder already prepared by the same recipe is left as it is; one by another recipe, or one that holds something
-    else, is refused with DataError.
+    The manifest is written last, so that a folder with one is whole; one without (an interrupted run's) is written
+    anew. A folder already prepared by the same recipe is left as it is; one by another recipe, or one that holds
+    something else, is refused with DataError.
     """
     if (out / MANIFEST).is_file():
         manifest = read_manifest(out)

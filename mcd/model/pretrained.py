@@ -146,7 +146,7 @@ def save_pretrained(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors whole or not at all, by way of a temporary file. Raises OSError when the disk does not take it."""
+    """Write safetensors by way of a temporary file: whole or not at all. Raises OSError when the disk refuses."""
     partial = path.with_suffix(path.suffix + ".partial")
     try:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)

@@ -132,10 +132,11 @@ def fit(
 
             done = budget.progress(step, elapsed) >= 1.0
             ends_round = steps_per_round is not None and step % steps_per_round == 0
-            if step % config.log_every == 0 or done or ends_round:
+            validates = validate is not None and config.valid_every and (step % config.valid_every == 0 or done)
+            if step % config.log_every == 0 or validates or done or ends_round:
                 row = {"step": step, "round": round + 1, "lr": config.lr * factor, **loss.as_floats()}
                 row |= {"grad_norm": float(norm), "elapsed_s": elapsed}
-                if validate is not None and config.valid_every and (step % config.valid_every == 0 or done):
+                if validate is not None and validates:
                     row |= validate(_ema_model(student, ema))
                 run.log(row)
                 watch(Progress(step, budget.progress(step, elapsed), elapsed, row))

@@ -27,8 +27,8 @@ def teacher(tmp_path_factory) -> tuple[Path, Path]:
 def test_demo(teacher, tmp_path, capsys):
     model, data = teacher
     out = tmp_path / "demo"
-    argv = ["demo", "--out", str(out), "--teacher", str(model), "--data", str(data), "--scorer", "none", "--length", "16"]
-    argv += ["--num", "4", "--rounds", "2", "--steps-per-round", "2"]
+    argv = ["demo", "--out", str(out), "--teacher", str(model), "--data", str(data), "--scorer", "none"]
+    argv += ["--length", "16", "--num", "4", "--rounds", "2", "--steps-per-round", "2"]
     argv += ["--teacher-steps", "4", "8", "--student-steps", "2", "4", "--round-steps", "4", "--control-steps", "4"]
     assert main(argv) == 0
     rows = json.loads((out / "metrics.json").read_text())["rows"]

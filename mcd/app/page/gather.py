@@ -135,7 +135,7 @@ def _read_run(folder: Path) -> Run:
         config=_mapping(run.get("config")),
         environment=_mapping(run.get("environment")),
         schedule=_mapping(model.get("schedule")) or None,
-        command=" ".join(map(str, command)) if isinstance(command, list) else command and str(command),
+        command=command and str(command),
     )
 
 

@@ -1,7 +1,6 @@
 """The report on how the models were trained: the regimes of the paper's Figure 2, loss terms, commands, environment."""
 
 import math
-import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -94,47 +93,16 @@ def losses_html(runs: Sequence[Run]) -> str:
     return f'<div class="figures">{"".join(parts)}</div>' if parts else ""
 
 
-def command_of(run: Run) -> str | None:
-    """The command that gives a run's configuration: as recorded, else every option of run.json spelt out."""
-    if run.command:
-        return run.command
-    config, kind = dict(run.config), run.config.get("command")
-    if kind not in ("train", "distill"):
-        return None
-    objective, train = dict(config.get("objective") or {}), dict(config.get("train") or {})
-    name = objective.pop("name", "")
-    options = {"out": run.name} | {
-        k: v for k, v in config.items() if k not in ("command", "objective", "train", "size")
-    }
-    options |= (config.get("size") or {}) | objective
-    rounds = train.pop("rounds", 1)
-    if kind == "distill":
-        options |= {"rounds": rounds, "steps_per_round": (train.pop("steps", None) or 0) // rounds}
-        train.pop("minutes", None)
-    options |= train
-    words = ["mcd", kind, *([name] if kind == "distill" else [])]
-    for key, value in options.items():
-        words += _option(key.replace("_", "-"), value)
-    return shlex.join(words)
-
-
-def _option(name: str, value: Any) -> list[str]:
-    if value is None or isinstance(value, bool):
-        return [] if value is None else [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-
-
 def runs_html(runs: Sequence[Run]) -> str:
     """Each run's command and environment."""
     parts = []
     for run in runs:
         if not run.config and not run.environment and not run.command:
             continue
-        command = command_of(run)
         facts = "".join(
             f"<dt>{esc(k)}</dt><dd>{esc(NONE if v is None else v)}</dd>" for k, v in run.environment.items()
         )
-        body = f"<pre>{esc(command)}</pre>" if command else "<p>No command was recorded.</p>"
+        body = f"<pre>{esc(run.command)}</pre>" if run.command else "<p>No command was recorded.</p>"
         body += f'<dl class="facts">{facts}</dl>' if facts else "<p>No environment was recorded.</p>"
         if run.config:
             rows = "".join(f"<tr><th>{esc(k)}</th><td>{esc(v)}</td></tr>" for k, v in _flat(run.config).items())

@@ -1,0 +1,136 @@
+"""The shape of the package (shared/design.md, sections 2 and 6): who imports whom, how long, how documented, how quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+import mcd
+
+PACKAGE = Path(mcd.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+MAY_IMPORT = {
+    "process": {"process"},
+    "model": {"model", "process"},
+    "data": {"data"},
+    "objective": {"objective", "model", "process"},
+    "sampler": {"sampler", "model", "process"},
+    "train": {"train", "objective", "model", "process", "data"},
+    "eval": {"eval", "train", "objective", "sampler", "model", "process", "data"},
+    "app": {"app", "eval", "train", "objective", "sampler", "model", "process", "data"},
+}
+"""Our own packages that the modules of each may import, at the top or inside a function."""
+
+
+def imported(tree):
+    """Dotted names of all imports in a module, wherever they stand; `from a import b` counts as a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package_of(path):
+    parts = Path(path).parts
+    return parts[1] if len(parts) > 2 else ""
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_imports_go_one_way(path):
+    own = {name.split(".")[1] for name in imported(MODULES[path]) if name.startswith("mcd.")} - {"__version__"}
+    package = package_of(path)
+    if package:
+        assert own <= MAY_IMPORT[package], f"{package} must not import {own - MAY_IMPORT[package]}"
+    elif path != "mcd/__main__.py":
+        assert "app" not in own
+
+
+def test_every_package_is_in_the_rule():
+    assert {package_of(path) for path in MODULES} - {""} == MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) == "process"])
+def test_the_mathematics_needs_torch_and_nothing_else(path):
+    foreign = {name.split(".")[0] for name in imported(MODULES[path])} - sys.stdlib_module_names
+    assert foreign <= {"torch", "mcd"}
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_modules_are_short(path):
+    assert len((ROOT / path).read_text().splitlines()) <= 300
+
+
+def undocumented(path):
+    """Public classes, functions and methods without a docstring. An override may leave it to the method of its base."""
+    documented = {
+        (owner.name, node.name)
+        for tree in MODULES.values()
+        for owner in ast.walk(tree)
+        if isinstance(owner, ast.ClassDef)
+        for node in owner.body
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node)
+    }
+    for node in MODULES[path].body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            if not ast.get_docstring(node):
+                yield node.name
+            if isinstance(node, ast.ClassDef):
+                bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                for method in node.body:
+                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                        inherits = any((base, method.name) in documented for base in bases)
+                        if not ast.get_docstring(method) and not inherits:
+                            yield f"{node.name}.{method.name}"
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_what_is_public_is_documented(path):
+    assert list(undocumented(path)) == []
+    assert ast.get_docstring(MODULES[path]) or not MODULES[path].body
+
+
+HEAVY = ("transformers", "datasets", "gradio", "fastapi", "matplotlib", "lightning_fabric")
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+
+
+def test_import_is_quick_silent_and_light():
+    """`import mcd` after `import torch`: at most 0.15 s (the best of three: a busy machine is not our fault)."""
+    code = f"""
+import sys, time, torch
+before = time.perf_counter()
+import mcd
+print(time.perf_counter() - before, [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+mcd.Denoiser, mcd.from_pretrained
+print([name for name in {HEAVY} if name in sys.modules], torch.cuda.is_initialized(), file=sys.stderr)
+"""
+    for attempt in range(3):
+        done = run(code)
+        first, second = done.stderr.splitlines()  # nothing else is said
+        seconds, heavy = first.split(" ", 1)
+        assert done.stdout == "" and heavy == "[]" and second == "[] False"
+        if float(seconds) <= 0.15:
+            return
+    pytest.fail(f"import mcd took {seconds} s in attempt {attempt + 1}")
+
+
+def test_annotations_are_checked_at_run_time():
+    from mcd.model.dit import DiTConfig
+    from mcd.model.head import TeacherTarget, tempered
+
+    with pytest.raises(jaxtyping.TypeCheckError, match="logits"):
+        tempered([0.0, 1.0], 1.0)
+    with pytest.raises(jaxtyping.TypeCheckError, match="hidden"):
+        DiTConfig(rows=8, hidden="16")
+    with pytest.raises(jaxtyping.TypeCheckError, match="teacher"):  # a forward reference, too
+        TeacherTarget(teacher=torch.nn.Linear(1, 1), hidden=torch.zeros(1, 1))

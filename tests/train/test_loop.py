@@ -1,0 +1,284 @@
+"""The loop: what a run leaves behind, and that stopping it, however rudely, changes no bit of the outcome."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcd.model.ema import EMA
+from mcd.model.pretrained import from_pretrained
+from mcd.objective import Loss
+from mcd.objective.mcd import MCD
+from mcd.objective.nelbo import NELBO
+from mcd.train.config import Budget
+from mcd.train.loop import Interrupted
+from mcd.train.run_folder import read_stats
+
+WEIGHTS = ("model.safetensors", "model.raw.safetensors")
+
+
+def outcome(folder):
+    """Everything a run leaves that must not depend on interruptions."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")}
+    stats = [{k: v for k, v in row.items() if k != "elapsed_s"} for row in read_stats(folder)]
+    return {name: (folder / name).read_bytes() for name in files if "checkpoints" not in name}, stats
+
+
+def stop_at(step, how):
+    def watch(progress):
+        if progress.step == step:
+            how()
+
+    return watch
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill():
+    raise Killed
+
+
+def test_what_a_run_leaves_behind(run_fit, tmp_path, tiny_denoiser):
+    model = run_fit(tmp_path / "run")
+    rows = read_stats(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert [row["round"] for row in rows] == [1] * 4 + [2] * 4 + [3] * 4
+    assert [row["lr"] for row in rows] == pytest.approx([1e-2 / 3, 2e-2 / 3] + [1e-2] * 10)
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["distillation"] + row["reconstruction"], rel=1e-5)
+        assert sum(row[f"tokens_{regime}"] for regime in ("distilled", "revealed", "visible")) == 64
+        assert row["grad_norm"] > 0 and math.isfinite(row["grad_norm"])
+    assert all(a["elapsed_s"] < b["elapsed_s"] for a, b in zip(rows, rows[1:], strict=False))
+
+    ema, raw = (from_pretrained(str(tmp_path / "run"), weights) for weights in ("ema", "raw"))
+    first = tiny_denoiser(V=300, length=16)
+    for name, p in ema.state_dict().items():
+        assert torch.equal(p, model.state_dict()[name])
+        assert not torch.equal(p, raw.state_dict()[name]) and not torch.equal(raw.state_dict()[name], first.state_dict()[name])
+    assert not model.training and model.folder == tmp_path / "run"
+    for round in (1, 2, 3):
+        assert {path.name for path in (tmp_path / "run" / "rounds" / str(round)).iterdir()} >= set(WEIGHTS)
+    last = from_pretrained(str(tmp_path / "run" / "rounds" / "3"))
+    assert all(torch.equal(p, ema.state_dict()[name]) for name, p in last.state_dict().items())
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000010", "step-00000012"]
+
+
+def test_training_learns_and_validates(run_fit, tmp_path):
+    seen = []
+    run_fit(
+        tmp_path / "run",
+        objective=NELBO(max_weight=1.0),
+        budget=Budget(steps=60),
+        validate=lambda model: seen.append(model) or {"valid_nelbo": 1.5},
+        valid_every=25,
+        log_every=10,
+        batch_size=16,
+    )
+    rows = read_stats(tmp_path / "run")
+    assert [row["step"] for row in rows] == [10, 20, 25, 30, 40, 50, 60]
+    assert [row["step"] for row in rows if row.get("valid_nelbo") == 1.5] == [25, 50, 60]
+    assert sum(row["cross_entropy"] for row in rows[-3:]) < sum(row["cross_entropy"] for row in rows[:3]) - 0.6
+    assert not seen[0].training
+
+
+def test_the_ema_is_of_the_raw_weights(run_fit, tmp_path, tiny_denoiser):
+    """Replayed from the raw weights after each step."""
+    student = tiny_denoiser(V=300, length=16)
+    ema = EMA(student, 0.7)
+    model = run_fit(tmp_path / "run", student=student, ema_decay=0.7, watch=lambda p: ema.update(student))
+    for name, p in model.named_parameters():
+        assert torch.equal(p, ema.shadow[name])
+
+
+def test_each_round_begins_with_the_raw_student_as_its_teacher(run_fit, tmp_path, tiny_denoiser):
+    student = tiny_denoiser(V=300, length=16, dropout=0.1)
+    teachers, rounds = {}, {}
+    raw = {0: {name: p.clone() for name, p in student.state_dict().items()}}
+
+    class Spy(MCD):
+        def loss(self, student, teacher, x0, clock, generator) -> Loss:
+            assert not teacher.training and student.training
+            assert not any(p.requires_grad for p in teacher.parameters())
+            teachers[clock.step] = {name: p.clone() for name, p in teacher.state_dict().items()}
+            rounds[clock.step] = clock.round, clock.progress
+            return super().loss(student, teacher, x0, clock, generator)
+
+    def watch(progress):
+        raw[progress.step] = {name: p.clone() for name, p in student.state_dict().items()}
+
+    run_fit(tmp_path / "run", objective=Spy(delta0=0.1), student=student, watch=watch)
+    for step in range(12):
+        assert rounds[step] == (step // 4, step / 12)
+        for name, p in teachers[step].items():
+            assert torch.equal(p, raw[step - step % 4][name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Outcomes of runs that nobody stopped, by options; made once."""
+    made = {}
+
+    def outcome_of(run_fit, **options):
+        key = str(sorted(options.items(), key=str))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("undisturbed") / "run"
+            run_fit(folder, **options)
+            made[key] = outcome(folder)
+        return made[key]
+
+    return outcome_of
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}], ids=str)
+@pytest.mark.parametrize("step", [2, 4, 6])  # before the first checkpoint, at a round's border, in the middle of one
+def test_stopped_and_started_again_is_the_same_run(run_fit, undisturbed, tmp_path, options, step):
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match=rf"stopped at step {step}; saved.*run the same command again"):
+        run_fit(out, watch=stop_at(step, terminate), **options)
+    assert [row["step"] for row in read_stats(out)] == list(range(1, step + 1))
+    run_fit(out, **options)
+    assert outcome(out) == undisturbed(run_fit, **options)
+
+
+@pytest.mark.parametrize("step", [3, 7, 9])  # before any checkpoint, 2 and 4 steps after one (of the round before)
+def test_killed_between_checkpoints_and_started_again_is_the_same_run(run_fit, undisturbed, tmp_path, step):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        run_fit(out, watch=stop_at(step, kill))
+    with (out / "stats.jsonl").open("a") as file:
+        file.write('{"step": 1')  # a line cut short
+    run_fit(out)
+    assert outcome(out) == undisturbed(run_fit)
+
+
+def test_stopped_many_times_by_ctrl_c(run_fit, undisturbed, tmp_path):
+    for step in (1, 5, 8, 11):
+        with pytest.raises(Interrupted):
+            run_fit(tmp_path / "run", watch=stop_at(step, press_ctrl_c))
+    run_fit(tmp_path / "run")
+    assert outcome(tmp_path / "run") == undisturbed(run_fit)
+    run_fit(tmp_path / "run")  # a finished run is done at once, and stays what it is
+    assert outcome(tmp_path / "run") == undisturbed(run_fit)
+
+
+def test_a_stop_in_the_last_step_is_no_interruption(run_fit, undisturbed, tmp_path):
+    run_fit(tmp_path / "run", watch=stop_at(12, terminate))
+    assert outcome(tmp_path / "run") == undisturbed(run_fit)
+
+
+def test_a_second_ctrl_c_is_immediate_and_handlers_are_put_back(run_fit, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def twice():
+        press_ctrl_c()
+        press_ctrl_c()
+
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(tmp_path / "run", watch=stop_at(2, twice))
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+SCRIPT = """
+    import sys, time
+    from dataclasses import asdict
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from mcd.data.loader import open_loader
+    from mcd.model.pretrained import from_pretrained
+    from mcd.objective.mcd import MCD
+    from mcd.train.config import Budget, TrainConfig
+    from mcd.train.loop import fit
+    from mcd.train.run_folder import RunFolder
+
+    data, model, out = map(Path, sys.argv[1:])
+    objective, budget = MCD(delta0=0.1), Budget(steps=12, rounds=3)
+    config = TrainConfig(batch_size=4, lr=1e-2, warmup_steps=3, log_every=1, checkpoint_every=1)
+    run = RunFolder(out, {"objective": asdict(objective), "train": asdict(config) | asdict(budget)})
+    student = from_pretrained(str(model))
+    loader = open_loader(data, "train", 4)
+    fit(student, objective, loader, config, budget, run, "{}", None, lambda p: time.sleep(0.03 if p.step < 12 else 0.0))
+"""
+
+
+def test_sigkill_and_the_same_command_again(tmp_path, tiny_data, tiny_denoiser, run_fit):
+    """A real kill -9 from outside, at no particular point of a step, twice; then to the end."""
+    from mcd.model.pretrained import save_pretrained
+
+    save_pretrained(tiny_denoiser(V=300, length=16, dropout=0.1), tmp_path / "model")
+    out, stats = tmp_path / "run", tmp_path / "run" / "stats.jsonl"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    for lines in (3, 7):
+        command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tiny_data), str(tmp_path / "model"), str(out)]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (stats.exists() and stats.read_bytes().count(b"\n") >= lines):
+            os.sched_yield()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not (out / "model.safetensors").exists()
+    student = from_pretrained(str(tmp_path / "model"))
+    run_fit(out, student=student, checkpoint_every=1)
+    undisturbed = tmp_path / "undisturbed"
+    run_fit(undisturbed, student=from_pretrained(str(tmp_path / "model")), checkpoint_every=1)
+    assert outcome(out) == outcome(undisturbed)
+
+
+def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(run_fit, undisturbed, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        run_fit(out, watch=stop_at(11, kill))
+    path = out / "checkpoints" / "step-00000010" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    (out / "checkpoints" / "partial-00000015").mkdir()
+    run_fit(out)
+    assert outcome(out) == undisturbed(run_fit)
+    assert not (out / "checkpoints" / "partial-00000015").exists()
+
+
+class Exploding(NELBO):
+    """Fine until step 7, whose loss, or gradient, is infinite."""
+
+    def loss(self, student, teacher, x0, clock, generator) -> Loss:
+        loss = super().loss(student, teacher, x0, clock, generator)
+        if clock.step == 6 and self.t_min > 0.01:
+            return loss._replace(total=loss.total * math.inf)
+        if clock.step == 6:
+            return loss._replace(total=loss.total + (loss.total - loss.total.detach()).sqrt())
+        return loss
+
+
+@pytest.mark.parametrize("t_min, what", [(0.02, "loss"), (1e-3, "gradient")])
+def test_what_is_not_finite_ends_the_run_and_spares_the_checkpoint(run_fit, tmp_path, tiny_denoiser, t_min, what):
+    student = tiny_denoiser(V=300, length=16)
+    with pytest.raises(FloatingPointError, match=f"{what} of step 7 is not finite.*last checkpoint is intact"):
+        run_fit(tmp_path / "run", objective=Exploding(t_min=t_min), budget=Budget(steps=12), student=student)
+    assert all(p.isfinite().all() for p in student.parameters())
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert path.name == "step-00000005"
+    assert all(value.isfinite().all() for value in load_file(path / "state.safetensors").values())
+    assert [row["step"] for row in read_stats(tmp_path / "run")] == list(range(1, 7))
+
+
+def test_a_budget_in_minutes_ends_and_its_log_is_json(run_fit, tmp_path):
+    run_fit(tmp_path / "run", objective=NELBO(), budget=Budget(minutes=0.002))
+    rows = read_stats(tmp_path / "run")
+    assert rows[-1]["elapsed_s"] >= 0.12 and (len(rows) == 1 or rows[-2]["elapsed_s"] < 0.12)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["train"]["minutes"] == 0.002
