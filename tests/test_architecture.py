@@ -1,4 +1,4 @@
-"""The shape of the package (shared/design.md, sections 2 and 6): who imports whom, how long, how documented, how quick."""
+"""The shape of the package (shared/design.md, sections 2 and 6): who imports whom, length, documentation, import time."""
 
 import ast
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-import torch
 
 import mcd
 
@@ -69,7 +68,10 @@ def test_modules_are_short(path):
 
 
 def undocumented(path):
-    """Public classes, functions and methods without a docstring. An override may leave it to the method of its base."""
+    """Public classes, functions and methods without a docstring.
+
+    An override may leave it to the method of its base, and the `main` of a command to the module.
+    """
     documented = {
         (owner.name, node.name)
         for tree in MODULES.values()
@@ -80,7 +82,7 @@ def undocumented(path):
     }
     for node in MODULES[path].body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            if not ast.get_docstring(node):
+            if not ast.get_docstring(node) and node.name != "main":
                 yield node.name
             if isinstance(node, ast.ClassDef):
                 bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
@@ -114,23 +116,21 @@ print(time.perf_counter() - before, [name for name in {HEAVY} if name in sys.mod
 mcd.Denoiser, mcd.from_pretrained
 print([name for name in {HEAVY} if name in sys.modules], torch.cuda.is_initialized(), file=sys.stderr)
 """
-    for attempt in range(3):
+    for _ in range(3):
         done = run(code)
         first, second = done.stderr.splitlines()  # nothing else is said
         seconds, heavy = first.split(" ", 1)
         assert done.stdout == "" and heavy == "[]" and second == "[] False"
         if float(seconds) <= 0.15:
             return
-    pytest.fail(f"import mcd took {seconds} s in attempt {attempt + 1}")
+    pytest.fail(f"import mcd took {seconds} s, and no less in two runs before")
 
 
 def test_annotations_are_checked_at_run_time():
     from mcd.model.dit import DiTConfig
-    from mcd.model.head import TeacherTarget, tempered
+    from mcd.model.head import tempered
 
     with pytest.raises(jaxtyping.TypeCheckError, match="logits"):
         tempered([0.0, 1.0], 1.0)
     with pytest.raises(jaxtyping.TypeCheckError, match="hidden"):
         DiTConfig(rows=8, hidden="16")
-    with pytest.raises(jaxtyping.TypeCheckError, match="teacher"):  # a forward reference, too
-        TeacherTarget(teacher=torch.nn.Linear(1, 1), hidden=torch.zeros(1, 1))

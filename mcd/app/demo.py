@@ -184,14 +184,14 @@ class Cells:
         import torch
 
         from mcd.app.sample import states_as_text
-        from mcd.data.tokenizer import load_tokenizer
+        from mcd.data.tokenizer import tokenizer_of_model
 
         path = self.args.out / "trajectory.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         lines = [line for line in lines if json.loads(line)["model"] != name]
         z = torch.full((self.args.length,), model.mask_id)
         before: list[str | None] = [None] * self.args.length
-        tokenizer = load_tokenizer(str(model.folder))
+        tokenizer = tokenizer_of_model(model.folder, model.config.vocab_size)
         for i, (step, tokens) in enumerate(states_as_text(sampler, model, tokenizer, z, row, self.args.seed)):
             new = [
                 j for j, (old, now) in enumerate(zip(before, tokens, strict=True)) if old is None and now is not None

@@ -9,7 +9,7 @@ import torch
 from mcd.app.errors import UsageError
 from mcd.data.loader import open_loader
 from mcd.data.shards import tokenizer_of
-from mcd.data.tokenizer import load_tokenizer
+from mcd.data.tokenizer import tokenizer_of_model
 from mcd.eval.metrics import measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
 from mcd.eval.scorer import Scorer
@@ -38,7 +38,7 @@ def measure_model(
 ) -> Cell:
     """Sample `num` rows and measure them."""
     assert denoiser.folder is not None
-    tokenizer = load_tokenizer(str(denoiser.folder))
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
     ids, nfe = sample(sampler, denoiser, num, length, seed)
     texts = [tokenizer.decode(row) for row in ids.tolist()]
     protocol = Protocol(

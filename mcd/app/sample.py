@@ -64,7 +64,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     import torch
 
     from mcd.app.watch import watching
-    from mcd.data.tokenizer import load_tokenizer
+    from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.protocol import Protocol
     from mcd.model.pretrained import from_pretrained
     from mcd.sampler import sample
@@ -73,7 +73,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         torch.set_num_threads(args.sampling.threads)
     denoiser = from_pretrained(args.model, args.sampling.weights)
     assert denoiser.folder is not None
-    tokenizer = load_tokenizer(str(denoiser.folder))
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
     length = args.sampling.length_for(denoiser)
     template = None
     if args.template is not None:

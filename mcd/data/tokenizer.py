@@ -48,6 +48,17 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
 
 
+def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer in a model's folder. Raises DataError when it is missing or its vocabulary is not the model's."""
+    tokenizer = load_tokenizer(str(folder))
+    if tokenizer.get_vocab_size() != vocab_size:
+        raise DataError(
+            f"{folder}/tokenizer.json: has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}; "
+            "it is not the tokenizer this model was trained with"
+        )
+    return tokenizer
+
+
 def eos_id_of(tokenizer: Tokenizer) -> int:
     """The id of the end-of-text token, under any of its usual names. Raises DataError when there is none."""
     for name in (EOS, "</s>", "[SEP]", "<eos>", "<|end_of_text|>"):

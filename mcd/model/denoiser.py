@@ -57,6 +57,7 @@ class Denoiser(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.backbone.embedding.device
 
     def embed(self, z_t: Tensor) -> Tensor:

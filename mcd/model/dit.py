@@ -53,6 +53,7 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D), normalised over D."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             normed = F.layer_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), eps=1e-5)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    import mcd.model.denoiser
+    from mcd.model.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TeacherTarget:
     hidden: (n, D) of `teacher.hidden(...)`; tau: temperature on the teacher's raw logits (paper, Section 3.3).
     """
 
-    teacher: "mcd.model.denoiser.Denoiser"
+    teacher: "Denoiser"
     hidden: Tensor
     tau: float = 1.0
 

@@ -194,6 +194,14 @@ def test_another_tokenizer_is_refused(capsys, teacher, text, tmp_path):
     refused(capsys, argv, "--data", "another tokenizer", "mcd prepare")
 
 
+def test_a_model_with_a_foreign_tokenizer_is_refused(capsys, teacher, text, tmp_path):
+    other, model = tmp_path / "other", tmp_path / "model"
+    assert main(["prepare", "--data", str(text), "--out", str(other), "--vocab-size", "280", "--length", "32"]) == 0
+    shutil.copytree(teacher, model)
+    shutil.copy(other / "tokenizer.json", model)
+    refused(capsys, ["sample", str(model)], "tokenizer.json", "280", "270")
+
+
 def test_a_folder_of_another_configuration_is_never_touched(capsys, data, teacher):
     before = {path: path.read_bytes() for path in teacher.rglob("*") if path.is_file()}
     argv = ["train", "--data", str(data), "--out", str(teacher), "--steps", "4", "--batch-size", "8", *TINY]

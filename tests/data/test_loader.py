@@ -38,7 +38,11 @@ def test_a_batch_depends_on_the_step_alone(tiny_data):
 
 
 @given(
-    n=st.integers(40, 200), length=st.integers(3, 12), batch_size=st.integers(1, 7), wrap=st.booleans(), seed=st.integers(0)
+    n=st.integers(40, 200),
+    length=st.integers(3, 12),
+    batch_size=st.integers(1, 7),
+    wrap=st.booleans(),
+    seed=st.integers(0),
 )
 def test_an_epoch_serves_each_row_exactly_once(n, length, batch_size, wrap, seed):
     data = loader(n, length, batch_size, wrap=wrap, seed=seed)

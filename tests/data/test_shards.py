@@ -115,7 +115,7 @@ def test_a_kill_while_the_manifest_is_written_can_be_run_again(recipe, tmp_path)
 def test_a_folder_that_holds_something_else_is_refused_untouched(recipe, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for out in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(DataError, match="--out .*holds something else"):
+        with pytest.raises(DataError, match=r"--out .*holds something else"):
             prepare(recipe, out)
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 

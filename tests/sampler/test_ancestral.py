@@ -1,6 +1,7 @@
 """Locked trajectories, and the fast path against one that computes everything at every step."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_visible_sets_are_locked_across_step_counts(model, order):
     for a, b in zip(coarse, fine[::2], strict=True):
         assert a.t == pytest.approx(b.t)
         assert torch.equal(a.z == V, b.z == V)
-    for earlier, later in zip(fine, fine[1:], strict=False):
+    for earlier, later in pairwise(fine):
         assert ((later.z == V) <= (earlier.z == V)).all()
 
 
@@ -110,7 +111,7 @@ def test_mean_calls_of_independent_thresholds(model, steps):
 @pytest.mark.parametrize("steps", [2, 4, 8, 16])
 def test_stratified_thresholds_reveal_equal_counts(model, steps):
     states = trajectory(Ancestral(steps, order="stratified"), model, range(4))
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert ((before.z == V).sum(1) - (after.z == V).sum(1) == L // steps).all()
     assert (states[-1].nfe == steps).all()
 

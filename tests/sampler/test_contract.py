@@ -1,5 +1,7 @@
 """What every sampler must satisfy, whichever files are in mcd/sampler."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -117,7 +119,7 @@ def test_steps_go_down_in_time_and_only_ever_reveal(kind, model):
     states = trajectory(kind(8), model)
     assert states[0].t == 1.0 and (states[0].z == V).all() and (states[0].nfe == 0).all()
     assert states[-1].t == 0.0
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert after.t < before.t
         visible = before.z != V
         assert torch.equal(after.z[visible], before.z[visible])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,19 +67,21 @@ def test_what_a_run_leaves_behind(run_fit, tmp_path, tiny_denoiser):
         assert row["loss"] == pytest.approx(row["distillation"] + row["reconstruction"], rel=1e-5)
         assert sum(row[f"tokens_{regime}"] for regime in ("distilled", "revealed", "visible")) == 64
         assert row["grad_norm"] > 0 and math.isfinite(row["grad_norm"])
-    assert all(a["elapsed_s"] < b["elapsed_s"] for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a["elapsed_s"] < b["elapsed_s"] for a, b in pairwise(rows))
 
     ema, raw = (from_pretrained(str(tmp_path / "run"), weights) for weights in ("ema", "raw"))
     first = tiny_denoiser(V=300, length=16)
     for name, p in ema.state_dict().items():
         assert torch.equal(p, model.state_dict()[name])
-        assert not torch.equal(p, raw.state_dict()[name]) and not torch.equal(raw.state_dict()[name], first.state_dict()[name])
+        trained = raw.state_dict()[name]
+        assert not torch.equal(p, trained) and not torch.equal(trained, first.state_dict()[name])
     assert not model.training and model.folder == tmp_path / "run"
     for round in (1, 2, 3):
         assert {path.name for path in (tmp_path / "run" / "rounds" / str(round)).iterdir()} >= set(WEIGHTS)
     last = from_pretrained(str(tmp_path / "run" / "rounds" / "3"))
     assert all(torch.equal(p, ema.state_dict()[name]) for name, p in last.state_dict().items())
-    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-00000010", "step-00000012"]
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000012"]
 
 
 def test_training_learns_and_validates(run_fit, tmp_path):

@@ -75,7 +75,7 @@ def test_folders_that_hold_no_run_are_refused_untouched(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     before = contents(tmp_path)
     for out in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(RunConflict, match="--out .*holds no run"):
+        with pytest.raises(RunConflict, match=r"--out .*holds no run"):
             RunFolder(out, config())
     assert contents(tmp_path) == before
 
