@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from mcd.app.cli import fail
 from mcd.app.errors import UsageError
 from mcd.app.watch import watching
@@ -12,11 +14,14 @@ from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
 from mcd.objective.base import Objective
+from mcd.sampler import sample
+from mcd.sampler.ancestral import Ancestral
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.loop import Interrupted, Progress, fit
 from mcd.train.run_folder import RunConflict, RunFolder
 
 VALID_ROWS = 256
+SAMPLE_ROWS, SAMPLE_STEPS = 2, 32
 
 
 def train_run(
@@ -31,9 +36,14 @@ def train_run(
     command: str,
 ) -> int:
     """Run `fit` in the folder `out`, shown as it goes; returns the exit status."""
-    tokenizer_json = load_tokenizer(str(data)).to_str()
+    tokenizer = load_tokenizer(str(data))
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
     batches = [valid.batch(i) for i in range(max(1, min(VALID_ROWS, valid.rows) // 32))]
+
+    def validate(model: Denoiser, step: int) -> dict[str, float]:
+        write_samples(out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader.length)
+        return nelbo(model, batches)
+
     try:
         run = RunFolder(out, config, command)
     except RunConflict as error:
@@ -50,8 +60,15 @@ def train_run(
             watch.tell(progress.fraction, note)
 
         try:
-            fit(student, objective, loader, train, budget, run, tokenizer_json, lambda m: nelbo(m, batches), show)
+            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show)
         except Interrupted as stop:
             return fail(str(stop), 1)
     print(f"{out}: done; model.safetensors (EMA) and model.raw.safetensors are in it", file=sys.stderr)
     return 0
+
+
+def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, length: int) -> None:
+    """A few rows of the model as it stands, to read while it trains."""
+    ids, _ = sample(Ancestral(SAMPLE_STEPS), model, SAMPLE_ROWS, length)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n\n".join(tokenizer.decode(row) for row in ids.tolist()) + "\n", encoding="utf-8")

@@ -67,7 +67,7 @@ class TrainConfig:
     log_every: int = 10
     """Steps between two lines of stats.jsonl."""
     valid_every: int = 0
-    """Steps between two measurements of the validation NELBO; 0 for none."""
+    """Steps between two validations (NELBO into stats.jsonl, text into samples/); 0 for none."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
 

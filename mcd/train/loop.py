@@ -24,8 +24,8 @@ from mcd.train.config import Budget, TrainConfig
 from mcd.train.optimizer import lr_factor, make_optimizers
 from mcd.train.run_folder import RunFolder
 
-Validate = Callable[[Denoiser], dict[str, float]]
-"""Called with the EMA model now and then; what it returns is logged."""
+Validate = Callable[[Denoiser, int], dict[str, float]]
+"""Called with the EMA model and the step, every `valid_every` steps; what it returns is logged."""
 
 
 class Interrupted(Exception):
@@ -137,7 +137,7 @@ def fit(
                 row = {"step": step, "round": round + 1, "lr": config.lr * factor, **loss.as_floats()}
                 row |= {"grad_norm": float(norm), "elapsed_s": elapsed}
                 if validate is not None and validates:
-                    row |= validate(_ema_model(student, ema))
+                    row |= validate(_ema_model(student, ema), step)
                 run.log(row)
                 watch(Progress(step, budget.progress(step, elapsed), elapsed, row))
             if ends_round and budget.rounds > 1:

@@ -14,7 +14,7 @@ TEXT = (
     "The committee met in the morning and the members agreed on the report. "
     "In the evening the chairman read the letter of the minister to the house. "
 )
-TINY = "--hidden 16 --layers 1 --heads 1 --cond-dim 8 --threads 1 --log-every 1 --valid-every 0".split()
+TINY = "--hidden 16 --layers 1 --heads 1 --cond-dim 8 --threads 1 --log-every 1 --valid-every 2".split()
 
 
 @pytest.fixture(scope="session")
