@@ -1,4 +1,4 @@
-"""The shape of the package (shared/design.md, sections 2 and 6): who imports whom, length, documentation, import time."""
+"""The shape of the package (shared/design.md, sections 2 and 6): imports, length, documentation, import time."""
 
 import ast
 import subprocess

@@ -63,6 +63,7 @@ class Scorer:
 
     @property
     def dtype(self) -> torch.dtype:
+        """The type of `precision`."""
         return PRECISIONS[self.precision]
 
     def nll(self, texts: list[str]) -> list[SampleScore]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_training_learns_and_validates(run_fit, tmp_path):
         tmp_path / "run",
         objective=NELBO(max_weight=1.0),
         budget=Budget(steps=60),
-        validate=lambda model: seen.append(model) or {"valid_nelbo": 1.5},
+        validate=lambda model, step: seen.append((model, step)) or {"valid_nelbo": 1.5},
         valid_every=25,
         log_every=10,
         batch_size=16,
@@ -99,7 +100,7 @@ def test_training_learns_and_validates(run_fit, tmp_path):
     assert [row["step"] for row in rows] == [10, 20, 25, 30, 40, 50, 60]
     assert [row["step"] for row in rows if row.get("valid_nelbo") == 1.5] == [25, 50, 60]
     assert sum(row["cross_entropy"] for row in rows[-3:]) < sum(row["cross_entropy"] for row in rows[:3]) - 0.6
-    assert not seen[0].training
+    assert [step for _, step in seen] == [25, 50, 60] and not any(model.training for model, _ in seen)
 
 
 def test_the_ema_is_of_the_raw_weights(run_fit, tmp_path, tiny_denoiser):
@@ -223,19 +224,18 @@ SCRIPT = """
 
 
 def test_sigkill_and_the_same_command_again(tmp_path, tiny_data, tiny_denoiser, run_fit):
-    """A real kill -9 from outside, at no particular point of a step, twice; then to the end."""
+    """A real kill -9 from outside, at no particular point of a step; then to the end."""
     from mcd.model.pretrained import save_pretrained
 
     save_pretrained(tiny_denoiser(V=300, length=16, dropout=0.1), tmp_path / "model")
     out, stats = tmp_path / "run", tmp_path / "run" / "stats.jsonl"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    for lines in (3, 7):
-        command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tiny_data), str(tmp_path / "model"), str(out)]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (stats.exists() and stats.read_bytes().count(b"\n") >= lines):
-            os.sched_yield()
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tiny_data), str(tmp_path / "model"), str(out)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (stats.exists() and stats.read_bytes().count(b"\n") >= 6):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert not (out / "model.safetensors").exists()
     student = from_pretrained(str(tmp_path / "model"))
     run_fit(out, student=student, checkpoint_every=1)

@@ -43,6 +43,7 @@ class Match:
 
     @property
     def factor(self) -> float:
+        """How many times the student's steps the teacher takes."""
         assert self.cell.steps is not None
         return self.teacher_steps / self.cell.steps
 
@@ -53,6 +54,7 @@ class Match:
 
     @property
     def factor_nfe(self) -> float | None:
+        """The same in network calls; None where they were not counted."""
         return self.teacher_nfe / self.cell.nfe if self.teacher_nfe and self.cell.nfe else None
 
 
