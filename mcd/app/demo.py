@@ -46,7 +46,7 @@ class DemoArgs:
     """Numbers of steps of the controls: tau-only, and the teacher cooled to the student's entropy."""
     rounds: int = 5
     """Rounds of distillation."""
-    steps_per_round: int = 40
+    steps_per_round: int = 24
     """Optimiser steps a round."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""

@@ -49,7 +49,7 @@ class DistillArgs:
     """Weights of the teacher to start from: ema or raw."""
     rounds: int = 5
     """Rounds; each begins with a hard snapshot teacher := student."""
-    steps_per_round: int = 40
+    steps_per_round: int = 24
     """Optimiser steps a round."""
     threads: int | None = None
     """CPU threads; all cores by default. Bits depend on it."""

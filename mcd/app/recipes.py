@@ -113,11 +113,11 @@ DISTILL: dict[str, DistillRecipe] = {
         method={},
     ),
     # Minutes of CPU at L = 128. delta keeps the paper's delta x L of 2, 4, 8, 16, 32 tokens a round (1/512 of 128
-    # tokens would be a quarter of one); 200 steps need a larger rate and a short memory of the average.
+    # tokens would be a quarter of one); 120 steps need a larger rate and a short memory of the average.
     "cpu": DistillRecipe(
-        train=TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=40),
+        train=TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=24),
         rounds=5,
-        steps_per_round=40,
+        steps_per_round=24,
         method={"delta0": 2 / 128},
     ),
 }

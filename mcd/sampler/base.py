@@ -27,7 +27,8 @@ class Step:
 class Sampler(ABC):
     """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone.
 
-    rows_per_call: rows of every network call, padded; fixed, so that what shares a call never changes a row.
+    rows_per_call: rows of every network call, padded; fixed, so that what shares a call never changes a row. Another
+        number is another shape of matrix products, whose last bits may differ and now and then flip a draw.
     """
 
     name: ClassVar[str]
@@ -76,6 +77,8 @@ def sample(
         raise ValueError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
     if num < 1:
         raise ValueError(f"--num {num}: must be at least 1")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: must not be negative")
     row = torch.full((length,), denoiser.mask_id) if template is None else template
     if row.shape != (length,):
         raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")

@@ -75,7 +75,7 @@ class TrainConfig:
         for name in ("batch_size", "lr", "clip_norm", "log_every", "checkpoint_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be positive")
-        for name in ("warmup_steps", "weight_decay", "valid_every"):
+        for name in ("warmup_steps", "weight_decay", "valid_every", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
         for name in ("lr_decay", "ema_decay"):

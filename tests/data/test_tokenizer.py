@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcd.data.corpus import DataError
-from mcd.data.tokenizer import EOS, eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe
+from mcd.data.tokenizer import EOS, eos_id_of, load_tokenizer, tokenizer_of_model, tokenizer_sha256, train_bpe
 
 TEXTS = ["the state of the union is strong", "the people of the states", "naïve café 汉字"] * 20
 TOKENIZER = train_bpe(TEXTS, 280)
@@ -57,3 +57,10 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
     (tmp_path / "no_eos.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="no end-of-text"):
         eos_id_of(load_tokenizer(str(tmp_path / "no_eos.json")))
+
+
+def test_a_tokenizer_of_another_size_than_the_models_is_refused(tmp_path):
+    TOKENIZER.save(str(tmp_path / "tokenizer.json"))
+    assert tokenizer_sha256(tokenizer_of_model(tmp_path, 280)) == tokenizer_sha256(TOKENIZER)
+    with pytest.raises(DataError, match="has 280 tokens, the model 281"):
+        tokenizer_of_model(tmp_path, 281)

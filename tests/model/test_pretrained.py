@@ -1,13 +1,16 @@
 """Model folders: what is written is read back, and what does not fit is named."""
 
+import errno
 import json
 import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mcd.model.pretrained import ModelError, config_of_json, config_to_json, from_pretrained, lengthened
+from mcd.model import pretrained
+from mcd.model.pretrained import ModelError, config_of_json, config_to_json, from_pretrained, lengthened, write_tensors
 from mcd.model.pretrained import save_pretrained as save
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
@@ -23,6 +26,13 @@ def model(tiny_denoiser):
 def folder(model, tmp_path):
     save(model, tmp_path / "model", '{"a": 1}')
     return tmp_path / "model"
+
+
+def fail_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def same(a, b):
@@ -145,13 +155,19 @@ def test_nothing_pickled_is_ever_read(folder, monkeypatch, tmp_path):
 
 
 def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser, monkeypatch):
-    def full_disk(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("mcd.model.pretrained.save_file", full_disk)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(pretrained, "save_file", fail_with(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
         save(tiny_denoiser(seed=9), folder)
     assert same(from_pretrained(str(folder)), model)
+
+
+def test_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
+    """safetensors hides it in a text; whoever explains the fault to the user needs it."""
+    monkeypatch.setattr(pretrained, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
+    with pytest.raises(OSError) as error:
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+    assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lengthened_keeps_weights_and_predictions(model, folder, seeded):

@@ -179,6 +179,7 @@ def test_bad_options_are_named(kind, options, option):
     "options, match",
     [
         ({"num": 0, "length": 4}, "--num 0"),
+        ({"num": 1, "length": 4, "seed": -1}, "--seed -1"),
         ({"num": 1, "length": 0}, "--length 0"),
         ({"num": 1, "length": 17}, "--length 17: the model makes 1 to 16"),
         ({"num": 1, "length": 4, "template": torch.zeros(5, dtype=torch.int64)}, "--template of 5 tokens"),

@@ -23,7 +23,7 @@ def run_fit(tiny_denoiser, tiny_data) -> Callable[..., Denoiser]:
         budget = budget or Budget(steps=12, rounds=3)
         options = {"batch_size": 4, "lr": 1e-2, "warmup_steps": 3, "log_every": 1, "checkpoint_every": 5} | options
         config = TrainConfig(**options)
-        student = student or tiny_denoiser(V=300, length=16, dropout=0.1)
+        student = (student or tiny_denoiser(V=300, length=16, dropout=0.1)).train()
         loader = open_loader(tiny_data, "train", config.batch_size, seed=config.seed)
         run = RunFolder(out, {"objective": asdict(objective), "train": asdict(config) | asdict(budget)})
         return fit(student, objective, loader, config, budget, run, "{}", validate, watch)

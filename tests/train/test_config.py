@@ -41,6 +41,7 @@ def test_progress_goes_from_0_to_1():
         ({"warmup_steps": -1}, "--warmup-steps -1: must not be negative"),
         ({"weight_decay": -0.1}, "--weight-decay -0.1"),
         ({"valid_every": -1}, "--valid-every -1"),
+        ({"seed": -1}, "--seed -1"),
         ({"lr_decay": 1.0}, r"--lr-decay 1.0: must be in \[0, 1\)"),
         ({"ema_decay": 1.0}, "--ema-decay 1.0"),
     ],
