@@ -4,6 +4,7 @@ The counterpart for masks of consistency distillation (Eq. 4): the pair on one p
 ODE solver.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -27,33 +28,42 @@ class MCD(Objective):
     delta = delta0 * delta_growth^r and tau = tau0 - tau_step * r, never below tau_min; tau divides the teacher's raw
     logits. Defaults are the paper's, meant for L = 1024 and 50,000 steps.
 
-    kl: "reverse" is Eq. 14 as printed (student first); "forward" the mean-seeking one.
-    ce_weight: factor of the reconstruction term; 0 turns it off.
-    region: "both" is Eq. 14 (KL where both states are masked). "student" puts the KL wherever the student is masked;
-        where the teacher sees the token its prediction is certain under SUBS, so "reverse" then diverges (the paper's
-        failed row of Table 2: the teacher's zeros are taken as -1e6, as in the public code) and "forward" is CE.
-    coupling: "shared" u (the paper), or "independent" u for the teacher's state, which breaks the trajectory.
+    kl "reverse" is Eq. 14 as printed, "forward" the mean-seeking one. region "student" puts the KL wherever the student
+    is masked; where the teacher sees the token its prediction is certain under SUBS, so "reverse" then diverges (the
+    paper's failed row of Table 2: the teacher's zeros are taken as -1e6, as in the public code) and "forward" is CE.
+    coupling "independent" breaks the trajectory.
     """
 
     name: ClassVar[str] = "mcd"
     distils: ClassVar[bool] = True
 
     delta0: float = 1 / 512
+    """Gap t - s of the first round; 0 leaves only the matching of tempered predictions (tau-only)."""
     delta_growth: float = 2.0
+    """Factor of the gap from round to round."""
     tau0: float = 0.96
+    """Teacher's temperature in the first round."""
     tau_step: float = 0.03
+    """By how much the temperature falls each round."""
     tau_min: float = 0.05
+    """Lowest temperature."""
     kl: Literal["reverse", "forward"] = "reverse"
+    """Direction: reverse is KL(student || teacher), the paper's."""
     ce_weight: float = 1.0
+    """Factor of the reconstruction term."""
     region: Literal["both", "student"] = "both"
+    """Where the KL is taken: where both are masked (the paper), or wherever the student is."""
     coupling: Literal["shared", "independent"] = "shared"
+    """shared u (the paper), or an independent one for the teacher's state."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.delta0 < 1.0:
             raise ValueError(f"--delta0 {self.delta0}: must be in [0, 1)")
-        if self.delta_growth < 1.0:
-            raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1")
-        if not 0.0 < self.tau_min <= self.tau0:
+        if not 1.0 <= self.delta_growth < math.inf:
+            raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1 and finite")
+        if not math.isfinite(self.tau_step):
+            raise ValueError(f"--tau-step {self.tau_step}: must be finite")
+        if not 0.0 < self.tau_min <= self.tau0 < math.inf:
             raise ValueError(f"--tau0 {self.tau0}: must be at least --tau-min {self.tau_min}, which must be positive")
         for option, value, known in (
             ("kl", self.kl, ("reverse", "forward")),
@@ -62,8 +72,8 @@ class MCD(Objective):
         ):
             if value not in known:
                 raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
-        if self.ce_weight < 0.0:
-            raise ValueError(f"--ce-weight {self.ce_weight}: must not be negative")
+        if not 0.0 <= self.ce_weight < math.inf:
+            raise ValueError(f"--ce-weight {self.ce_weight}: must be finite and not negative")
 
     def delta(self, round: int) -> float:
         """The time gap t - s of a round, at most 1."""

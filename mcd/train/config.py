@@ -1,5 +1,6 @@
 """Everything that decides how a run trains, beside the objective and the model."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +17,8 @@ class Budget:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("give exactly one of --steps and --minutes")
         for option, value in (("--steps", self.steps), ("--minutes", self.minutes), ("--rounds", self.rounds)):
-            if value is not None and value <= 0:
-                raise ValueError(f"{option} {value}: must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{option} {value}: must be positive and finite")
         if self.rounds > 1 and (self.steps is None or self.steps % self.rounds):
             raise ValueError(f"a run of {self.rounds} rounds needs --steps that are a multiple of {self.rounds}")
 
@@ -73,11 +74,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "lr", "clip_norm", "log_every", "checkpoint_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be positive")
-        for name in ("warmup_steps", "weight_decay", "valid_every", "seed"):
-            if getattr(self, name) < 0:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be positive and finite")
+        for name in ("warmup_steps", "weight_decay", "valid_every"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed {self.seed}: must be in [0, 2^63)")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"--betas {self.betas[0]} {self.betas[1]}: both must be in [0, 1)")
         for name in ("lr_decay", "ema_decay"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import mcd
+from mcd.model.pretrained import WEIGHTS
 from mcd.train.checkpoint import write_json
 
 BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every")
@@ -27,6 +28,7 @@ class RunFolder:
     """Opens `path` for a run of `config`: new, or to go on with if it holds the same configuration.
 
     command: what was typed, for the record.
+    A run that failed before its first checkpoint leaves nothing to protect: another configuration may take its place.
     Raises RunConflict, and changes nothing, when it holds another configuration or files that are no run.
     """
 
@@ -36,15 +38,22 @@ class RunFolder:
         if (path / "run.json").is_file():
             old = _read_config(path)
             changed = [key for key in _flat(old).keys() | _flat(config).keys() if _differs(key, old, config)]
-            if changed:
+            if changed and self._has_results():
                 raise RunConflict(
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(sorted(changed))}); "
                     "name a new folder, or repeat the old options to go on"
                 )
-        elif path.exists() and (not path.is_dir() or any(p.suffix != ".partial" for p in path.iterdir())):
+        elif (
+            path.exists()
+            and not (path / "run.json").is_file()
+            and (not path.is_dir() or any(p.suffix != ".partial" for p in path.iterdir()))
+        ):
             raise RunConflict(f"--out {path}: is not empty and holds no run; name a new folder")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "run.json", {"command": command, "config": config, "environment": environment()})
+
+    def _has_results(self) -> bool:
+        return (self.path / WEIGHTS["ema"]).exists() or any(self.checkpoints.glob("step-*"))
 
     @property
     def checkpoints(self) -> Path:

@@ -39,14 +39,16 @@ def test_a_loaded_checkpoint_can_be_changed_in_place_without_touching_the_file(t
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "garbage"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "remove", "garbage", "flip"])
 def test_damage_to_the_newest_falls_back(tmp_path, file, damage):
     save(tmp_path, 1, 2)
     path = tmp_path / "step-00000002" / file
     content = path.read_bytes()
     path.unlink()
     if damage != "remove":
-        path.write_bytes({"truncate": content[:-4], "empty": b"", "garbage": b"\xff\xfe" * 50}[damage])
+        flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+        damaged = {"truncate": content[:-4], "empty": b"", "garbage": b"\xff\xfe" * 50, "flip": flipped}
+        path.write_bytes(damaged[damage])
     _, meta = load_latest(tmp_path)
     assert meta == {"step": 1}
 

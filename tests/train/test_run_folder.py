@@ -26,6 +26,7 @@ def contents(folder):
 def out(tmp_path):
     run = RunFolder(tmp_path / "runs" / "a", config())
     run.log({"step": 1})
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
     return run.path
 
 
@@ -63,12 +64,19 @@ def test_how_long_and_how_often_may_change(out, change):
 
 def test_the_steps_of_several_rounds_may_not_change(tmp_path):
     """They say where a round begins, and with it whose teacher the checkpoint holds."""
-    RunFolder(tmp_path / "a", config(rounds=5))
+    (RunFolder(tmp_path / "a", config(rounds=5)).checkpoints / "step-00000001").mkdir(parents=True)
     before = contents(tmp_path / "a")
     with pytest.raises(RunConflict, match=r"differs in train\.steps"):
         RunFolder(tmp_path / "a", config(rounds=5, steps=20))
     assert contents(tmp_path / "a") == before
     RunFolder(tmp_path / "a", config(rounds=5, checkpoint_every=1))
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_gives_way(tmp_path):
+    RunFolder(tmp_path / "a", config())
+    other = config(batch_size=99)
+    RunFolder(tmp_path / "a", other)
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["config"] == json.loads(json.dumps(other))
 
 
 def test_folders_that_hold_no_run_are_refused_untouched(tmp_path):
