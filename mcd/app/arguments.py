@@ -1,8 +1,12 @@
 """Command lines from dataclasses (by tyro): options flattened, faults told as `UsageError`."""
 
+import errno
 import inspect
+import os
 import sys
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -13,6 +17,7 @@ from mcd.app.errors import UsageError
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A nested dataclass whose fields are options of the command itself."""
+MOST_THREADS = 1024
 
 
 def parse(kind: type[T], argv: list[str], command: str, default: T | None = None) -> T:
@@ -48,6 +53,53 @@ def peek(argv: list[str], option: str) -> str | None:
         if word.startswith(option + "="):
             return word.split("=", 1)[1]
     return None
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that the generators cannot take."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed}: must be at least 0 and below 2**63")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError for a number of threads that no machine has."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"--threads {threads}: must be 1 to {MOST_THREADS}")
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many threads; None leaves all cores. Raises UsageError as `check_threads`."""
+    import torch
+
+    check_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def check_out(out: Path, folder: bool = False) -> None:
+    """See before long work that a file (or a folder) can be made at `out`; nothing is left behind.
+
+    Raises UsageError where the path is of another kind or below no folder, OSError where the system lets nobody write.
+    """
+    kind = "folder" if folder else "file"
+    try:
+        if not folder and out.is_dir():
+            raise UsageError(f"--out {out}: is a folder; name a file in it")
+        if out.exists() and not (out.is_dir() if folder else out.is_file()):
+            raise UsageError(f"--out {out}: is there and is no {'folder' if folder else 'regular file'}; name another")
+        if len(os.fsencode(out.name)) > 240:  # of 255, for the names of temporary files
+            raise UsageError(f"--out {out}: its name is too long; name a shorter one")
+        parent = out if folder else out.parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir():
+            raise UsageError(f"--out {out}: {parent} is no folder a {kind} can be made in; name another")
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, str(out)) from None
+        raise UsageError(f"--out {out}: no {kind} can be made there ({error.strerror}); name another") from None
 
 
 def show_dry_run(value: Any) -> int:

@@ -1,7 +1,9 @@
 """The `mcd` command: a static table of commands, each imported only when it runs."""
 
 import difflib
+import errno
 import importlib
+import os
 import sys
 
 import mcd
@@ -37,7 +39,22 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 the request made no sense)."""
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            if sys.stdout is not None:  # closed by the shell
+                sys.stdout.flush()
+    except KeyboardInterrupt:  # before or after the command's own part
+        return fail("stopped", 1)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 1 if error.errno == errno.EPIPE else fail("no space left for the output", 1)  # EPIPE: `head` has left
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         lines = (f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)), end="")

@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mcd.app.arguments import parse, show_dry_run
+from mcd.app.arguments import check_out, check_seed, parse, show_dry_run
+from mcd.app.errors import UsageError
+from mcd.app.evaluate import print_rows, read_metrics, write_metrics
+from mcd.app.sampling import SamplingOptions, weights_digest
+
+SHORTEST = 4
+"""Tokens of a row at least: repetition is measured in runs of four."""
 
 
 @dataclass(frozen=True)
 class DemoArgs:
     """Distil a teacher by MCD in rounds, sample teacher and student, score them, and write a report.
 
-    Writes metrics.json, samples_*.jsonl, trajectory.jsonl and report.html below --out. Killed, it goes on where it was
-    when the same command runs again.
+    Writes demo.json, metrics.json, samples_*.jsonl, trajectory.jsonl and report.html below --out. Killed, it goes on
+    where it was when the same command runs again; with other options, name a new folder.
 
     Examples:
       mcd demo
@@ -29,7 +35,7 @@ class DemoArgs:
     data: str = "sotu"
     """Text, or a prepared folder with the teacher's tokenizer."""
     length: int = 128
-    """Tokens a row."""
+    """Tokens a row: 4 to the teacher's length."""
     num: int = 64
     """Samples a cell."""
     seed: int = 0
@@ -54,17 +60,28 @@ class DemoArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(DemoArgs, argv, "demo")
+    _check(args)
     if args.dry_run:
         return show_dry_run({key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()})
+    check_out(args.out, folder=True)
 
     from mcd.app import distill, report
     from mcd.app.data_of import prepared
     from mcd.eval.scorer import load_scorer
-    from mcd.model.pretrained import locate
+    from mcd.model.pretrained import from_pretrained, locate
+    from mcd.train.checkpoint import write_json
 
     started = time.monotonic()
+    teacher = from_pretrained(args.teacher)
+    longest = teacher.config.backbone.length
+    if not SHORTEST <= args.length <= longest:
+        raise UsageError(f"--length {args.length}: must be {SHORTEST} to {longest}, the teacher's")
     scorer = None if args.scorer == "none" else load_scorer(args.scorer)
+    report.check_page(args.out / "report.html")
+    config = _config(args, weights_digest(teacher, "ema"))
     data = prepared(args.data, args.out / "data", locate(args.teacher) / "tokenizer.json", length=args.length)
+    args.out.mkdir(parents=True, exist_ok=True)  # the data may lie elsewhere
+    write_json(args.out / "demo.json", config)
     # The paper's first gap is 2 tokens of 1,024; tau-only looks ahead by nothing.
     for name, delta0 in (("student", 2 / args.length), ("tau-only", 0.0)):
         stage(f"distilling: {name}", started)
@@ -77,6 +94,48 @@ def main(argv: list[str]) -> int:
     if not status:
         stage(f"done: {args.out / 'report.html'}", started)
     return status
+
+
+def _check(args: DemoArgs) -> None:
+    """Raise UsageError for options that would fail only after minutes of work."""
+    check_seed(args.seed)
+    for name in ("num", "rounds", "steps_per_round"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1")
+    for name in ("teacher_steps", "student_steps", "round_steps", "control_steps"):
+        option = f"--{name.replace('_', '-')}"
+        if not getattr(args, name):
+            raise UsageError(f"{option}: name at least one number of steps")
+        for steps in getattr(args, name):
+            try:
+                SamplingOptions().sampler_of(steps)
+            except UsageError as error:
+                raise UsageError(str(error).replace("--steps", option)) from None
+
+
+def _config(args: DemoArgs, teacher_sha256: str) -> dict[str, Any]:
+    """What demo.json is to hold. Raises UsageError where --out holds a demo of other options, or cells of no demo."""
+    path = args.out / "demo.json"
+    options = {name: value for name, value in vars(args).items() if name not in ("out", "dry_run")}
+    config = json.loads(json.dumps({**options, "teacher_sha256": teacher_sha256}))
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            old = None
+        if not isinstance(old, dict):
+            raise UsageError(f"--out {args.out}: its demo.json is damaged or none of ours; name a new folder")
+        changed = sorted(key for key in old.keys() | config.keys() if old.get(key) != config.get(key))
+        if changed:
+            raise UsageError(
+                f"--out {args.out}: holds a demo of another configuration (differs in {', '.join(changed)}); "
+                "name a new folder"
+            )
+        return config
+    for name in ("metrics.json", "trajectory.jsonl"):
+        if (args.out / name).exists():
+            raise UsageError(f"--out {args.out}: holds a {name} of no demo (there is no demo.json); name a new folder")
+    return config
 
 
 def stage(what: str, started: float) -> None:
@@ -105,13 +164,10 @@ class Cells:
     def __init__(self, args: DemoArgs, data: Path, scorer: Any, started: float, command: str):
         self.args, self.data, self.scorer, self.started, self.command = args, data, scorer, started, command
         self.path = args.out / "metrics.json"
-        self.rows: list[dict[str, Any]] = []
-        if self.path.is_file():
-            self.rows = json.loads(self.path.read_text(encoding="utf-8"))["rows"]
+        self.rows = read_metrics(self.path)
 
     def run(self) -> None:
         """Measure what is not yet measured."""
-        from mcd.app.evaluate import print_rows
         from mcd.app.measure import held_out_rows
         from mcd.model.pretrained import from_pretrained
         from mcd.sampler.ancestral import Ancestral
@@ -132,8 +188,9 @@ class Cells:
         for steps in args.control_steps:
             self.measure("tau-only", tau_only, Ancestral(steps), args.rounds)
             self.cooled(teacher, Ancestral(steps))
+        shown = max((steps for steps in args.student_steps if steps <= 32), default=min(args.student_steps))
         for name, model in (("teacher", teacher), ("student", student)):
-            self.trajectory(name, model, Ancestral(args.student_steps[-2]))
+            self.trajectory(name, model, Ancestral(shown))
         print_rows(self.rows)
 
     def has(self, model: str, steps: int | None = None, round: int | None = None) -> dict[str, Any] | None:
@@ -142,8 +199,6 @@ class Cells:
 
     def keep(self, rows: list[dict[str, Any]]) -> None:
         """Add rows to metrics.json."""
-        from mcd.app.evaluate import write_metrics
-
         self.rows += rows
         write_metrics(self.path, self.rows, self.command)
 
@@ -183,12 +238,13 @@ class Cells:
         """Write how one row is revealed, state by state, to trajectory.jsonl."""
         import torch
 
+        from mcd.app.report import write_text
         from mcd.app.sample import states_as_text
         from mcd.data.tokenizer import tokenizer_of_model
 
         path = self.args.out / "trajectory.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        lines = [line for line in lines if json.loads(line)["model"] != name]
+        old = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        lines = [line for line in old if _model_of(line) not in (None, name)]
         z = torch.full((self.args.length,), model.mask_id)
         before: list[str | None] = [None] * self.args.length
         tokenizer = tokenizer_of_model(model.folder, model.config.vocab_size)
@@ -199,4 +255,12 @@ class Cells:
             line = {"model": name, "row": row, "seed": self.args.seed, "steps": sampler.steps, "step": i, "t": step.t}
             lines.append(json.dumps({**line, "tokens": tokens, "new": new}, ensure_ascii=False))
             before = tokens
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
+
+
+def _model_of(line: str) -> str | None:
+    """The model of a line of trajectory.jsonl; None where the line is empty or damaged."""
+    try:
+        return json.loads(line)["model"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

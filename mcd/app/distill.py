@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro import MISSING
 
-from mcd.app.arguments import Flat, choose, parse, peek, show_dry_run
+from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import DISTILL
 from mcd.objective import OBJECTIVES, Objective
@@ -91,6 +91,8 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         raise UsageError(f"--rounds {args.rounds} --steps-per-round {args.steps_per_round}: both must be at least 1")
     if args.weights not in ("ema", "raw"):
         raise UsageError(f"--weights {args.weights}: known are ema, raw")
+    check_seed(args.train.seed)
+    check_threads(args.threads)
     budget = Budget(steps=args.rounds * args.steps_per_round, rounds=args.rounds)
     config: dict[str, Any] = {
         "command": "distill",
@@ -105,21 +107,24 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         schedule = [{"round": r + 1, **objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule})
 
-    import torch
-
     from mcd.app.data_of import data_of_model, prepared
     from mcd.app.training import train_run
     from mcd.data.loader import open_loader
+    from mcd.data.shards import read_manifest
     from mcd.model.pretrained import from_pretrained
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
+    check_out(args.out, folder=True)
     student = from_pretrained(args.teacher, args.weights)  # type: ignore[arg-type]
     assert student.folder is not None
+    longest = student.config.backbone.length
+    if args.train.length is not None and not 1 <= args.train.length <= longest:
+        raise UsageError(f"--length {args.train.length}: the teacher takes 1 to {longest} tokens")
     folder = prepared(
-        args.data or data_of_model(student.folder), args.out.parent / "data", student.folder / "tokenizer.json"
+        data_of_model(student.folder) if args.data is None else args.data,
+        args.out.parent / "data",
+        student.folder / "tokenizer.json",
     )
-    loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
-    if loader.length > student.config.backbone.length:
-        raise UsageError(f"--length {loader.length}: beyond the teacher's {student.config.backbone.length}")
+    length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)
+    loader = open_loader(folder, "train", args.train.batch_size, length, args.train.seed)
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command)

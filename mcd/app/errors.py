@@ -48,11 +48,23 @@ def explained() -> Iterator[Outcome]:
                 1,
             )
         elif error.errno in (errno.EACCES, errno.EROFS):
-            outcome.status = fail(f"{error.filename}: not writable; name another --out", 1)
+            outcome.status = fail(f"{error.filename}: permission denied; name another", 1)
+        elif error.errno in _PATHS:
+            outcome.status = fail(f"{error.filename or 'a path of the request'}: {error.strerror}", 1)
         else:
             raise
 
 
+_PATHS = (
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EPERM,
+)
 _EXTRAS = {
     "lightning_fabric": "train",
     "transformers": "score",

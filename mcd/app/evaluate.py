@@ -1,6 +1,7 @@
 """`mcd eval`: measure samples of a model, or of a file."""
 
 import json
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,23 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import Flat, parse, show_dry_run
+from mcd.app.arguments import Flat, check_out, check_seed, parse, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.sampling import SamplingOptions
+
+COLUMNS = {
+    "model",
+    "round",
+    "steps",
+    "nfe",
+    "gen_ppl",
+    "gen_ppl_lo",
+    "gen_ppl_hi",
+    "entropy",
+    "repetition_4",
+    "distinct_2",
+}
+"""Keys of a row of metrics.json that the table shows."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +62,16 @@ def main(argv: list[str]) -> int:
     args = parse(EvalArgs, argv, "eval")
     if args.num < 1 or not args.steps or min(args.steps) < 1:
         raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
+    check_seed(args.seed)
     samplers = [args.sampling.sampler_of(steps) for steps in args.steps]
     if args.dry_run:
         return show_dry_run({"source": args.source, "samplers": [s.protocol() | {"steps": s.steps} for s in samplers]})
-
-    import torch
+    check_out(args.out)
+    read_metrics(args.out)
 
     from mcd.eval.scorer import load_scorer
 
-    if args.sampling.threads is not None:
-        torch.set_num_threads(args.sampling.threads)
+    set_threads(args.sampling.threads)
     scorer = None if args.scorer == "none" else load_scorer(args.scorer)
     rows = _rows(args, samplers, scorer)
     write_metrics(args.out, rows, f"mcd eval {shlex.join(argv)}")
@@ -75,7 +90,7 @@ def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, An
     if args.source in BUNDLED or (path / MANIFEST).is_file():
         folder = prepared(args.source, args.out.parent / "data")
         return held_out_rows(folder, args.num, args.sampling.length, args.seed, scorer)
-    if path.suffix == ".jsonl":
+    if path.suffix == ".jsonl" and not path.is_dir():
         return [measure_file(path, scorer, args.seed)]
 
     from mcd.model.pretrained import from_pretrained
@@ -102,20 +117,39 @@ def write_metrics(path: Path, rows: list[dict[str, Any]], command: str) -> None:
     write_json(path, {"command": command, "rows": rows})
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.json that is to be written anew; none where there is no file.
+
+    Raises UsageError when it is another file, which is then not to be lost.
+    """
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(row) >= COLUMNS for row in rows):
+        raise UsageError(f"--out {path}: is there, and is damaged or no metrics.json of ours; name a new file")
+    return rows
+
+
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """The rows as a table on the terminal."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("model", overflow="ellipsis", max_width=16)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table.add_column("model", overflow="ellipsis", no_wrap=True, min_width=14, max_width=16)
     for heading in ("round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         ppl, interval = "-", "-"
         if row["gen_ppl"] is not None:
-            ppl, interval = f"{row['gen_ppl']:.1f}", f"{row['gen_ppl_lo']:.1f}-{row['gen_ppl_hi']:.1f}"
+            ppl = f"{row['gen_ppl']:.1f}"
+        if row["gen_ppl"] is not None and row["gen_ppl_lo"] is not None and row["gen_ppl_hi"] is not None:
+            decimals = 1 if row["gen_ppl_hi"] < 1000 else 0
+            interval = f"{row['gen_ppl_lo']:.{decimals}f}-{row['gen_ppl_hi']:.{decimals}f}"
         table.add_row(
             Path(row["model"]).name,
             str(row["round"] or "-"),
@@ -131,15 +165,49 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The rows of a samples file. Raises UsageError when it is not one."""
+    """The rows of a samples file. Raises UsageError, naming the line, when it is not one."""
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for row in rows:
-            row["ids"], row["text"]
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        raise UsageError(f"{path}: not a file of samples (one JSON object a line with ids and text)") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not text") from None
+    rows = []
+    for i, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(_checked(json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{path}, line {i}: not a sample ({error})") from None
     if not rows:
         raise UsageError(f"{path}: holds no samples")
     return rows
+
+
+def _checked(row: Any) -> dict[str, Any]:
+    """A sample as `mcd sample` writes it, or ValueError that says what is wrong with it."""
+    from mcd.eval.protocol import protocol_of_dict
+
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    ids, text, nfe, protocol = (row.get(key) for key in ("ids", "text", "nfe", "protocol"))
+    if not isinstance(ids, list) or not all(_whole(i) for i in ids):
+        raise ValueError("ids must be a list of token ids, 0 to 2**31 - 1")
+    if not isinstance(text, str):
+        raise ValueError("text must be a string")
+    for key in ("row", "round", "steps"):
+        if row.get(key) is not None and not _whole(row[key]):
+            raise ValueError(f"{key} must be a whole number, 0 to 2**31 - 1")
+    if nfe is not None and (type(nfe) not in (int, float) or not 0 <= nfe < math.inf):
+        raise ValueError("nfe must be a number, at least 0")
+    if not isinstance(row.get("model", ""), str | None):
+        raise ValueError("model must be a string")
+    f"{text}{row.get('model')}".encode()  # a lone surrogate is a ValueError
+    if protocol is not None and not isinstance(protocol, dict):
+        raise ValueError("protocol must be an object")
+    protocol_of_dict(protocol or {})
+    return row
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31

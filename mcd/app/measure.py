@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from mcd.app.errors import UsageError
-from mcd.data.loader import open_loader
+from mcd.data.loader import open_loader, spread_rows
 from mcd.data.shards import tokenizer_of
 from mcd.data.tokenizer import tokenizer_of_model
 from mcd.eval.metrics import measure, shuffled
@@ -56,13 +56,19 @@ def measure_model(
 
 
 def measure_file(path: Path, scorer: Scorer | None, seed: int) -> dict[str, Any]:
-    """Measure the samples of a file, which carries their protocol. Raises UsageError when its rows have several."""
+    """Measure the samples of a file, which carries their protocol.
+
+    Raises UsageError when its rows are of several requests, or one is there twice.
+    """
     from mcd.app.evaluate import read_samples
 
     rows = read_samples(path)
-    protocols = {str(row.get("protocol")) for row in rows}
-    if len(protocols) > 1:
-        raise UsageError(f"{path}: holds samples of {len(protocols)} protocols; measure them apart")
+    for key in ("model", "weights_sha256", "round", "steps", "seed", "template", "protocol"):
+        if any(row.get(key) != rows[0].get(key) for row in rows):
+            raise UsageError(f"{path}: holds samples that differ in {key}; measure them apart")
+    numbers = [row["row"] for row in rows if row.get("row") is not None]
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"{path}: holds a row twice; every sample must be another row")
     protocol = protocol_of_dict(rows[0].get("protocol") or {})
     nfe = [row["nfe"] for row in rows if row.get("nfe") is not None]
     return measure(
@@ -84,8 +90,7 @@ def held_out_rows(folder: Path, num: int, length: int | None, seed: int, scorer:
     """
     loader = open_loader(folder, "valid", 1, length)
     tokenizer = tokenizer_of(folder)
-    num = min(num, loader.rows)
-    ids = [loader.batch(i * loader.rows // num)[0].tolist() for i in range(num)]
+    ids = spread_rows(loader, num).tolist()
     texts = [tokenizer.decode(row) for row in ids]
     protocol = Protocol(length=loader.length, seed=seed)
     mixed = shuffled(texts, seed)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from mcd.app.arguments import parse, show_dry_run
+from mcd.app.arguments import check_out, parse, show_dry_run
 from mcd.app.errors import UsageError
 
 
@@ -15,8 +15,9 @@ from mcd.app.errors import UsageError
 class ReportArgs:
     """Make one HTML page of runs: what the student gained and paid in words, figures, tables, samples, a trajectory.
 
-    A RUN is a folder with any of metrics.json, samples_*.jsonl, trajectory.jsonl, stats.jsonl and run.json, in it or in
-    its subfolders. What is missing is left out and said to be. The page loads nothing and needs no JavaScript.
+    A RUN is a folder with any of metrics.json (of `mcd eval`), samples_*.jsonl (of `mcd sample --out`, by that name),
+    trajectory.jsonl, stats.jsonl and run.json, in it or in its subfolders; other files are not read. What is missing is
+    left out and said to be. The page loads nothing and needs no JavaScript.
 
     Examples:
       mcd report runs/demo --out report.html
@@ -43,9 +44,19 @@ def main(argv: list[str]) -> int:
     from mcd.app.page.document import page
     from mcd.app.page.gather import gather
 
+    check_page(args.out)
     write_text(args.out, page(gather(args.runs), title))
     print(f"{args.out}: written")
     return 0
+
+
+def check_page(path: Path) -> None:
+    """Raise UsageError where no page can be written: no file can be made there, or one that is no report is."""
+    from mcd.app.page.document import MARKER
+
+    check_out(path)
+    if path.exists() and MARKER.encode() not in path.read_bytes()[:1000]:
+        raise UsageError(f"--out {path}: is there and is no report of ours; name a new file")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """`mcd sample`: draw text, or fill in a template."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import Flat, parse, show_dry_run
+from mcd.app.arguments import Flat, check_out, check_seed, parse, set_threads, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sampling import SamplingOptions
+from mcd.app.sampling import SamplingOptions, weights_digest
 
 GROUP = 64
 """Rows drawn and written together: what a kill can cost."""
+FIRST = b'{"row": 0'
+"""How a file of samples begins."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class SampleArgs:
 
     Examples:
       mcd sample demo --num 2 --steps 32
-      mcd sample runs/student --num 64 --steps 8 --seed 1 --out student.jsonl
+      mcd sample runs/student --num 64 --steps 8 --out runs/student/samples_student_s8.jsonl
       mcd sample demo --template "My fellow citizens, [MASK:12] peace" --length 48 --watch
     """
 
@@ -55,8 +58,11 @@ def main(argv: list[str]) -> int:
     sampler = args.sampling.sampler_of(args.steps)
     if args.num < 1:
         raise UsageError(f"--num {args.num}: must be at least 1")
+    check_seed(args.seed)
     if args.dry_run:
         return show_dry_run({"model": args.model, "num": args.num, "seed": args.seed, **sampler.protocol()})
+    if args.out:
+        check_out(args.out)
     return _sample(args, sampler)
 
 
@@ -69,8 +75,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     from mcd.model.pretrained import from_pretrained
     from mcd.sampler import sample
 
-    if args.sampling.threads is not None:
-        torch.set_num_threads(args.sampling.threads)
+    set_threads(args.sampling.threads)
     denoiser = from_pretrained(args.model, args.sampling.weights)
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
@@ -85,7 +90,13 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         seed=args.seed,
         threads=torch.get_num_threads(),
     ).as_dict()
-    request = {"model": args.model, "seed": args.seed, "steps": args.steps, "template": args.template}
+    request = {
+        "model": args.model,
+        "weights_sha256": weights_digest(denoiser, args.sampling.weights),
+        "seed": args.seed,
+        "steps": args.steps,
+        "template": args.template,
+    }
     done = _rows_done(args.out, request, protocol) if args.out else 0
     started = time.monotonic()
     if args.watch:
@@ -130,21 +141,23 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> 
     """
     if not out.exists():
         return 0
-    text = out.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
+    data = out.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
     rows: list[dict[str, Any]] = []
     try:
-        rows = [json.loads(line) for line in whole.splitlines()]
+        rows = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
         same = all(
             row["row"] == i and row["protocol"] == protocol and all(row[key] == request[key] for key in request)
             for i, row in enumerate(rows)
         )
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         same = False
-    if not same or (text and not whole):
+    if not whole:
+        same = data.startswith(FIRST) or FIRST.startswith(data)
+    if not same:
         raise UsageError(f"--out {out}: holds something else than rows of this request; name a new file")
-    if whole != text:
-        out.write_text(whole, encoding="utf-8")
+    if whole != data:
+        os.truncate(out, len(whole))
     return len(rows)
 
 
@@ -160,11 +173,12 @@ def template_ids(template: str, tokenizer: Any, mask_id: int, length: int) -> An
     ids: list[int] = []
     for part in re.split(r"(\[MASK(?::\d+)?\])", template):
         if match := re.fullmatch(r"\[MASK(?::(\d+))?\]", part):
-            ids += [mask_id] * int(match[1] or 1)
+            count = (match[1] or "1").lstrip("0")[:9]  # more digits are beyond any length
+            ids += [mask_id] * min(int(count or 0), length + 1)
         else:
             ids += tokenizer.encode(part, add_special_tokens=False).ids
     if len(ids) > length:
-        raise UsageError(f"--template: is {len(ids)} tokens long, beyond --length {length}")
+        raise UsageError(f"--template: is longer than --length {length} tokens")
     return torch.tensor(ids + [mask_id] * (length - len(ids)))
 
 

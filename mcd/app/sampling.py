@@ -1,12 +1,16 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
+import hashlib
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from mcd.app.arguments import choose
+from mcd.app.arguments import check_threads, choose
 from mcd.app.errors import UsageError
 from mcd.model.denoiser import Denoiser
+from mcd.model.pretrained import WEIGHTS
 from mcd.sampler import SAMPLERS, Sampler
+
+MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class SamplingOptions:
 
     def sampler_of(self, steps: int) -> Sampler:
         """The sampler asked for. Raises UsageError when it is unknown, has no such option, or refuses a value."""
+        check_threads(self.threads)
+        if steps > MOST_STEPS:
+            raise UsageError(f"--steps {steps}: must be at most {MOST_STEPS}")
         kind = choose(self.sampler, SAMPLERS, "sampler")
         known = {field.name for field in fields(kind)}
         for option in ("order", "precision"):
@@ -50,3 +57,10 @@ class SamplingOptions:
         if not 1 <= length <= longest:
             raise UsageError(f"--length {length}: the model makes 1 to {longest} tokens")
         return length
+
+
+def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:
+    """Twelve hex digits that tell the weights of a model from any others."""
+    assert denoiser.folder is not None
+    with (denoiser.folder / WEIGHTS[weights]).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

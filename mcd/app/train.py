@@ -7,7 +7,7 @@ from typing import Any
 
 from tyro import MISSING
 
-from mcd.app.arguments import Flat, choose, parse, peek, show_dry_run
+from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import TRAIN, ModelSize
 from mcd.objective.nelbo import NELBO
@@ -57,6 +57,7 @@ def main(argv: list[str]) -> int:
             budget = Budget(args.steps, args.minutes)
         except ValueError as error:
             raise UsageError(str(error)) from None
+    _check(args)
     config = {
         "command": "train",
         "data": args.data,
@@ -72,6 +73,20 @@ def main(argv: list[str]) -> int:
     return run(args, budget, config, f"mcd train {shlex.join(argv)}")
 
 
+def _check(args: TrainArgs) -> None:
+    """Raise UsageError for options that would fail only after data has been prepared."""
+    from mcd.model.dit import DiTConfig
+
+    check_seed(args.train.seed)
+    check_threads(args.threads)
+    if args.init is None:
+        try:
+            length = DiTConfig.length if args.train.length is None else args.train.length
+            DiTConfig(rows=2, length=length, **asdict(args.size))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
 def run(args: TrainArgs, budget: Budget, config: dict[str, Any], command: str) -> int:
     """Prepare the data, make or load the network, and train it."""
     import torch
@@ -84,8 +99,8 @@ def run(args: TrainArgs, budget: Budget, config: dict[str, Any], command: str) -
     from mcd.model.dit import DiTConfig
     from mcd.model.pretrained import from_pretrained, lengthened
 
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    set_threads(args.threads)
+    check_out(args.out, folder=True)
     student = None
     if args.init is not None:
         student = from_pretrained(args.init)

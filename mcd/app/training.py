@@ -1,5 +1,6 @@
 """What `mcd train` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from tokenizers import Tokenizer
 from mcd.app.cli import fail
 from mcd.app.errors import UsageError
 from mcd.app.watch import watching
-from mcd.data.loader import Loader, open_loader
+from mcd.data.loader import Loader, open_loader, spread_rows
+from mcd.data.shards import read_manifest
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
@@ -38,7 +40,9 @@ def train_run(
     """Run `fit` in the folder `out`, shown as it goes; returns the exit status."""
     tokenizer = load_tokenizer(str(data))
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
-    batches = [valid.batch(i) for i in range(max(1, min(VALID_ROWS, valid.rows) // 32))]
+    batches = list(spread_rows(valid, VALID_ROWS).split(32))
+    identity = "".join(shard["sha256"] for split in read_manifest(data)["splits"].values() for shard in split)
+    config = {**config, "data_sha256": hashlib.sha256(identity.encode()).hexdigest()}
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
         write_samples(out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader.length)

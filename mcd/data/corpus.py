@@ -1,8 +1,10 @@
 """Documents: the bundled corpus, anybody's files, or a hub dataset, each as an iterator of non-empty strings."""
 
 import gzip
+import hashlib
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
 """State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class DataError(ValueError):
@@ -25,19 +28,44 @@ def documents(source: str, text_field: str = "text") -> Iterator[str]:
     `text_field`), also with .gz or .xz behind; a folder of such files (read in name order); or the name of a dataset
     on the Hugging Face hub (split "train"; needs the `hub` extra). Raises DataError for anything else.
     """
+    files = _files(source)
+    if not files:
+        yield from _hub_documents(source, text_field)
+    for file in files:
+        yield from _file_documents(file, text_field)
+
+
+def source_sha256(source: str) -> str | None:
+    """A hash of the files of `source`, names and bytes; None for the bundled corpus and for hub datasets.
+
+    Raises DataError where `documents` would find no file.
+    """
+    files = [] if source in BUNDLED else _files(source)
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        whole.update(json.dumps([file.relative_to(source).as_posix(), digest]).encode())
+    return whole.hexdigest()
+
+
+def _files(source: str) -> list[Path]:
+    """The files of `source`, in the order of reading; none when it can only be the name of a hub dataset."""
+    if not source:
+        raise DataError("--data '': names nothing; give a file, a folder, sotu or a hub dataset")
     path = BUNDLED.get(source, Path(source))
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and _suffix(p) in SUFFIXES]
         if not files:
             raise DataError(f"--data {source}: the folder holds no {', '.join(SUFFIXES)} file")
-        for file in files:
-            yield from _file_documents(file, text_field)
-    elif path.is_file():
-        yield from _file_documents(path, text_field)
-    elif source.startswith((".", "/", "~")) or Path(source).suffix in SUFFIXES:
+        return files
+    if path.is_file():
+        return [path]
+    if source.startswith((".", "/", "~")) or _suffix(path) in SUFFIXES:
         raise DataError(f"--data {source}: no such file or folder")
-    else:
-        yield from _hub_documents(source, text_field)
+    return []
 
 
 def _suffix(path: Path) -> str:
@@ -65,7 +93,7 @@ def _file_documents(path: Path, text_field: str) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8") as file:
+    with opener(path, "rt", encoding="utf-8-sig") as file:
         for line in file:
             if "\0" in line:
                 raise DataError(f"--data {path}: holds NUL bytes; is it a binary file?")
@@ -92,8 +120,12 @@ def _jsonl_documents(path: Path, text_field: str) -> Iterator[str]:
             text = json.loads(line)[text_field]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError(f"--data {path}, line {number}: no JSON object with a {text_field!r} field") from error
+        except (ValueError, RecursionError) as error:  # a number of too many digits, or brackets in brackets
+            raise DataError(f"--data {path}, line {number}: JSON that cannot be read ({error})") from None
         if not isinstance(text, str):
             raise DataError(f"--data {path}, line {number}: field {text_field!r} is not a string")
+        if _SURROGATE.search(text):
+            raise DataError(f"--data {path}, line {number}: field {text_field!r} holds a lone surrogate (\\ud800 ...)")
         yield text
 
 

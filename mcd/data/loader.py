@@ -45,7 +45,10 @@ class Loader:
     def _row(self, index: int) -> np.ndarray:
         epoch, i = divmod(index, self.rows)
         offset, order = self._epoch(epoch)
-        start = offset + (order[i] if order is not None else i) * self.stride
+        return self.row_at(offset + int(order[i] if order is not None else i) * self.stride)
+
+    def row_at(self, start: int) -> np.ndarray:
+        """The row whose tokens begin at `start` of the stream, (L,) int64."""
         row = self.tokens[start : start + self.stride].astype(np.int64)
         return np.concatenate(([self.eos_id], row, [self.eos_id])) if self.wrap else row
 
@@ -59,6 +62,13 @@ class Loader:
             cached.pop(epoch - 2, None)
             cached[epoch] = (offset, rng.permutation(self.rows))
         return cached[epoch]
+
+
+def spread_rows(loader: Loader, num: int) -> Tensor:
+    """At most `num` rows of an unshuffled loader, spread evenly over it and so over its documents, (N, L)."""
+    num = min(num, loader.rows)
+    starts = [i * loader.rows // num * loader.stride for i in range(num)]
+    return torch.from_numpy(np.stack([loader.row_at(start) for start in starts]))
 
 
 def open_loader(

@@ -9,13 +9,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from mcd.data.corpus import DataError, documents
+from mcd.data.corpus import DataError, documents, source_sha256
 from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe
 
 MANIFEST = "manifest.json"
@@ -43,20 +44,28 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
     """Tokenise, split by document and pack `recipe.source` into `out`; returns the manifest.
 
     The manifest is written last, so that a folder with one is whole; one without (an interrupted run's) is written
-    anew. A folder already prepared by the same recipe is left as it is; one by another recipe, or one that holds
-    something else, is refused with DataError.
+    anew. A folder already prepared by the same recipe from the same text is left as it is; one by another recipe or
+    from text that changed since, or one that holds something else, is refused with DataError.
     """
+    fingerprint = source_sha256(recipe.source)
     if (out / MANIFEST).is_file():
         manifest = read_manifest(out)
-        if _same(recipe, manifest):
-            return manifest
-        raise DataError(f"--out {out}: holds data of another recipe; name a new folder")
+        if not _same(recipe, manifest):
+            raise DataError(f"--out {out}: holds data of another recipe; name a new folder")
+        if manifest.get("source_sha256") != fingerprint:
+            raise DataError(f"--out {out}: the text of --data {recipe.source} changed since; name a new folder")
+        return manifest
     if out.exists() and not (out.is_dir() and all(_OWN_FILE.fullmatch(path.name) for path in out.iterdir())):
         raise DataError(f"--out {out}: holds something else than prepared data; name a new folder")
     if recipe.valid_every < 2:
         raise DataError(f"--valid-every {recipe.valid_every}: must be at least 2")
     if recipe.length < (3 if recipe.wrap else 1):
         raise DataError(f"--length {recipe.length}: must be at least {3 if recipe.wrap else 1}")
+    if len(list(islice(documents(recipe.source, recipe.text_field), 2))) < 2:
+        raise DataError(
+            f"--data {recipe.source}: one document cannot be split into train and held-out text; "
+            "give more (documents in a .txt are parted by blank lines)"
+        )
     if recipe.tokenizer is not None:
         tokenizer = load_tokenizer(recipe.tokenizer)
     else:
@@ -80,6 +89,7 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
     manifest = {
         "format": "mcd-data-1",
         "recipe": asdict(recipe),
+        "source_sha256": fingerprint,
         "vocab_size": vocab_size,
         "eos_id": eos_id,
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
@@ -93,23 +103,55 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared folder. Raises DataError when there is none or it is of another format."""
+    """The manifest of a prepared folder. Raises DataError when there is none, or it is damaged or of another format."""
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"--data {folder}: no {MANIFEST}; prepare it first: mcd prepare --data TEXT --out {folder}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        manifest = None
-    if not isinstance(manifest, dict) or manifest.get("format") != "mcd-data-1":
+    except (ValueError, RecursionError):
+        manifest = {}
+    if not _is_whole(manifest):
         raise DataError(f"--data {folder}: {MANIFEST} is damaged or of another format; prepare the data again")
     return manifest
+
+
+def _is_whole(manifest: Any) -> bool:
+    """Is it a manifest, with every value that is read later, each of its kind?"""
+    kinds = get_type_hints(Recipe)
+    try:
+        recipe, splits = manifest["recipe"], manifest["splits"]
+        return (
+            manifest["format"] == "mcd-data-1"
+            and recipe.keys() == kinds.keys()
+            and all(isinstance(recipe[name], kind) for name, kind in kinds.items())
+            and manifest["dtype"] in ("<u2", "<u4")
+            and isinstance(manifest["vocab_size"], int)
+            and isinstance(manifest["eos_id"], int)
+            and 0 <= manifest["eos_id"] < manifest["vocab_size"]
+            and isinstance(manifest["tokenizer_sha256"], str)
+            and all(splits[split] for split in ("train", "valid"))
+            and all(_is_whole_shard(shard) for shards in splits.values() for shard in shards)
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _is_whole_shard(shard: dict[str, Any]) -> bool:
+    return (
+        _OWN_FILE.fullmatch(shard["file"]) is not None
+        and isinstance(shard["tokens"], int)
+        and shard["tokens"] >= 1
+        and isinstance(shard["documents"], int)
+        and isinstance(shard["sha256"], str)
+    )
 
 
 def read_tokens(folder: Path, split: str, verify: bool = True) -> np.ndarray:
     """The token stream of a split, memory-mapped (joined in memory when it has several shards), (N,) unsigned.
 
-    Checks each shard's size and, with `verify`, its SHA-256. Raises DataError when one is damaged.
+    Checks each shard's size and, with `verify`, its SHA-256 and that its tokens are of the vocabulary. Raises
+    DataError when one is damaged.
     """
     manifest = read_manifest(folder)
     parts = []
@@ -120,7 +162,12 @@ def read_tokens(folder: Path, split: str, verify: bool = True) -> np.ndarray:
             raise DataError(f"{path}: missing or truncated; prepare the data again")
         if verify and _sha256(path) != shard["sha256"]:
             raise DataError(f"{path}: its checksum differs from the manifest's; prepare the data again")
-        parts.append(np.memmap(path, dtype=manifest["dtype"], mode="r"))
+        tokens = np.memmap(path, dtype=manifest["dtype"], mode="r")
+        if verify and tokens.max() >= manifest["vocab_size"]:
+            raise DataError(
+                f"{path}: tokens beyond the manifest's vocab_size; {MANIFEST} is damaged, prepare the data again"
+            )
+        parts.append(tokens)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -40,6 +40,11 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id. Raises DataError when there is none."""
     path = Path(name_or_path)
     path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():  # what can only be a path never goes to the hub
+        if path.name == "tokenizer.json" and path.parent.is_dir():
+            raise DataError(f"{path.parent}: no tokenizer.json")
+        if name_or_path.startswith((".", "/", "~")) or path.suffix == ".json":
+            raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
     try:
         if path.is_file():
             return Tokenizer.from_file(str(path))

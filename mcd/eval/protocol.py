@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,26 @@ class Protocol:
 
 
 def protocol_of_dict(config: dict) -> Protocol:
-    """A protocol from `as_dict`, with or without the digest of a metrics row. Raises ValueError for unknown fields."""
+    """A protocol from `as_dict`, with or without the digest of a metrics row.
+
+    Raises ValueError for unknown fields and for values of another type.
+    """
     known = {field.name for field in fields(Protocol)}
     unknown = set(config) - known - {"digest"}
     if unknown:
         raise ValueError(f"unknown protocol fields: {', '.join(sorted(unknown))}")
+    for name, kind in get_type_hints(Protocol).items():
+        if not _fits(config.get(name), kind):
+            raise ValueError(f"protocol field {name} cannot be {config[name]!r:.40}")
     return Protocol(**{name: value for name, value in config.items() if name in known})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of a field's type: a plain one, a Literal, or a union of such."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_args(kind):
+        return any(_fits(value, one) for one in get_args(kind))
+    if kind is float:
+        return type(value) in (int, float) and -math.inf < value < math.inf
+    return type(value) is kind

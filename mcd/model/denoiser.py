@@ -20,7 +20,8 @@ from mcd.process.schedule import LogLinear, Schedule
 class DenoiserConfig:
     """What a model is: its backbone, its process, and which row is the mask.
 
-    `mask_id` is None for uniform diffusion. A time-conditioned network sees sigma = -log alpha_t; MDLM's sees 0.
+    `mask_id` is the last row, or None for uniform diffusion. A time-conditioned network sees sigma = -log alpha_t;
+    MDLM's sees 0.
     """
 
     backbone: DiTConfig
@@ -29,8 +30,12 @@ class DenoiserConfig:
     time_conditioned: bool = False
 
     def __post_init__(self) -> None:
-        if self.mask_id is not None and not 0 <= self.mask_id < self.backbone.rows:
-            raise ValueError(f"mask_id {self.mask_id} is outside the {self.backbone.rows} rows of the embedding")
+        last = self.backbone.rows - 1
+        if self.mask_id is not None and (type(self.mask_id) is not int or self.mask_id != last):
+            raise ValueError(
+                f"mask_id {self.mask_id} is not the last of the {self.backbone.rows} rows of the embedding ({last}); "
+                "a mask inside the vocabulary is not supported yet"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -89,9 +94,7 @@ class Denoiser(nn.Module):
         linear, mask_id = self.backbone.head.linear, self.config.mask_id
         if mask_id is None:
             return linear(hidden)
-        if mask_id == self.config.vocab_size:  # the last row: a view is enough
-            return nn.functional.linear(hidden, linear.weight[:mask_id], linear.bias[:mask_id])
-        raise NotImplementedError("a mask inside the vocabulary needs an adapter that keeps ids contiguous")
+        return nn.functional.linear(hidden, linear.weight[:mask_id], linear.bias[:mask_id])  # the mask is the last row
 
     def log_x_theta(self, hidden: Tensor, z: Tensor | None = None, tau: float = 1.0) -> Tensor:
         """Log-probs of the clean token after SUBS, float32: (n, D) to (n, V).

@@ -31,8 +31,16 @@ class DiTConfig:
     gate_init: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("rows", "hidden", "layers", "heads", "length", "cond_dim"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be a whole number, at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout {self.dropout}: must be in [0, 1)")
+        if not math.isfinite(self.gate_init):
+            raise ValueError(f"--gate-init {self.gate_init}: must be finite")
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise ValueError(f"hidden {self.hidden} must be an even multiple of heads {self.heads}")
+            raise ValueError(f"--hidden {self.hidden}: must be an even multiple of --heads {self.heads}")
 
 
 SIZES: dict[str, dict[str, int]] = {

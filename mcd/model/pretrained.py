@@ -82,10 +82,10 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denois
     folder = locate(name)
     try:
         config = config_of_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
     path = folder / WEIGHTS[weights]
     try:
         tensors = load_file(path)

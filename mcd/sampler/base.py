@@ -77,8 +77,8 @@ def sample(
         raise ValueError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
     if num < 1:
         raise ValueError(f"--num {num}: must be at least 1")
-    if seed < 0:
-        raise ValueError(f"--seed {seed}: must not be negative")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed {seed}: must be at least 0 and below 2**63")
     row = torch.full((length,), denoiser.mask_id) if template is None else template
     if row.shape != (length,):
         raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")

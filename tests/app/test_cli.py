@@ -110,6 +110,38 @@ def test_sampling_goes_on_where_it_was_killed(teacher, tmp_path):
     assert cut.read_text() == whole.read_text()
 
 
+@pytest.mark.parametrize("cut", [b"", b'{"ro', b'{"row": 0, "model": "x', "multi-byte"])
+def test_a_file_cut_anywhere_is_gone_on_with(teacher, tmp_path, cut):
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    options = ["--steps", "2", "--length", "8", "--threads", "1", "--num", "2"]
+    assert main(["sample", str(teacher), "--out", str(whole), *options]) == 0
+    first = whole.read_bytes().split(b"\n")[0] + b"\n"
+    part.write_bytes(first + b'{"row": 1, "text": "\xe2\x80' if cut == "multi-byte" else cut)
+    assert main(["sample", str(teacher), "--out", str(part), *options]) == 0
+    assert part.read_bytes() == whole.read_bytes()
+
+
+def test_text_with_line_separators_is_one_row(teacher, tmp_path):
+    out = tmp_path / "s.jsonl"
+    argv = ["sample", str(teacher), "--out", str(out), "--template", "a\u2028b\x85c", "--length", "16", "--num", "2"]
+    assert main(argv) == 0 and main([*argv[:-1], "3"]) == 0
+    assert main(["eval", str(out), "--scorer", "none", "--out", str(tmp_path / "m.json")]) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["rows"][0]["samples"] == 3
+
+
+def test_rows_of_other_weights_are_not_gone_on_with(capsys, teacher, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, out = tmp_path / "model", tmp_path / "s.jsonl"
+    shutil.copytree(teacher, model)
+    argv = ["sample", str(model), "--out", str(out), "--steps", "2", "--length", "8", "--threads", "1"]
+    assert main(argv) == 0
+    before = out.read_bytes()
+    save_file({k: v + 1 for k, v in load_file(model / "model.safetensors").items()}, model / "model.safetensors")
+    refused(capsys, [*argv, "--num", "2"], "--out", "something else")
+    assert out.read_bytes() == before
+
+
 def test_a_template_is_kept(teacher, capsys):
     template = "The house[MASK:3] letter[MASK]"
     argv = ["sample", str(teacher), "--template", template, "--length", "16", "--threads", "1"]
@@ -145,11 +177,125 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
     refused(capsys, [*sample, "--top-p", "2"], "--top-p")
     refused(capsys, [*sample, "--precision", "fp32"], "--precision", "ancestral")
     refused(capsys, [*sample, "--template", "word " * 100], "--template", "--length")
+    refused(capsys, [*sample, "--template", "[MASK:99999999999999]"], "--template", "--length")
+    refused(capsys, [*sample, "--steps", "100000000000"], "--steps")
+    for seed in ("-1", str(2**63)):
+        refused(capsys, [*sample, "--seed", seed], "--seed")
+        refused(capsys, ["eval", str(teacher), "--seed", seed, "--out", "x.json"], "--seed")
+        refused(capsys, ["demo", "--seed", seed, "--out", str(tmp_path / "x")], "--seed")
+        refused(capsys, ["train", "--seed", seed, "--out", str(tmp_path / "x")], "--seed")
+    for threads in ("0", "-1", "100000000000"):
+        refused(capsys, [*sample, "--threads", threads], "--threads")
+        refused(capsys, ["train", "--threads", threads, "--out", str(tmp_path / "x")], "--threads")
     refused(capsys, ["eval", str(teacher), "--steps", "0", "--out", "x.json"], "--steps")
     distill = ["distill", "mcd", "--teacher", str(teacher), "--out", str(tmp_path / "x")]
     refused(capsys, [*distill, "--tau0", "-1"], "--tau0")
     refused(capsys, [*distill, "--rounds", "0"], "--rounds")
     refused(capsys, [*distill, "--lr", "0"], "--lr")
+    refused(capsys, [*distill, "--seed", str(2**63)], "--seed")
+    refused(capsys, [*distill, "--threads", "0"], "--threads")
+    refused(capsys, [*distill, "--length", "33"], "--length 33", "32")
+    train = ["train", "--out", str(tmp_path / "x")]
+    refused(capsys, [*train, "--hidden", "10", "--heads", "3"], "heads")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_place_nothing_can_be_written_to_is_refused_before_the_work(capsys, monkeypatch, teacher, tmp_path):
+    import mcd.model.pretrained
+
+    monkeypatch.setattr(mcd.model.pretrained, "from_pretrained", None)
+    file = tmp_path / "notes.txt"
+    file.write_text("years of work")
+    for command in (["sample", str(teacher)], ["eval", str(teacher)]):
+        for out in (tmp_path, file / "sub", "/proc/nope", "/dev/null", tmp_path / ("x" * 300)):
+            refused(capsys, [*command, "--out", str(out)], "--out")
+    for command in (["train"], ["distill", "mcd", "--teacher", str(teacher)], ["demo"]):
+        for out in (file, file / "sub", "/proc/nope"):
+            refused(capsys, [*command, "--out", str(out)], "--out")
+    refused(capsys, ["eval", str(teacher), "--out", str(file)], "--out", "no metrics.json")
+    refused(capsys, ["report", str(teacher), "--out", str(file)], "--out", "no report")
+    assert file.read_text() == "years of work" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_teacher_shorter_than_the_rows_of_the_data(teacher, text, tmp_path):
+    data, out = tmp_path / "long", tmp_path / "student"
+    prepare = ["prepare", "--data", str(text), "--tokenizer", str(teacher), "--length", "64", "--out", str(data)]
+    assert main(prepare) == 0
+    options = "--rounds 1 --steps-per-round 1 --batch-size 4 --threads 1".split()
+    assert main(["distill", "mcd", "--teacher", str(teacher), "--data", str(data), "--out", str(out), *options]) == 0
+
+
+SAMPLE = {"row": 0, "model": "m", "steps": 4, "seed": 0, "nfe": 4, "ids": [1, 2], "text": "a b", "protocol": {}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(json.dumps(SAMPLE | {"ids": ids}) for ids in (None, "text", [[1]], [10**30], [1.5], [True], [-1])),
+        *(json.dumps(SAMPLE | {"text": text}) for text in (None, 5, "\ud800")),
+        *(json.dumps(SAMPLE | {"nfe": nfe}) for nfe in ("4", float("nan"), -1, True)),
+        *(
+            json.dumps(SAMPLE | {"protocol": p})
+            for p in ("x", [1], {"colour": "red"}, {"length": "x"}, {"weights": []})
+        ),
+        *(json.dumps(SAMPLE | change) for change in ({"model": 5}, {"steps": "4"}, {"row": -1})),
+        "[" * 100_000,
+        "5",
+        '{"row": 0',
+    ],
+)
+def test_a_strange_line_of_samples_is_named(capsys, tmp_path, line):
+    path = tmp_path / "s.jsonl"
+    path.write_text(json.dumps(SAMPLE) + "\n" + line + "\n")
+    refused(capsys, ["eval", str(path), "--scorer", "none", "--out", str(tmp_path / "m.json")], "s.jsonl, line 2")
+
+
+def test_samples_of_several_requests_are_not_pooled(capsys, tmp_path):
+    path, folder = tmp_path / "s.jsonl", tmp_path / "folder.jsonl"
+    folder.mkdir()
+    argv = ["eval", str(path), "--scorer", "none", "--out", str(tmp_path / "m.json")]
+    changes = {"steps": 8, "model": "n", "seed": 1, "protocol": {"length": 2}}
+    for key, value in changes.items():
+        path.write_text("".join(json.dumps(SAMPLE | more) + "\n" for more in ({}, {"row": 1, key: value})))
+        refused(capsys, argv, f"differ in {key}")
+    path.write_text(2 * (json.dumps(SAMPLE) + "\n"))
+    refused(capsys, argv, "twice")
+    refused(capsys, ["eval", str(folder), *argv[2:]], "no config.json")
+
+
+def test_the_table_fits_80_columns_and_shows_a_missing_interval(capsys, monkeypatch):
+    from mcd.app.evaluate import COLUMNS, print_rows
+
+    monkeypatch.setenv("COLUMNS", "80")
+    row = dict.fromkeys(COLUMNS, 0.123) | {"model": "teacher-cooled", "round": None, "steps": 256, "nfe": 100.25}
+    row |= {"gen_ppl": 12345.6, "gen_ppl_lo": 11111.1, "gen_ppl_hi": 23456.7}
+    print_rows([row, row | {"gen_ppl": 100.0, "gen_ppl_lo": None, "gen_ppl_hi": None}])
+    shown = capsys.readouterr().out
+    assert "teacher-cooled" in shown and "11111-23457" in shown and "…" not in shown
+    assert "distinct-2" in shown and max(map(len, shown.splitlines())) <= 80
+
+
+def test_ctrl_c_during_start_up_is_told(capsys, monkeypatch):
+    import importlib
+
+    import mcd.app.cli
+
+    def stop(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", stop)
+    assert mcd.app.cli.main(["sample", "demo"]) == 1
+    assert capsys.readouterr().err == "mcd: stopped\n"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    code = "import sys; from mcd.app.cli import main; sys.stdin.read(); sys.exit(main(['--help']))"
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
+    process.stderr.close()
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,39 @@ def test_demo(teacher, tmp_path, capsys):
     assert main(argv) == 0
     assert {path: path.read_bytes() for path in out.glob("*.json*")} == before
     assert (out / "student" / "model.safetensors").read_bytes() == weights
+
+    # Other options are refused, and so is a damaged file; a trajectory cut short is made anew.
+    for option, value in (("--num", "5"), ("--scorer", "smollm2"), ("--teacher-steps", "4")):
+        assert main([*argv, option, value]) == 2
+        assert f"differs in {option[2:].replace('-', '_')})" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.glob("*.json*")} == before
+    trajectory = out / "trajectory.jsonl"
+    trajectory.write_bytes(before[trajectory][:-30])
+    assert main(argv) == 0
+    assert trajectory.read_bytes() == before[trajectory]
+    (out / "metrics.json").write_text('{"rows": [')
+    assert main(argv) == 2
+    assert "metrics.json" in capsys.readouterr().err
+    (out / "demo.json").unlink()
+    assert main(argv) == 2
+    assert "no demo.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--num", "0"),
+        ("--rounds", "0"),
+        ("--steps-per-round", "0"),
+        ("--length", "3"),
+        ("--length", "17"),
+        ("--teacher-steps", "0"),
+        ("--control-steps", "100000000000"),
+        ("--student-steps", ""),
+    ],
+)
+def test_demo_refuses_options_before_the_work(teacher, tmp_path, capsys, option, value):
+    argv = ["demo", "--out", str(tmp_path / "demo"), "--teacher", str(teacher[0]), "--data", str(teacher[1])]
+    assert main([*argv, "--scorer", "none", "--length", "16", option, *value.split()]) == 2
+    assert option in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())

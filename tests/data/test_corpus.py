@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mcd.data.corpus import BUNDLED, DataError, documents
+from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 
 DOCS = ["First line\nsecond line", "  indented é 汉字", "last one"]
 
@@ -114,6 +114,41 @@ def test_wrong_fields(tmp_path):
         refused(tmp_path / "b.jsonl", "line 2")
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": "\\ud800"}', "[" * 100_000, '{"text": ' + "9" * 5000 + "}"],
+    ids=["surrogate", "nested", "digits"],
+)
+def test_json_that_is_no_text_names_file_and_line(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine \\ud83d\\ude00"}\n' + line + "\n")
+    refused(tmp_path / "a.jsonl", "a.jsonl, line 2")
+
+
+@pytest.mark.parametrize("name, content", [("a.txt", "one"), ("a.jsonl", '{"text": "one"}')])
+def test_a_byte_order_mark_is_no_text(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert list(documents(str(tmp_path / name))) == ["one"]
+
+
+def test_the_fingerprint_is_of_names_and_bytes(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "picture.png").write_bytes(b"\0")
+    file, folder = source_sha256(str(tmp_path / "a.txt")), source_sha256(str(tmp_path))
+    (tmp_path / "picture.png").write_bytes(b"\1")
+    assert (source_sha256(str(tmp_path / "a.txt")), source_sha256(str(tmp_path))) == (file, folder)
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    assert source_sha256(str(tmp_path)) != folder
+    (tmp_path / "b.txt").write_text("two")
+    assert source_sha256(str(tmp_path / "b.txt")) != file
+    assert source_sha256("sotu") is None and source_sha256("owner/name") is None
+
+
+def test_an_empty_name_does_not_read_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    refused("", "names nothing")
+
+
 def test_other_files_and_missing_ones(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
     refused(tmp_path / "a.pdf", "not one of .txt, .jsonl, .parquet")
@@ -121,6 +156,7 @@ def test_other_files_and_missing_ones(tmp_path):
     refused(tmp_path / "a.parquet", "not a parquet file")
     refused(tmp_path / "nowhere", "no such file")
     refused("nowhere.txt", "no such file")
+    refused("nowhere.txt.gz", "no such file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "the folder holds no")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcd.data.corpus import DataError
-from mcd.data.loader import Loader, open_loader
+from mcd.data.loader import Loader, open_loader, spread_rows
 from mcd.data.shards import read_manifest, read_tokens
 
 
@@ -107,3 +107,11 @@ def test_unprepared_folders_say_how_to_prepare(tmp_path):
 
 def test_the_loader_knows_end_of_text(tiny_data):
     assert open_loader(tiny_data, "train", 2).eos_id == read_manifest(tiny_data)["eos_id"]
+
+
+def test_spread_rows_are_rows_of_the_whole_split(tiny_data):
+    loader = open_loader(tiny_data, "valid", 1)
+    every = {tuple(loader.batch(i)[0].tolist()) for i in range(loader.rows)}
+    some = spread_rows(loader, 3)
+    assert len(some) == min(3, loader.rows) and all(tuple(row) in every for row in some.tolist())
+    assert len(spread_rows(loader, 10**6)) == loader.rows

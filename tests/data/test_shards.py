@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +89,26 @@ def test_the_same_recipe_leaves_files_alone_and_another_is_refused(recipe, tmp_p
     assert before == (contents(out), {path: path.stat().st_mtime_ns for path in out.iterdir()})
 
 
+def test_text_that_changed_since_is_refused(recipe, tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_bytes(Path(recipe.source).read_bytes())
+    recipe, out = replace(recipe, source=str(text)), tmp_path / "out"
+    prepare(recipe, out)
+    before = contents(out)
+    text.write_text(text.read_text() + "\n\nOne more.")
+    with pytest.raises(DataError, match=r"--out .*changed since; name a new folder"):
+        prepare(recipe, out)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("tokenizer", [None, "tiny_data"])
+def test_one_document_cannot_be_split(tmp_path, tiny_data, tokenizer):
+    (tmp_path / "a.txt").write_text("all in one\n" * 500)
+    recipe = Recipe(str(tmp_path / "a.txt"), tokenizer=tokenizer and str(tiny_data))
+    with pytest.raises(DataError, match=r"one document cannot be split.*blank lines"):
+        prepare(recipe, tmp_path / "out")
+
+
 def test_an_interrupted_run_can_simply_be_run_again(recipe, tiny_data, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
@@ -142,6 +163,39 @@ def test_damaged_manifests_are_named(tmp_path, text):
     (tmp_path / MANIFEST).write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": None},
+        {"recipe": {"wrap": None}},
+        {"recipe": {"length": "a"}},
+        {"recipe": {"colour": "red"}},
+        {"splits": None},
+        {"splits": {"train": []}},
+        {"splits": {"valid": [{"file": "../a.bin"}]}},
+        {"dtype": "<f9"},
+        {"eos_id": 300},
+        {"vocab_size": "300"},
+    ],
+    ids=str,
+)
+def test_manifests_with_a_part_missing_or_foreign_are_damaged(tiny_data, recipe, tmp_path, change):
+    manifest = read_manifest(tiny_data)
+    for key, value in change.items():
+        manifest[key] = manifest[key] | value if isinstance(value, dict) else value
+    (tmp_path / MANIFEST).write_text(json.dumps({key: value for key, value in manifest.items() if value is not None}))
+    for use in (lambda: read_manifest(tmp_path), lambda: prepare(recipe, tmp_path)):
+        with pytest.raises(DataError, match=r"manifest\.json is damaged.*prepare the data again"):
+            use()
+
+
+def test_tokens_beyond_the_vocabulary_are_seen(recipe, tmp_path):
+    manifest = prepare(recipe, tmp_path / "out")
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(manifest | {"vocab_size": 200, "eos_id": 199}))
+    with pytest.raises(DataError, match=r"train-00000\.bin.*vocab_size.*prepare the data again"):
+        read_tokens(tmp_path / "out", "train")
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path, tiny_data):

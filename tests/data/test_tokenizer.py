@@ -59,6 +59,18 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
         eos_id_of(load_tokenizer(str(tmp_path / "no_eos.json")))
 
 
+def test_what_can_only_be_a_path_never_goes_to_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("mcd.data.tokenizer.Tokenizer", None)
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "model/tokenizer.json"):
+        with pytest.raises(DataError, match=r"^model: no tokenizer\.json"):
+            load_tokenizer(name)
+    for name in ("nowhere/tokenizer.json", "./nowhere", "/nowhere/else"):
+        with pytest.raises(DataError, match=f"--tokenizer {name}: no such file"):
+            load_tokenizer(name)
+
+
 def test_a_tokenizer_of_another_size_than_the_models_is_refused(tmp_path):
     TOKENIZER.save(str(tmp_path / "tokenizer.json"))
     assert tokenizer_sha256(tokenizer_of_model(tmp_path, 280)) == tokenizer_sha256(TOKENIZER)

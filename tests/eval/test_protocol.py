@@ -35,3 +35,6 @@ def test_it_survives_json():
     assert protocol_of_dict(row) == STAMP
     with pytest.raises(ValueError, match="unknown protocol fields: colour"):
         protocol_of_dict({"colour": "red"})
+    for bad in ({"length": "128"}, {"length": True}, {"weights": "best"}, {"top_p": float("nan")}, {"scorer": [1]}):
+        with pytest.raises(ValueError, match=f"protocol field {next(iter(bad))}"):
+            protocol_of_dict(bad)

@@ -174,6 +174,7 @@ def test_uniform_diffusion_has_no_mask(tiny_denoiser, z):
     assert model.log_x_theta(model.hidden(z % V, T)).shape == (48, V)
 
 
-def test_a_mask_outside_the_embedding_is_refused():
-    with pytest.raises(ValueError, match="mask_id 24 is outside the 24 rows"):
-        DenoiserConfig(DiTConfig(rows=24, hidden=16, heads=2), mask_id=24)
+@pytest.mark.parametrize("mask_id", [24, -1, 5])
+def test_a_mask_that_is_not_the_last_row_is_refused(mask_id):
+    with pytest.raises(ValueError, match=f"mask_id {mask_id} is not the last of the 24 rows.*not supported yet"):
+        DenoiserConfig(DiTConfig(rows=24, hidden=16, heads=2), mask_id=mask_id)

@@ -127,5 +127,26 @@ def test_dropout_acts_in_training_only(tiny_denoiser, seeded):
 
 def test_impossible_head_sizes_are_refused():
     for hidden, heads in ((16, 3), (6, 2)):
-        with pytest.raises(ValueError, match="even multiple of heads"):
+        with pytest.raises(ValueError, match=f"--hidden {hidden}: .*even multiple of --heads {heads}"):
             DiTConfig(rows=8, hidden=hidden, heads=heads)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("rows", 0),
+        ("hidden", 0),
+        ("layers", -1),
+        ("heads", 0),
+        ("length", 0),
+        ("cond_dim", 0),
+        ("layers", True),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", math.nan),
+        ("gate_init", math.inf),
+    ],
+)
+def test_sizes_out_of_range_name_the_option(name, value):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} {value}: must be"):
+        DiTConfig(**{"rows": 8, name: value})

@@ -88,7 +88,9 @@ def test_truncated_weights_are_named(folder, keep):
         from_pretrained(str(folder))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": "other"}', '{"format": "mcd-model-1"}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"format": "other"}', '{"format": "mcd-model-1"}', "\x00\xff", "[" * 99_999]
+)
 def test_damaged_configurations_are_named(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ModelError, match=r"config\.json"):
@@ -101,6 +103,11 @@ def test_damaged_configurations_are_named(folder, text):
         {"schedule": {"name": "quadratic"}},
         {"schedule": {"name": "cosine", "eps": 1}},
         {"mask_id": 999},
+        {"mask_id": 5},
+        {"mask_id": 23.0},
+        {"backbone": {"rows": 24, "hidden": 192.0}},
+        {"backbone": {"rows": 24, "heads": 0}},
+        {"backbone": {"rows": 24, "layers": -1}},
         {"backbone": {"rows": 24, "width": 16}},
         {"backbone": {"rows": 24, "hidden": 15, "heads": 2}},
         {"backbone": []},

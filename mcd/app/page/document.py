@@ -13,6 +13,8 @@ from mcd.app.page.specimens import drawn, esc, shade_key, side_by_side
 from mcd.app.page.style import CSS
 from mcd.app.page.tables import cells_table, protocols_table, savings_table
 
+MARKER = '<meta name="generator" content="mcd">'
+"""By which `mcd report` knows a page of its own, which it may write anew."""
 PAPER = "https://arxiv.org/abs/2602.00792"
 TRAJECTORIES = 4  # drawn
 TERMS = {
@@ -58,7 +60,7 @@ def page(runs: Sequence[Run], title: str) -> str:
     held = ", ".join(f"<code>{esc(run.name)}</code>" for run in runs)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{MARKER}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{esc(title)}</title><style>{CSS}</style></head><body>\n"
         f'<header class="top"><h1>{esc(title)}</h1><p class="lede">A masked diffusion language model writes by '
         f'uncovering masked tokens. <a href="{PAPER}">Masked Consistency Distillation</a> teaches it to do so in fewer '
