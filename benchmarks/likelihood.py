@@ -1,6 +1,6 @@
 """The validation NELBO of models over all held-out rows of the bundled text, nats a token, with its standard error.
 
-    python benchmarks/likelihood.py demo runs/demo/student
+python benchmarks/likelihood.py demo runs/demo/student
 """
 
 import sys

@@ -42,7 +42,7 @@ class DemoArgs:
     """Of training, samples and intervals."""
     scorer: str = "smollm2"
     """As in `mcd eval`."""
-    teacher_steps: tuple[int, ...] = (4, 8, 32, 64, 128, 256)
+    teacher_steps: tuple[int, ...] = (4, 8, 32, 128, 256)
     """Numbers of steps at which the teacher is sampled."""
     student_steps: tuple[int, ...] = (2, 4, 8, 32, 256)
     """Numbers of steps at which the student of the last round is sampled."""
