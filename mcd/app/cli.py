@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # stdout, which Python flushes once more when it ends
         return 1 if error.errno == errno.EPIPE else fail("no space left for the output", 1)  # EPIPE: `head` has left
 
 
