@@ -44,7 +44,7 @@ class DemoArgs:
     """As in `mcd eval`."""
     teacher_steps: tuple[int, ...] = (4, 8, 32, 128, 256)
     """Numbers of steps at which the teacher is sampled."""
-    student_steps: tuple[int, ...] = (2, 4, 8, 32, 256)
+    student_steps: tuple[int, ...] = (2, 4, 8, 32, 128)
     """Numbers of steps at which the student of the last round is sampled."""
     round_steps: tuple[int, ...] = (8,)
     """Numbers of steps at which the students of the earlier rounds are sampled."""
@@ -52,7 +52,7 @@ class DemoArgs:
     """Numbers of steps of the controls: tau-only, and the teacher cooled to the student's entropy."""
     rounds: int = 5
     """Rounds of distillation."""
-    steps_per_round: int = 24
+    steps_per_round: int = 16
     """Optimiser steps a round."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
