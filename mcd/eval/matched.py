@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def temperature_of_entropy(
-    entropy_at: Callable[[float], float], target: float, low: float = 0.5, high: float = 1.2, halvings: int = 4
+    entropy_at: Callable[[float], float], target: float, low: float = 0.5, high: float = 1.2, halvings: int = 6
 ) -> float:
     """The temperature in [low, high] at which `entropy_at` is closest to `target`, by bisection.
 
