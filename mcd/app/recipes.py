@@ -48,7 +48,7 @@ class DistillRecipe:
 
 
 TRAIN: dict[str, TrainRecipe] = {
-    # The bundled teacher. Muon leaves the unigram plateau in a third of AdamW's steps (dev/LOG.md); it and bf16-mixed
+    # The bundled teacher. Muon leaves the unigram plateau long before AdamW (dev/LOG.md); it and bf16-mixed
     # want a CPU with bfloat16 units. Weights of 1/t beyond 10 are noise at 16 rows a step.
     "sotu": TrainRecipe(
         size=ModelSize(),

@@ -37,7 +37,9 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         if (path / "run.json").is_file():
             old = _read_config(path)
-            changed = [key for key in _flat(old).keys() | _flat(config).keys() if _differs(key, old, config)]
+            changed = [
+                key for key in flat_config(old).keys() | flat_config(config).keys() if _differs(key, old, config)
+            ]
             if changed and self._has_results():
                 raise RunConflict(
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(sorted(changed))}); "
@@ -118,15 +120,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flat_config(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
 def _differs(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
-    was, now = _flat(old), _flat(new)
+    was, now = flat_config(old), flat_config(new)
     one_round = was.get("train.rounds", 1) == 1
     if key.startswith("train.") and key.removeprefix("train.") in BUDGET and (one_round or key != "train.steps"):
         return False

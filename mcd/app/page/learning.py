@@ -13,6 +13,7 @@ from mcd.app.page.gather import Run
 from mcd.app.page.specimens import esc
 from mcd.objective import OBJECTIVES
 from mcd.process.schedule import LogLinear, Schedule, schedule_of_config
+from mcd.train.run_folder import flat_config
 
 POINTS = 300  # drawn of a training log; more are averaged
 REGIMES = ("tokens_distilled", "tokens_revealed", "tokens_visible")
@@ -105,17 +106,10 @@ def runs_html(runs: Sequence[Run]) -> str:
         body = f"<pre>{esc(run.command)}</pre>" if run.command else "<p>No command was recorded.</p>"
         body += f'<dl class="facts">{facts}</dl>' if facts else "<p>No environment was recorded.</p>"
         if run.config:
-            rows = "".join(f"<tr><th>{esc(k)}</th><td>{esc(v)}</td></tr>" for k, v in _flat(run.config).items())
+            rows = "".join(f"<tr><th>{esc(k)}</th><td>{esc(v)}</td></tr>" for k, v in flat_config(run.config).items())
             body += f"<details><summary>Full configuration</summary><table class='plain'>{rows}</table></details>"
         parts.append(f"<h3>{esc(run.name)}</h3>{body}")
     return "".join(parts)
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _is_number(value: Any) -> bool:
