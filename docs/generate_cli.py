@@ -23,9 +23,13 @@ def help_of(argv: list[str]) -> str:
 def page() -> str:
     """The whole page."""
     from mcd.app.cli import COMMANDS
-    from mcd.app.distill import METHODS
+    from mcd.app import distill, train
+    from mcd.sampler import SAMPLERS
 
-    calls = [["--help"], *([name, "--help"] for name in COMMANDS), *(["distill", name, "--help"] for name in METHODS)]
+    calls = [["--help"], *([name, "--help"] for name in COMMANDS)]
+    calls += [["distill", name, "--help"] for name in distill.METHODS]
+    calls += [["train", "--method", name, "--help"] for name in train.METHODS if name != "nelbo"]
+    calls += [["sample", "--sampler", name, "--help"] for name in SAMPLERS if name != "ancestral"]
     parts = ["# Command line\n\nMade by `make docs` from the commands' own help; a test holds it up to date.\n"]
     for argv in calls:
         parts.append(f"## mcd {' '.join(argv[:-1])}".rstrip() + f"\n\n```text\n{help_of(argv)}\n```\n")

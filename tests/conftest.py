@@ -18,7 +18,7 @@ settings.register_profile("mcd", deadline=None, derandomize=True)
 settings.load_profile("mcd")
 
 from mcd.data.shards import Recipe, prepare  # noqa: E402
-from mcd.model.denoiser import Denoiser, DenoiserConfig  # noqa: E402
+from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402
 from mcd.model.dit import DiTConfig  # noqa: E402
 from mcd.process.schedule import LogLinear, Schedule  # noqa: E402
 
@@ -55,7 +55,7 @@ def noisy() -> Callable[..., Denoiser]:
 
 @pytest.fixture(scope="session")
 def tiny_denoiser(noisy: Callable[..., Denoiser]) -> Callable[..., Denoiser]:
-    """Builds a small denoiser of V real tokens (and a mask), every weight noise, in evaluation mode."""
+    """Builds a small denoiser of V real tokens (and a mask or start of text), every weight noise, evaluating."""
 
     def build(
         V: int = 23,
@@ -66,12 +66,14 @@ def tiny_denoiser(noisy: Callable[..., Denoiser]) -> Callable[..., Denoiser]:
         dropout: float = 0.0,
         schedule: Schedule | None = None,
         time_conditioned: bool = False,
-        mask: bool = True,
+        process: Process = "masked",
         seed: int = 0,
         scale: float = 1.0,
     ) -> Denoiser:
-        backbone = DiTConfig(V + mask, hidden, layers, heads, length, cond_dim=8, dropout=dropout)
-        config = DenoiserConfig(backbone, V if mask else None, schedule or LogLinear(), time_conditioned)
+        rows, causal = V + (process != "uniform"), process == "autoregressive"
+        backbone = DiTConfig(rows, hidden, layers, heads, length, cond_dim=8, dropout=dropout, causal=causal)
+        mask_id = None if process == "uniform" else V
+        config = DenoiserConfig(backbone, mask_id, schedule or LogLinear(), time_conditioned)
         return noisy(Denoiser(config), seed, scale).eval()
 
     return build

@@ -17,7 +17,7 @@ METHODS = {name: kind for name, kind in OBJECTIVES.items() if kind.distils}
 
 USAGE = """usage: mcd distill METHOD --teacher MODEL --out RUN [options]
 
-Distil a masked diffusion teacher into a student that needs fewer steps. METHOD is one of: {methods}
+Distil a diffusion teacher into a student that needs fewer steps. METHOD is one of: {methods}
 `mcd distill METHOD --help` lists its options.
 
 examples:
@@ -117,6 +117,8 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
     check_out(args.out, folder=True)
     student = from_pretrained(args.teacher, args.weights)  # type: ignore[arg-type]
     assert student.folder is not None
+    if student.config.process != objective.process:
+        raise UsageError(f"{objective.name} distils {objective.process} models; --teacher {args.teacher} is none")
     longest = student.config.backbone.length
     if args.train.length is not None and not 1 <= args.train.length <= longest:
         raise UsageError(f"--length {args.train.length}: the teacher takes 1 to {longest} tokens")

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import Flat, check_out, check_seed, parse, set_threads, show_dry_run
+from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sampling import SamplingOptions
+from mcd.app.sampling import SamplingOptions, parse_with_sampler, sampler_of
 
 COLUMNS = {
     "model",
@@ -53,17 +53,17 @@ class EvalArgs:
     """Samples a cell."""
     seed: int = 0
     """Of samples and intervals."""
-    sampling: Flat[SamplingOptions] = SamplingOptions()
+    sampling: SamplingOptions = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
 
 def main(argv: list[str]) -> int:
-    args = parse(EvalArgs, argv, "eval")
+    args = parse_with_sampler(EvalArgs, argv, "eval")
     if args.num < 1 or not args.steps or min(args.steps) < 1:
         raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
     check_seed(args.seed)
-    samplers = [args.sampling.sampler_of(steps) for steps in args.steps]
+    samplers = [sampler_of(args, steps) for steps in args.steps]
     if args.dry_run:
         return show_dry_run({"source": args.source, "samplers": [s.protocol() | {"steps": s.steps} for s in samplers]})
     check_out(args.out)

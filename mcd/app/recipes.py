@@ -5,7 +5,6 @@ Each is a complete set of options of `mcd train` or `mcd distill`, with the reas
 
 from dataclasses import dataclass
 
-from mcd.objective.nelbo import NELBO
 from mcd.train.config import Budget, TrainConfig
 
 
@@ -20,7 +19,7 @@ class ModelSize:
     heads: int = 3
     """Attention heads a block."""
     cond_dim: int = 16
-    """Width of the time embedding: without time conditioning it only shapes a constant, so small is enough."""
+    """Width of the time embedding. Without time conditioning it only shapes a constant, so small is enough."""
     dropout: float = 0.0
     """On both branches of a block."""
     gate_init: float = 1.0
@@ -29,10 +28,10 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class TrainRecipe:
-    """What `mcd train --recipe` presets."""
+    """What `mcd train --recipe` presets; `method` holds overrides of any method's options, by name."""
 
     size: ModelSize
-    objective: NELBO
+    method: dict[str, float]
     train: TrainConfig
     budget: Budget
 
@@ -52,7 +51,7 @@ TRAIN: dict[str, TrainRecipe] = {
     # want a CPU with bfloat16 units. Weights of 1/t beyond 10 are noise at 16 rows a step.
     "sotu": TrainRecipe(
         size=ModelSize(),
-        objective=NELBO(max_weight=10.0, warm_start=0.1),
+        method={"max_weight": 10.0, "warm_start": 0.1},
         train=TrainConfig(
             batch_size=16,
             lr=2e-3,
@@ -72,7 +71,7 @@ TRAIN: dict[str, TrainRecipe] = {
     # The same for any CPU: float32 and AdamW.
     "cpu": TrainRecipe(
         size=ModelSize(),
-        objective=NELBO(max_weight=10.0, warm_start=0.1),
+        method={"max_weight": 10.0, "warm_start": 0.1},
         train=TrainConfig(
             batch_size=16, lr=2e-3, warmup_steps=100, lr_decay=0.4, betas=(0.9, 0.98), log_every=50, valid_every=500
         ),
@@ -81,7 +80,7 @@ TRAIN: dict[str, TrainRecipe] = {
     # MDLM's own (arXiv 2406.07524): DiT-small, OpenWebText, L = 1024, 1M steps of 512 rows.
     "mdlm": TrainRecipe(
         size=ModelSize(hidden=768, layers=12, heads=12, cond_dim=128, dropout=0.1, gate_init=0.0),
-        objective=NELBO(),
+        method={},
         train=TrainConfig(
             batch_size=512,
             lr=3e-4,

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import Flat, check_out, check_seed, parse, set_threads, show_dry_run
+from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sampling import SamplingOptions, weights_digest
+from mcd.app.sampling import SamplingOptions, parse_with_sampler, sampler_of, weights_digest
 
 GROUP = 64
 """Rows drawn and written together: what a kill can cost."""
@@ -48,14 +48,14 @@ class SampleArgs:
     """Text with [MASK] or [MASK:n]."""
     watch: bool = False
     """Show every state on the way (on stderr)."""
-    sampling: Flat[SamplingOptions] = SamplingOptions()
+    sampling: SamplingOptions = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
 
 def main(argv: list[str]) -> int:
-    args = parse(SampleArgs, argv, "sample")
-    sampler = args.sampling.sampler_of(args.steps)
+    args = parse_with_sampler(SampleArgs, argv, "sample")
+    sampler = sampler_of(args, args.steps)
     if args.num < 1:
         raise UsageError(f"--num {args.num}: must be at least 1")
     check_seed(args.seed)
@@ -82,7 +82,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     length = args.sampling.length_for(denoiser)
     template = None
     if args.template is not None:
-        template = template_ids(args.template, tokenizer, denoiser.mask_id, length)
+        template = template_ids(args.template, tokenizer, denoiser.blank_id, length)
     protocol = Protocol(
         **sampler.protocol(),
         length=length,
@@ -161,7 +161,7 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> 
     return len(rows)
 
 
-def template_ids(template: str, tokenizer: Any, mask_id: int, length: int) -> Any:
+def template_ids(template: str, tokenizer: Any, blank_id: int, length: int) -> Any:
     """The (L,) ids of a template: text tokenised, [MASK] and [MASK:n] masked, masked from its end to `length`.
 
     Raises UsageError when it is longer than `length`.
@@ -174,12 +174,12 @@ def template_ids(template: str, tokenizer: Any, mask_id: int, length: int) -> An
     for part in re.split(r"(\[MASK(?::\d+)?\])", template):
         if match := re.fullmatch(r"\[MASK(?::(\d+))?\]", part):
             count = (match[1] or "1").lstrip("0")[:9]  # more digits are beyond any length
-            ids += [mask_id] * min(int(count or 0), length + 1)
+            ids += [blank_id] * min(int(count or 0), length + 1)
         else:
             ids += tokenizer.encode(part, add_special_tokens=False).ids
     if len(ids) > length:
         raise UsageError(f"--template: is longer than --length {length} tokens")
-    return torch.tensor(ids + [mask_id] * (length - len(ids)))
+    return torch.tensor(ids + [blank_id] * (length - len(ids)))
 
 
 def states_as_text(
@@ -188,7 +188,7 @@ def states_as_text(
     """Each `Step` of one row with its tokens as text, None where still masked."""
     for step in sampler.trajectory(denoiser, z[None], [row], seed):
         ids = step.z[0].tolist()
-        yield step, [None if i == denoiser.mask_id else tokenizer.decode([i]) for i in ids]
+        yield step, [None if i == denoiser.blank_id else tokenizer.decode([i]) for i in ids]
 
 
 def _watch(sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int) -> None:
@@ -196,7 +196,7 @@ def _watch(sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: i
     from rich.console import Console
     from rich.text import Text
 
-    z = torch.full((length,), denoiser.mask_id) if template is None else template
+    z = torch.full((length,), denoiser.blank_id) if template is None else template
     console, before = Console(stderr=True), [None] * length
     for step, tokens in states_as_text(sampler, denoiser, tokenizer, z, 0, seed):
         line = Text(f"t = {step.t:.3f}  ", style="dim")

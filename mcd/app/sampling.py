@@ -1,54 +1,35 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
 import hashlib
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, fields, make_dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from mcd.app.arguments import check_threads, choose
+import tyro
+
+from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
 from mcd.model.denoiser import Denoiser
-from mcd.model.pretrained import WEIGHTS
+from mcd.model.pretrained import WEIGHTS, locate, read_config
 from mcd.sampler import SAMPLERS, Sampler
 
 MOST_STEPS = 1_000_000
+DEFAULT_SAMPLER = {"masked": "ancestral", "uniform": "uniform", "autoregressive": "causal"}
+"""The sampler of each kind of model when none is named."""
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How text is drawn."""
+    """How text is drawn, whatever the sampler."""
 
     length: int | None = None
     """Tokens a row; the longest the model makes by default."""
     sampler: str = "ancestral"
-    """ancestral, or gumbel-race (draws as the public MDLM code does)."""
-    order: Literal["iid", "stratified"] = "iid"
-    """ancestral: when tokens are revealed; stratified reveals equal counts a step."""
-    precision: Literal["fp64", "fp32"] = "fp64"
-    """gumbel-race: of its uniforms; fp32 shows what low precision does."""
-    temperature: float = 1.0
-    """Divides the log-probabilities."""
-    top_p: float = 1.0
-    """Nucleus: the smallest set of tokens with so much mass."""
+    """How to generate, with options of its own (`--sampler NAME --help` lists them)."""
     weights: Literal["ema", "raw"] = "ema"
     """Weight set of a run folder."""
     threads: int | None = None
     """CPU threads; all cores by default. Bits depend on it."""
-
-    def sampler_of(self, steps: int) -> Sampler:
-        """The sampler asked for. Raises UsageError when it is unknown, has no such option, or refuses a value."""
-        check_threads(self.threads)
-        if steps > MOST_STEPS:
-            raise UsageError(f"--steps {steps}: must be at most {MOST_STEPS}")
-        kind = choose(self.sampler, SAMPLERS, "sampler")
-        known = {field.name for field in fields(kind)}
-        for option in ("order", "precision"):
-            if option not in known and getattr(self, option) != getattr(SamplingOptions, option):
-                raise UsageError(f"--{option} {getattr(self, option)}: sampler {kind.name} has no such option")
-        options = {name: getattr(self, name) for name in known if hasattr(self, name)}
-        try:
-            return kind(steps=steps, **options)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
 
     def length_for(self, denoiser: Denoiser) -> int:
         """The length asked for. Raises UsageError when it is beyond the model's."""
@@ -57,6 +38,46 @@ class SamplingOptions:
         if not 1 <= length <= longest:
             raise UsageError(f"--length {length}: the model makes 1 to {longest} tokens")
         return length
+
+
+def parse_with_sampler(kind: type, argv: list[str], command: str) -> Any:
+    """`parse` into `kind`, which has a field `sampling`, with the options of the sampler asked for beside its own.
+
+    The value has a further field `draw`, that sampler with its options (its `steps` means nothing). Without --sampler
+    it is the one of the model named on the command line.
+    """
+    name = peek(argv, "--sampler") or DEFAULT_SAMPLER[_process_of(argv)]
+    sampler = choose(name, SAMPLERS, "sampler")
+    hidden = make_dataclass(sampler.__name__, [("steps", tyro.conf.Suppress[int], 32)], bases=(sampler,), frozen=True)
+    args = make_dataclass(
+        kind.__name__,
+        [("sampling", Flat[SamplingOptions], SamplingOptions(sampler=name)), ("draw", Flat[hidden], hidden())],
+        bases=(kind,),
+        frozen=True,
+        namespace={"__doc__": kind.__doc__},
+    )
+    return parse(args, argv, command)
+
+
+def sampler_of(args: Any, steps: int) -> Sampler:
+    """The sampler of parsed arguments at a number of steps. Raises UsageError when it refuses a value."""
+    check_threads(args.sampling.threads)
+    if steps > MOST_STEPS:
+        raise UsageError(f"--steps {steps}: must be at most {MOST_STEPS}")
+    kind = SAMPLERS[args.draw.name]
+    options = {field.name: getattr(args.draw, field.name) for field in fields(kind)}
+    try:
+        return kind(**options | {"steps": steps})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _process_of(argv: list[str]) -> str:
+    """The process of the first word that is a model here (none is fetched for this), or "masked"."""
+    for word in argv:
+        if word == "demo" or (Path(word) / "config.json").is_file():
+            return read_config(locate(word)).process
+    return "masked"
 
 
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:

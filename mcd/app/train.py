@@ -1,7 +1,7 @@
-"""`mcd train`: pretrain a masked diffusion teacher."""
+"""`mcd train`: pretrain a teacher: masked diffusion, uniform diffusion, or the autoregressive yardstick."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,23 @@ from tyro import MISSING
 from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import TRAIN, ModelSize
-from mcd.objective.nelbo import NELBO
+from mcd.objective import OBJECTIVES, Objective
 from mcd.train.config import Budget, TrainConfig
+
+METHODS = {name: kind for name, kind in OBJECTIVES.items() if not kind.distils}
 
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """Train a masked diffusion teacher (MDLM). To resume, run the same command again.
+    """Train a teacher. To resume, run the same command again.
+
+    --method says what is learnt, and has options of its own (`--method NAME --help` lists them): nelbo, the bound of
+    masked diffusion (MDLM); duo, that of uniform diffusion with its curriculum; ar, an autoregressive model.
 
     Examples:
       mcd train --recipe cpu --out runs/teacher
       mcd train --data data/mine --recipe cpu --minutes 30 --hidden 256 --out runs/mine
+      mcd train --method duo --recipe cpu --cond-dim 64 --out runs/uniform
       mcd train --init demo --length 256 --minutes 10 --recipe cpu --out runs/longer
     """
 
@@ -30,6 +36,8 @@ class TrainArgs:
     """A prepared folder, or text as for `mcd prepare` (prepared below the run folder's parent)."""
     recipe: str = "cpu"
     """Starting point: sotu (the bundled teacher's), cpu, or mdlm (the paper's scale)."""
+    method: str = "nelbo"
+    """What is learnt: nelbo, duo or ar."""
     init: str | None = None
     """Go on from this model (a folder, a hub id, or demo) in place of random weights."""
     steps: int | None = None
@@ -41,7 +49,6 @@ class TrainArgs:
     threads: int | None = None
     """CPU threads; all cores by default. Bits depend on it."""
     size: Flat[ModelSize] = ModelSize()
-    objective: Flat[NELBO] = NELBO()
     train: Flat[TrainConfig] = TrainConfig()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
@@ -49,8 +56,19 @@ class TrainArgs:
 
 def main(argv: list[str]) -> int:
     recipe = choose(peek(argv, "--recipe") or TrainArgs.recipe, TRAIN, "recipe")
-    default = TrainArgs(out=MISSING, size=recipe.size, objective=recipe.objective, train=recipe.train)
-    args = parse(TrainArgs, argv, "train", default)
+    name = peek(argv, "--method") or TrainArgs.method
+    kind = choose(name, METHODS, "method")
+    known = {field.name for field in fields(kind)}
+    objective = kind(**{name: value for name, value in recipe.method.items() if name in known})
+    args_kind = make_dataclass(
+        "Args",
+        [("objective", Flat[kind], objective)],
+        bases=(TrainArgs,),
+        frozen=True,
+        namespace={"__doc__": TrainArgs.__doc__},
+    )
+    default = args_kind(out=MISSING, method=name, size=recipe.size, objective=objective, train=recipe.train)
+    args = parse(args_kind, argv, "train", default)
     budget = recipe.budget
     if args.steps is not None or args.minutes is not None:
         try:
@@ -70,7 +88,7 @@ def main(argv: list[str]) -> int:
     }
     if args.dry_run:
         return show_dry_run(config)
-    return run(args, budget, config, f"mcd train {shlex.join(argv)}")
+    return run(args, args.objective, budget, config, f"mcd train {shlex.join(argv)}")
 
 
 def _check(args: TrainArgs) -> None:
@@ -87,7 +105,7 @@ def _check(args: TrainArgs) -> None:
             raise UsageError(str(error)) from None
 
 
-def run(args: TrainArgs, budget: Budget, config: dict[str, Any], command: str) -> int:
+def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str, Any], command: str) -> int:
     """Prepare the data, make or load the network, and train it."""
     import torch
 
@@ -104,14 +122,18 @@ def run(args: TrainArgs, budget: Budget, config: dict[str, Any], command: str) -
     student = None
     if args.init is not None:
         student = from_pretrained(args.init)
+        if student.config.process != objective.process:
+            raise UsageError(f"--init {args.init}: no {objective.process} model, which --method {args.method} trains")
     tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
     folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
     loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
     vocab_size = read_manifest(folder)["vocab_size"]
     if student is None:
         torch.manual_seed(args.train.seed)
-        backbone = DiTConfig(rows=vocab_size + 1, length=loader.length, **asdict(args.size))
-        student = Denoiser(DenoiserConfig(backbone, mask_id=vocab_size))
+        uniform, causal = objective.process == "uniform", objective.process == "autoregressive"
+        rows = vocab_size if uniform else vocab_size + 1
+        backbone = DiTConfig(rows=rows, length=loader.length, causal=causal, **asdict(args.size))
+        student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
     elif loader.length > student.config.backbone.length:
         student = lengthened(student, loader.length)
-    return train_run(student, args.objective, loader, args.train, budget, args.out, config, folder, command)
+    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command)

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from mcd.app.cli import fail
 from mcd.app.errors import UsageError
+from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
 from mcd.data.loader import Loader, open_loader, spread_rows
 from mcd.data.shards import read_manifest
@@ -16,8 +17,7 @@ from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
 from mcd.objective.base import Objective
-from mcd.sampler import sample
-from mcd.sampler.ancestral import Ancestral
+from mcd.sampler import SAMPLERS, sample
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.loop import Interrupted, Progress, fit
 from mcd.train.run_folder import RunConflict, RunFolder
@@ -73,6 +73,6 @@ def train_run(
 
 def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, length: int) -> None:
     """A few rows of the model as it stands, to read while it trains."""
-    ids, _ = sample(Ancestral(SAMPLE_STEPS), model, SAMPLE_ROWS, length)
+    ids, _ = sample(SAMPLERS[DEFAULT_SAMPLER[model.config.process]](SAMPLE_STEPS), model, SAMPLE_ROWS, length)
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n\n".join(tokenizer.decode(row) for row in ids.tolist()) + "\n", encoding="utf-8")

@@ -12,10 +12,15 @@ from mcd.process.timestep import sample_u, stratified_t
 
 @torch.inference_mode()
 def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float = 1e-3) -> Tensor:
-    """One unbiased draw of the bound for each row, in nats a token: x0 (B, L) to (B,). Source: MDLM, Eq. 10.
+    """One unbiased draw of the bound for each row, in nats a token: x0 (B, L) to (B,).
 
-    Unbiased but for the share t < t_min, which is left out as in training.
+    Unbiased but for the share t < t_min, which is left out as in training. Masked models: MDLM (arXiv 2406.07524),
+    Eq. 10.
     """
+    return ROWS[denoiser.config.process](denoiser, x0, generator, t_min)
+
+
+def _masked_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> Tensor:
     B, L = x0.shape
     t = stratified_t(B, t_min, 1.0, generator)
     t = t[torch.randperm(B, generator=generator)].to(x0.device)
@@ -26,6 +31,10 @@ def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min
     loss = denoiser.head_loss(denoiser.hidden(z_t, t, rows=rows), x0.flatten()[rows])
     per_row = torch.zeros(B, device=x0.device).index_add_(0, rows // L, loss)
     return per_row * schedule.nelbo_weight(t) / L
+
+
+ROWS = {"masked": _masked_rows}
+"""The draw of each kind of model."""
 
 
 def nelbo(denoiser: Denoiser, batches: list[Tensor], seed: int = 0) -> dict[str, float]:

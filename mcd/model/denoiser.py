@@ -7,6 +7,7 @@ loss = denoiser.head_loss(h, target)     # (n,): the same as autograd through lo
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,15 @@ from mcd.model.dit import DiT, DiTConfig
 from mcd.model.head import TeacherTarget, cross_entropy_rows, divergence_rows, tempered
 from mcd.process.schedule import LogLinear, Schedule
 
+Process = Literal["masked", "uniform", "autoregressive"]
+
 
 @dataclass(frozen=True)
 class DenoiserConfig:
     """What a model is: its backbone, its process, and which row is the mask.
 
-    `mask_id` is the last row, or None for uniform diffusion. A time-conditioned network sees sigma = -log alpha_t;
-    MDLM's sees 0.
+    `mask_id` is the last row, or None for uniform diffusion. An autoregressive model (a causal backbone) uses that last
+    row as its start of text. A time-conditioned network sees sigma = -log alpha_t; MDLM's sees 0.
     """
 
     backbone: DiTConfig
@@ -36,6 +39,16 @@ class DenoiserConfig:
                 f"mask_id {self.mask_id} is not the last of the {self.backbone.rows} rows of the embedding ({last}); "
                 "a mask inside the vocabulary is not supported yet"
             )
+
+        if self.backbone.causal and self.mask_id is None:
+            raise ValueError("a causal backbone needs the extra last row (mask_id), its start of text")
+
+    @property
+    def process(self) -> Process:
+        """What kind of model it is; an objective or a sampler works on one kind."""
+        if self.mask_id is None:
+            return "uniform"
+        return "autoregressive" if self.backbone.causal else "masked"
 
     @property
     def vocab_size(self) -> int:
@@ -59,6 +72,11 @@ class Denoiser(nn.Module):
         if self.config.mask_id is None:
             raise ValueError("this model has no mask token (uniform diffusion)")
         return self.config.mask_id
+
+    @property
+    def blank_id(self) -> int:
+        """The id that says "text is wanted here": the last row, or one beyond the vocabulary when there is no mask."""
+        return self.config.vocab_size
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ class DiTConfig:
     """Sizes of a backbone. `rows` is K; `length` the longest sequence; `cond_dim` the width of the time embedding.
 
     gate_init: first value of the residual gates; 0 is adaLN-zero (MDLM), 1 lets small models learn sooner.
+    causal: a position sees itself and those before it (the autoregressive yardstick), not the whole row.
     """
 
     rows: int
@@ -29,12 +30,15 @@ class DiTConfig:
     cond_dim: int = 128
     dropout: float = 0.1
     gate_init: float = 0.0
+    causal: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rows", "hidden", "layers", "heads", "length", "cond_dim"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: must be a whole number, at least 1")
+        if type(self.causal) is not bool:
+            raise ValueError(f"causal {self.causal!r}: must be true or false")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"--dropout {self.dropout}: must be in [0, 1)")
         if not math.isfinite(self.gate_init):
@@ -98,7 +102,7 @@ class Block(nn.Module):
         super().__init__()
         D = config.hidden
         self.norm1 = LayerNorm(D)
-        self.attention = SelfAttention(D, config.heads)
+        self.attention = SelfAttention(D, config.heads, config.causal)
         self.norm2 = LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(approximate="tanh"), nn.Linear(4 * D, D))
         self.adaLN = nn.Linear(config.cond_dim, 6 * D)

@@ -73,6 +73,16 @@ def locate(name: str) -> Path:
         raise ModelError(f"{name}: no such folder, and the hub did not give it ({type(error).__name__})") from None
 
 
+def read_config(folder: Path) -> DenoiserConfig:
+    """The configuration of a model's folder. Raises ModelError when config.json is missing, damaged or foreign."""
+    try:
+        return config_of_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
+
+
 def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denoiser:
     """Load a model in evaluation mode, in float32.
 
@@ -80,12 +90,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denois
     Raises ModelError for a missing, truncated or foreign checkpoint, with the keys that do not fit.
     """
     folder = locate(name)
-    try:
-        config = config_of_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
+    config = read_config(folder)
     path = folder / WEIGHTS[weights]
     try:
         tensors = load_file(path)

@@ -1,13 +1,13 @@
 """What an objective is: a frozen dataclass whose fields are its options, with one pure `loss`."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mcd.model.denoiser import Denoiser
+from mcd.model.denoiser import Denoiser, Process
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,14 @@ class Loss(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.loop.fit`)."""
+    """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.loop.fit`).
+
+    `process` is the kind of model it trains.
+    """
 
     name: ClassVar[str]
     distils: ClassVar[bool]
+    process: ClassVar[Process] = "masked"
 
     @abstractmethod
     def loss(
@@ -51,6 +55,14 @@ class Objective(ABC):
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """What changes from round to round (for the log and for `--dry-run`); nothing by default."""
         return {}
+
+    def without_gap(self) -> "Objective":
+        """This method with nothing to learn: for equal weights its distillation term is zero and it has no other.
+
+        By default the options `delta0` and `tau0`, where it has them, at 0 and 1.
+        """
+        still = {"delta0": 0.0, "tau0": 1.0}
+        return replace(self, **{name: value for name, value in still.items() if hasattr(self, name)})
 
 
 def flat_rows(where: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,14 +27,14 @@ class Ancestral(Sampler):
     the tokens it reveals, and rows that reveal nothing do not enter the network. The last step ends at alpha = 1: there
     is no extra call for "noise removal".
 
-    order: which law u has within a row (`process.unmasking`): "iid" is the plain ancestral sampler, "stratified"
-        reveals equal counts a step.
+    `order` is the law of u within a row (`process.unmasking`): "iid" is the plain ancestral sampler.
     The softmax and the inverse CDF are always float64.
     """
 
     name: ClassVar[str] = "ancestral"
 
-    order: Literal["iid", "stratified"] = "iid"
+    order: str = "iid"
+    """When tokens are revealed: iid, or stratified (equal counts a step)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

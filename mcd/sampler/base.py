@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcd.model.denoiser import Denoiser
+from mcd.model.denoiser import Denoiser, Process
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,21 @@ class Step:
 class Sampler(ABC):
     """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone.
 
-    rows_per_call: rows of every network call, padded; fixed, so that what shares a call never changes a row. Another
-        number is another shape of matrix products, whose last bits may differ and now and then flip a draw.
+    `process` is the kind of model it draws from. Its options, `steps` apart, are those of `mcd sample --sampler NAME`.
     """
 
     name: ClassVar[str]
+    process: ClassVar[Process] = "masked"
 
     steps: int = 32
+    """Steps from noise to text."""
     temperature: float = 1.0
+    """Divides the log-probabilities."""
     top_p: float = 1.0
+    """Nucleus: the smallest set of tokens with so much mass."""
     rows_per_call: int = 8
+    """Rows of every network call, padded; fixed, so that what shares a call never changes a row. Another number is
+    another shape of matrix products, whose last bits may differ and now and then flip a draw."""
 
     def __post_init__(self) -> None:
         for option, value in (("--steps", self.steps), ("--rows-per-call", self.rows_per_call)):
@@ -49,9 +54,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        """Yield the start and the state after each step; the last one holds no mask.
+        """Yield the start and the state after each step; the last one holds no blank.
 
-        z: (N, L) ids, masked where text is wanted; rows: their N numbers, which with `seed` key all randomness.
+        z: (N, L) ids, `denoiser.blank_id` where text is wanted; rows: their N numbers, which with `seed` key all
+        randomness.
         """
 
     @abstractmethod
@@ -70,20 +76,24 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Rows `first_row` to `first_row + num` of a seed: ids (N, L) int64 and network calls (N,).
 
-    template: (L,) ids, the mask id where text is wanted. Raises ValueError for lengths the model cannot make, and for a
-    template of another length or with ids it does not know.
+    template: (L,) ids, `denoiser.blank_id` where text is wanted. Raises ValueError for a model of another process than
+    the sampler's, lengths the model cannot make, and a template of another length or with ids it does not know.
     """
+    if sampler.process != denoiser.config.process:
+        raise ValueError(
+            f"--sampler {sampler.name}: draws from {sampler.process} models, not {denoiser.config.process}"
+        )
     if not 1 <= length <= denoiser.config.backbone.length:
         raise ValueError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
     if num < 1:
         raise ValueError(f"--num {num}: must be at least 1")
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed {seed}: must be at least 0 and below 2**63")
-    row = torch.full((length,), denoiser.mask_id) if template is None else template
+    row = torch.full((length,), denoiser.blank_id) if template is None else template
     if row.shape != (length,):
         raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")
-    if not ((row >= 0) & (row < denoiser.config.backbone.rows)).all():
-        raise ValueError(f"--template: holds ids outside the model's {denoiser.config.backbone.rows}")
+    if not ((row >= 0) & (row <= denoiser.blank_id)).all():
+        raise ValueError(f"--template: holds ids outside the model's {denoiser.blank_id + 1}")
     z = row.to(denoiser.device).repeat(num, 1)
     trajectory = sampler.trajectory(denoiser, z, range(first_row, first_row + num), seed)
     (last,) = deque(trajectory, maxlen=1)

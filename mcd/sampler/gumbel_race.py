@@ -28,6 +28,7 @@ class GumbelRace(Sampler):
     name: ClassVar[str] = "gumbel-race"
 
     precision: Literal["fp64", "fp32"] = "fp64"
+    """Of its uniforms; fp32 shows what low precision does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

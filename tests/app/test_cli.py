@@ -175,7 +175,7 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
     refused(capsys, [*sample, "--length", "1000"], "--length 1000", "32")
     refused(capsys, [*sample, "--temperature", "0"], "--temperature")
     refused(capsys, [*sample, "--top-p", "2"], "--top-p")
-    refused(capsys, [*sample, "--precision", "fp32"], "--precision", "ancestral")
+    refused(capsys, [*sample, "--precision", "fp32"], "Unrecognized", "--precision")
     refused(capsys, [*sample, "--template", "word " * 100], "--template", "--length")
     refused(capsys, [*sample, "--template", "[MASK:99999999999999]"], "--template", "--length")
     refused(capsys, [*sample, "--steps", "100000000000"], "--steps")

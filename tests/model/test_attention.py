@@ -52,9 +52,19 @@ def test_the_short_path_is_attention(seeded, dtype, tolerance, monkeypatch):
 def test_long_rows_take_the_fused_kernel(seeded, monkeypatch):
     q, k, v = torch.randn(3, 1, 1, 8, 4, generator=seeded(0))
     calls = []
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args: calls.append(args) or args[2])
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **options: calls.append(args) or args[2])
     attend(q, k, v)
     assert not calls
     monkeypatch.setattr(attention, "SHORT", 4)
     attend(q, k, v)
     assert len(calls) == 1
+
+
+def test_causal_attention_sees_nothing_ahead(seeded):
+    """Against the fused kernel's own causal mode, and: what comes later changes nothing."""
+    q, k, v = torch.randn(3, 2, 2, 8, 4, generator=seeded(0))
+    ours = attend(q, k, v, causal=True)
+    torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    k[..., 5:, :], v[..., 5:, :] = 0.0, 9.0
+    torch.testing.assert_close(attend(q, k, v, causal=True)[..., :5, :], ours[..., :5, :])
+    assert not torch.allclose(attend(q, k, v, causal=True)[..., 5:, :], ours[..., 5:, :])

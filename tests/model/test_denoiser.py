@@ -167,7 +167,7 @@ def test_a_row_longer_than_the_model_is_refused(tiny_denoiser):
 
 
 def test_uniform_diffusion_has_no_mask(tiny_denoiser, z):
-    model = tiny_denoiser(mask=False)
+    model = tiny_denoiser(process="uniform")
     assert model.config.vocab_size == V
     with pytest.raises(ValueError, match="no mask"):
         _ = model.mask_id
@@ -178,3 +178,24 @@ def test_uniform_diffusion_has_no_mask(tiny_denoiser, z):
 def test_a_mask_that_is_not_the_last_row_is_refused(mask_id):
     with pytest.raises(ValueError, match=f"mask_id {mask_id} is not the last of the 24 rows.*not supported yet"):
         DenoiserConfig(DiTConfig(rows=24, hidden=16, heads=2), mask_id=mask_id)
+
+
+@pytest.mark.parametrize(
+    "process, rows, mask_id, causal",
+    [("masked", 24, 23, False), ("uniform", 23, None, False), ("autoregressive", 24, 23, True)],
+)
+def test_the_process_follows_from_the_configuration(process, rows, mask_id, causal, tiny_denoiser):
+    model = tiny_denoiser(V=23, process=process)
+    config = model.config
+    assert (config.process, config.backbone.rows, config.mask_id, config.backbone.causal) == (
+        process,
+        rows,
+        mask_id,
+        causal,
+    )
+    assert model.blank_id == config.vocab_size == 23
+
+
+def test_a_causal_backbone_needs_a_start_of_text():
+    with pytest.raises(ValueError, match="start of text"):
+        DenoiserConfig(DiTConfig(8, 8, 1, 2, causal=True), None)

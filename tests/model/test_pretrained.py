@@ -64,7 +64,7 @@ def test_stored_in_half_the_bytes_and_read_as_float32(model, folder, tmp_path):
 @pytest.mark.parametrize("schedule", [LogLinear(0.01), Linear(), Cosine()], ids=repr)
 @pytest.mark.parametrize("mask", [True, False])
 def test_configurations_go_through_json(tiny_denoiser, schedule, mask):
-    config = tiny_denoiser(schedule=schedule, mask=mask, time_conditioned=True).config
+    config = tiny_denoiser(schedule=schedule, process="masked" if mask else "uniform", time_conditioned=True).config
     assert config_of_json(json.loads(json.dumps(config_to_json(config)))) == config
 
 

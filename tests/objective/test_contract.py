@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,20 +20,28 @@ def x0(seeded):
 
 @pytest.fixture(params=OBJECTIVES)
 def objective(request):
-    return OBJECTIVES[request.param](**({"delta0": 0.25} if request.param == "mcd" else {}))
+    """Each method, with a gap wide enough for rows of 16 where it has one."""
+    method = OBJECTIVES[request.param]()
+    return replace(method, delta0=0.25) if hasattr(method, "delta0") else method
+
+
+@pytest.fixture
+def tiny(objective, tiny_denoiser):
+    """`tiny_denoiser` of the method's process."""
+    return partial(tiny_denoiser, process=objective.process)
 
 
 def loss_of(objective, student, teacher, x0, seed=0, clock=Clock()):  # noqa: B008
     return objective.loss(student, teacher, x0, clock, torch.Generator().manual_seed(seed))
 
 
-def test_the_two_methods_are_found():
+def test_the_methods_are_found():
     assert {"nelbo", "mcd"} <= OBJECTIVES.keys()
     assert all(kind.name == name for name, kind in OBJECTIVES.items())
 
 
-def test_finite_and_accounted_for(objective, tiny_denoiser, x0):
-    loss = loss_of(objective, tiny_denoiser(), tiny_denoiser(seed=1), x0)
+def test_finite_and_accounted_for(objective, tiny, x0):
+    loss = loss_of(objective, tiny(), tiny(seed=1), x0)
     assert loss.total.ndim == 0 and loss.total.requires_grad
     readings = loss.as_floats()
     assert all(torch.isfinite(torch.tensor(value)) for value in readings.values())
@@ -44,19 +53,21 @@ def test_finite_and_accounted_for(objective, tiny_denoiser, x0):
 
 
 @pytest.mark.parametrize("time_conditioned", [False, True])
-def test_gradient_reaches_every_student_weight_and_no_teacher_weight(objective, tiny_denoiser, x0, time_conditioned):
-    student = tiny_denoiser(time_conditioned=time_conditioned)
-    teacher = tiny_denoiser(time_conditioned=time_conditioned, seed=1)
+def test_gradient_reaches_every_student_weight_and_no_teacher_weight(objective, tiny, x0, time_conditioned):
+    student = tiny(time_conditioned=time_conditioned)
+    teacher = tiny(time_conditioned=time_conditioned, seed=1)
     loss_of(objective, student, teacher, x0).total.backward()
     for name, p in student.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0, name
     assert all(p.grad is None for p in teacher.parameters())
     head = student.backbone.head.linear
-    assert head.weight.grad[V].abs().sum() == 0 and head.bias.grad[V] == 0  # SUBS: the mask is no prediction
+    if objective.process == "uniform":
+        return
+    assert head.weight.grad[V].abs().sum() == 0 and head.bias.grad[V] == 0  # the last row is no prediction
 
 
-def test_a_function_of_its_arguments_alone(objective, tiny_denoiser, x0):
-    student, teacher = tiny_denoiser(), tiny_denoiser(seed=1)
+def test_a_function_of_its_arguments_alone(objective, tiny, x0):
+    student, teacher = tiny(), tiny(seed=1)
     before = [p.clone() for p in (*student.parameters(), *teacher.parameters())]
     torch.manual_seed(1)
     first = loss_of(objective, student, teacher, x0, seed=5)
@@ -70,11 +81,11 @@ def test_a_function_of_its_arguments_alone(objective, tiny_denoiser, x0):
 
 @pytest.mark.parametrize("name", DISTILLING)
 def test_nothing_to_distil_at_zero_gap_with_equal_weights(name, tiny_denoiser, x0):
-    objective = OBJECTIVES[name](delta0=0.0, tau0=1.0)
-    loss = loss_of(objective, tiny_denoiser(), tiny_denoiser(), x0)
-    assert abs(loss.terms["distillation"].item()) < 1e-7
-    assert loss.terms["reconstruction"].item() == 0.0
-    differing = loss_of(objective, tiny_denoiser(), tiny_denoiser(seed=1), x0)
+    objective = OBJECTIVES[name]().without_gap()
+    tiny = partial(tiny_denoiser, process=objective.process)
+    loss = loss_of(objective, tiny(), tiny(), x0)
+    assert abs(loss.total.item()) < 1e-6
+    differing = loss_of(objective, tiny(), tiny(seed=1), x0)
     assert differing.terms["distillation"].item() > 1e-3
 
 
@@ -84,8 +95,8 @@ def test_options_go_through_json(objective):
     json.dumps([objective.schedule_of_round(r) for r in range(5)])
 
 
-def test_bfloat16_is_close_to_float32(objective, tiny_denoiser, x0):
-    student, teacher = tiny_denoiser(scale=0.5), tiny_denoiser(seed=1, scale=0.5)
+def test_bfloat16_is_close_to_float32(objective, tiny, x0):
+    student, teacher = tiny(scale=0.5), tiny(seed=1, scale=0.5)
     exact = loss_of(objective, student, teacher, x0)
     with torch.autocast("cpu", torch.bfloat16):
         rough = loss_of(objective, student, teacher, x0)
@@ -95,8 +106,8 @@ def test_bfloat16_is_close_to_float32(objective, tiny_denoiser, x0):
     rough.total.backward()
 
 
-def test_one_row_of_one_token_is_a_batch(objective, tiny_denoiser):
+def test_one_row_of_one_token_is_a_batch(objective, tiny):
     for seed in range(20):  # among them draws with nothing masked, and with nothing to distil
-        loss = loss_of(objective, tiny_denoiser(), tiny_denoiser(seed=1), torch.zeros(1, 1, dtype=torch.int64), seed)
+        loss = loss_of(objective, tiny(), tiny(seed=1), torch.zeros(1, 1, dtype=torch.int64), seed)
         assert loss.total.isfinite()
         json.dumps(loss.as_floats(), allow_nan=False)
