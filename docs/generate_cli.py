@@ -22,8 +22,8 @@ def help_of(argv: list[str]) -> str:
 
 def page() -> str:
     """The whole page."""
-    from mcd.app.cli import COMMANDS
     from mcd.app import distill, train
+    from mcd.app.cli import COMMANDS
     from mcd.sampler import SAMPLERS
 
     calls = [["--help"], *([name, "--help"] for name in COMMANDS)]

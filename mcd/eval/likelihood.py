@@ -14,8 +14,7 @@ from mcd.process.timestep import sample_u, stratified_t
 def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float = 1e-3) -> Tensor:
     """One unbiased draw of the bound for each row, in nats a token: x0 (B, L) to (B,).
 
-    Unbiased but for the share t < t_min, which is left out as in training. Masked models: MDLM (arXiv 2406.07524),
-    Eq. 10.
+    Unbiased but for the share t < t_min, which is left out as in training. Source for masked models: MDLM, Eq. 10.
     """
     return ROWS[denoiser.config.process](denoiser, x0, generator, t_min)
 

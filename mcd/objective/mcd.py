@@ -16,6 +16,7 @@ from mcd.model.head import TeacherTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.process.masked import coupled_pair
 from mcd.process.timestep import sample_u, stratified_t
+from mcd.process.unmasking import ORDERS
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class MCD(Objective):
     """Where the KL is taken: where both are masked (the paper), or wherever the student is."""
     coupling: Literal["shared", "independent"] = "shared"
     """shared u (the paper), or an independent one for the teacher's state."""
+    order: str = "iid"
+    """How the u of a row depend on each other (see --order of `mcd sample`); iid is the paper's."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.delta0 < 1.0:
@@ -69,6 +72,7 @@ class MCD(Objective):
             ("kl", self.kl, ("reverse", "forward")),
             ("region", self.region, ("both", "student")),
             ("coupling", self.coupling, ("shared", "independent")),
+            ("order", self.order, tuple(ORDERS)),
         ):
             if value not in known:
                 raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
@@ -94,8 +98,8 @@ class MCD(Objective):
         delta, tau = self.delta(clock.round), self.tau(clock.round)
         t = stratified_t(B, delta, 1.0, generator).to(x0.device)
         s = (t - delta).clamp(min=0.0)
-        u = sample_u(B, L, generator).to(x0.device)
-        u_s = sample_u(B, L, generator).to(x0.device) if self.coupling == "independent" else None
+        u = self._sample_u(B, L, generator).to(x0.device)
+        u_s = self._sample_u(B, L, generator).to(x0.device) if self.coupling == "independent" else None
         pair = coupled_pair(x0, u, t, s, student.config.schedule, student.mask_id, u_s)
 
         distilled = pair.masked_t & pair.masked_s
@@ -119,6 +123,11 @@ class MCD(Objective):
         }
         total = terms["distillation"] + terms["reconstruction"]
         return Loss(total, {name: term.detach() for name, term in terms.items()}, counts)
+
+    def _sample_u(self, B: int, L: int, generator: torch.Generator) -> Tensor:
+        if self.order == "iid":
+            return sample_u(B, L, generator)
+        return torch.stack([ORDERS[self.order](L, 0.0, generator) for _ in range(B)]).float()
 
     def _kl_to_certain(self, student: Denoiser, hidden: Tensor, x0: Tensor) -> Tensor:
         """KL between the student and a teacher that is certain of x0, its other log-probs -1e6. Returns (n,)."""

@@ -59,6 +59,11 @@ class TrainConfig:
     """Of the weights that are evaluated and published; warmed up as (1 + n) / (10 + n)."""
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
+    teacher_ema: float = 0.0
+    """Of distillation: 0 is a hard snapshot of the student at the start of each round (the paper's way); else the
+    teacher follows the student at every step, as an average of this decay."""
+    max_loss: float | None = None
+    """Give up when the loss is above this ten steps running; what was saved stays."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed is quicker on GPUs and on CPUs with bfloat16 units, very slow on CPUs without."""
     compile: bool = False
@@ -83,6 +88,8 @@ class TrainConfig:
             raise ValueError(f"--seed {self.seed}: must be in [0, 2^63)")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"--betas {self.betas[0]} {self.betas[1]}: both must be in [0, 1)")
-        for name in ("lr_decay", "ema_decay"):
+        if self.max_loss is not None and not self.max_loss > 0.0:
+            raise ValueError(f"--max-loss {self.max_loss}: must be positive")
+        for name in ("lr_decay", "ema_decay", "teacher_ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be in [0, 1)")

@@ -24,6 +24,7 @@ from mcd.train.config import Budget, TrainConfig
 from mcd.train.optimizer import lr_factor, make_optimizers
 from mcd.train.run_folder import RunFolder
 
+HIGH_STEPS = 10
 Validate = Callable[[Denoiser, int], dict[str, float]]
 """Called with the EMA model and the step, every `valid_every` steps; what it returns is logged."""
 
@@ -34,6 +35,10 @@ class Interrupted(Exception):
     def __init__(self, step: int):
         super().__init__(f"stopped at step {step}; saved. To go on, run the same command again.")
         self.step = step
+
+
+class Diverged(FloatingPointError):
+    """The loss stayed above `max_loss`: there is no point in going on."""
 
 
 class _LossOfStudent(nn.Module):
@@ -70,11 +75,12 @@ def fit(
 ) -> Denoiser:
     """Train `student` in place and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
 
-    Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode. Randomness of step n is
+    Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode (with `teacher_ema`
+    it follows at every step instead). Randomness of step n is
     seeded by (seed, n), rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's
     teacher: a run killed at any moment and started again ends with the same bits on the same CPU.
     Raises Interrupted after saving when told to stop; FloatingPointError when the loss or its gradient is no longer
-    finite, before any weight has changed.
+    finite, before any weight has changed; Diverged when the loss stays above `max_loss`.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
     fabric.launch()
@@ -111,12 +117,12 @@ def fit(
         meta = {"step": step, "elapsed_s": elapsed, "ema_updates": ema.updates}
         save_checkpoint(run.checkpoints, step, parts, meta)
 
-    steps_per_round = budget.steps_per_round
+    steps_per_round, too_high = budget.steps_per_round, 0
     with _stop_requests() as stop:
         while budget.progress(step, elapsed) < 1.0:
             started = time.perf_counter()
             round, in_round = divmod(step, steps_per_round) if steps_per_round else (0, step)
-            if teacher is not None and in_round == 0:
+            if teacher is not None and in_round == 0 and (step == 0 or not config.teacher_ema):
                 teacher.load_state_dict(student.state_dict())
             clock = Clock(step, round, budget.progress(step, elapsed))
             factor = lr_factor(step, clock.progress, config.warmup_steps, config.lr_decay)
@@ -127,6 +133,9 @@ def fit(
             loss = module(lambda model: objective.loss(model, teacher, x0, clock, generator))  # noqa: B023
             norm = _update(fabric, module, wrapped, loss, config, factor, step)
             ema.update(student)
+            if teacher is not None and config.teacher_ema:
+                for p, q in zip(teacher.parameters(), student.parameters(), strict=True):
+                    p.lerp_(q.detach(), 1.0 - config.teacher_ema)
             step += 1
             elapsed += time.perf_counter() - started
 
@@ -140,6 +149,11 @@ def fit(
                     row |= validate(_ema_model(student, ema), step)
                 run.log(row)
                 watch(Progress(step, budget.progress(step, elapsed), elapsed, row))
+            too_high = too_high + 1 if config.max_loss is not None and loss.total > config.max_loss else 0
+            if too_high == HIGH_STEPS:
+                row = {"step": step, "round": round + 1, **loss.as_floats(), "grad_norm": float(norm)}
+                run.log(row | {"diverged": True})
+                raise Diverged(f"step {step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}")
             if ends_round and budget.rounds > 1:
                 _publish(student, ema, run.path / "rounds" / f"{round + 1}", tokenizer_json)
             stopping = stop()

@@ -217,3 +217,15 @@ def test_unknown_words_are_named_without_the_run_time_type_check(options, option
     vars(method).update(asdict(MCD()) | options)
     with pytest.raises(ValueError, match=option):
         method.__post_init__()
+
+
+@pytest.mark.parametrize("order", ["stratified"])
+def test_structured_thresholds_mask_equal_counts(pair_of_models, x0, order):
+    """Of 16 stratified thresholds at t = s + delta the number masked is fixed within one, row by row."""
+    loss = loss_of(MCD(delta0=0.25, order=order), pair_of_models, x0)
+    iid = loss_of(MCD(delta0=0.25), pair_of_models, x0)
+    assert loss.total.isfinite() and loss.total != iid.total
+    revealed = [loss_of(MCD(delta0=0.25, order=order), pair_of_models, x0, seed=s).counts for s in range(10)]
+    assert all(abs(int(c["tokens_revealed"]) - 0.25 * B * L) <= 2 * B for c in revealed)
+    with pytest.raises(ValueError, match="--order wild"):
+        MCD(order="wild")

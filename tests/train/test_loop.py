@@ -21,7 +21,7 @@ from mcd.objective import Loss
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
 from mcd.train.config import Budget
-from mcd.train.loop import Interrupted
+from mcd.train.loop import Diverged, Interrupted
 from mcd.train.run_folder import read_stats
 
 WEIGHTS = ("model.safetensors", "model.raw.safetensors")
@@ -254,6 +254,35 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(run_fit, und
     run_fit(out)
     assert outcome(out) == undisturbed(run_fit)
     assert not (out / "checkpoints" / "partial-00000015").exists()
+
+
+def test_a_teacher_that_follows_is_the_average_of_the_students(run_fit, tmp_path, tiny_denoiser):
+    student = tiny_denoiser(V=300, length=16)
+    teachers, raw = [], [{name: p.clone() for name, p in student.state_dict().items()}]
+
+    class Spy(MCD):
+        def loss(self, student, teacher, x0, clock, generator) -> Loss:
+            teachers.append({name: p.clone() for name, p in teacher.state_dict().items()})
+            return super().loss(student, teacher, x0, clock, generator)
+
+    def watch(progress):
+        raw.append({name: p.clone() for name, p in student.state_dict().items()})
+
+    run_fit(tmp_path / "run", objective=Spy(delta0=0.1), student=student, watch=watch, teacher_ema=0.8)
+    for name in raw[0]:
+        expected = raw[0][name]
+        for step in range(12):
+            torch.testing.assert_close(teachers[step][name], expected)
+            expected = 0.8 * expected + 0.2 * raw[step + 1][name]
+
+
+def test_a_loss_that_stays_high_ends_the_run(run_fit, tmp_path):
+    with pytest.raises(Diverged, match="step 10: 10 steps with a loss above --max-loss 1e-06"):
+        run_fit(tmp_path / "run", max_loss=1e-6)
+    rows = read_stats(tmp_path / "run")
+    assert rows[-1]["diverged"] and rows[-1]["step"] == 10
+    assert (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir()
+    run_fit(tmp_path / "other", max_loss=1e9)
 
 
 class Exploding(NELBO):

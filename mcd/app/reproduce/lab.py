@@ -1,0 +1,167 @@
+"""Where experiments run: a work folder, a pool of one-thread processes, and what is already there is not done again."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcd.app.reproduce.plan import Cell, Run
+from mcd.app.watch import watching
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's row of metrics, and what it was computed from: ids (N, L), of text nll and tokens (N,)."""
+
+    cell: Cell
+    row: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Does the work of a plan below `work`, `jobs` tasks at a time, each in a process of one thread.
+
+    Killed at any moment, the same call goes on: trainings resume from their checkpoints, cells are written whole.
+    """
+
+    work: Path
+    jobs: int = 2
+
+    def train(self, runs: Iterable[Run]) -> None:
+        """Do the trainings that are not done, each after those it starts from.
+
+        Raises RuntimeError, naming the log, when one fails.
+        """
+        left = {run.name: run for run in runs if not (self.work / run.name / "model.safetensors").is_file()}
+        tasks = {name: (run.needs, _train, (run.argv(self.work), self._log(name))) for name, run in left.items()}
+        self._do("training", tasks)
+
+    def measure(self, cells: Sequence[Cell]) -> list[Measured]:
+        """Draw and score what is not yet there; the cells as asked, in order."""
+        paths = {cell: self._path(cell) for cell in dict.fromkeys(cells)}
+        folder = self.work / "cells"
+        folder.mkdir(parents=True, exist_ok=True)
+        tasks = {
+            str(cell): ([], _measure, (cell, cell.source(self.work), path, folder.parent / "data"))
+            for cell, path in sorted(paths.items(), key=lambda item: (item[0].model, item[0].round or 99))
+            if not path.is_file()
+        }
+        self._do("measuring", tasks)
+        return [_read(cell, paths[cell]) for cell in cells]
+
+    def _path(self, cell: Cell) -> Path:
+        return self.work / "cells" / f"{cell.digest(_weights(cell.source(self.work)))}.json"
+
+    def _log(self, name: str) -> Path:
+        return self.work / "logs" / f"{name.replace('/', '-')}.log"
+
+    def _do(self, what: str, tasks: dict[str, tuple[list[str], Callable[..., None], tuple[Any, ...]]]) -> None:
+        """Run tasks in parallel, each when those it needs are done."""
+        if not tasks:
+            return
+        done: set[str] = set()
+        waiting, running = dict(tasks), dict[Future[None], str]()
+        spawn = multiprocessing.get_context("spawn")
+        with (
+            watching(what) as watch,
+            ProcessPoolExecutor(self.jobs, mp_context=spawn, initializer=_one_thread) as pool,
+        ):
+            while waiting or running:
+                for name, (needs, work, args) in list(waiting.items()):
+                    if not any(need in tasks and need not in done for need in needs):
+                        running[pool.submit(work, *args)] = name
+                        del waiting[name]
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    name = running.pop(future)
+                    try:
+                        future.result()
+                    except BaseException:
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        raise
+                    done.add(name)
+                    watch.tell(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def _train(argv: list[str], log: Path) -> None:
+    """Run one `mcd` command, what it says kept in a file."""
+    from mcd.app import cli
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        print(f"mcd {' '.join(argv)}", flush=True)
+        status = cli.main(argv)
+    if status:
+        last = log.read_text(encoding="utf-8").strip().splitlines()[-1]
+        raise RuntimeError(f"mcd {' '.join(argv)} ended with status {status}: {last} (see {log})")
+
+
+def _measure(cell: Cell, source: str, path: Path, data: Path) -> None:
+    """Draw one cell, score it, and write its row and arrays; the row comes last and so tells that both are whole."""
+    from mcd.app.measure import measure_model
+    from mcd.app.sampling import DEFAULT_SAMPLER
+    from mcd.model.pretrained import from_pretrained
+    from mcd.sampler import SAMPLERS
+    from mcd.train.checkpoint import write_json
+
+    model = from_pretrained(source)
+    options = dict(cell.options)
+    sampler = SAMPLERS[options.pop("sampler", DEFAULT_SAMPLER[model.config.process])](
+        cell.steps, **({"rows_per_call": 32} | options)
+    )
+    scorer = _scorer(cell.scorer, cell.scorer_precision) if cell.scorer else None
+    length = cell.length or model.config.backbone.length
+    measured = measure_model(
+        model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round, language=cell.language
+    )
+    arrays = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
+    if measured.scores:
+        arrays["nll"] = np.array([score.nll for score in measured.scores])
+        arrays["tokens"] = np.array([score.tokens for score in measured.scores])
+    np.savez_compressed(path.with_suffix(".npz"), **arrays)
+    write_json(path, measured.row)
+
+
+@cache
+def _scorer(name: str, precision: str) -> Any:
+    from mcd.eval.scorer import load_scorer
+
+    return load_scorer(name, precision)
+
+
+def _read(cell: Cell, path: Path) -> Measured:
+    with np.load(path.with_suffix(".npz")) as file:
+        arrays = dict(file)
+    return Measured(cell, json.loads(path.read_text(encoding="utf-8")), arrays)
+
+
+@cache
+def _weights(source: str) -> str:
+    """Tells the weights of a model; a hub id stands for itself."""
+    import hashlib
+
+    from mcd.model.pretrained import DEMO, WEIGHTS
+
+    path = (DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"]
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)

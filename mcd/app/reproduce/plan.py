@@ -1,0 +1,63 @@
+"""What an experiment needs: trainings, as `mcd` command lines, and cells, the sets of samples that are measured."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another run's folder."""
+
+    name: str
+    command: tuple[str, ...]
+
+    @property
+    def needs(self) -> list[str]:
+        """The runs this one starts from."""
+        return [word[1:] for word in self.command if word.startswith("@")]
+
+    def argv(self, work: Path) -> list[str]:
+        """The words of the command line, folders filled in."""
+        words = [str(work / word[1:]) if word.startswith("@") else word for word in self.command]
+        return [*words, "--out", str(work / self.name)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One set of samples: which model, drawn how, scored by what. Its fields are all that the numbers depend on.
+
+    model: a run's name, or `demo`, or a hub id. round: the model as that round left it; None is the last one.
+    steps: of the sampler. options: of the sampler, by name. scorer: for text; None where a `language` is the judge.
+    """
+
+    model: str
+    steps: int
+    num: int
+    label: str
+    round: int | None = None
+    length: int | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    scorer: str | None = None
+    scorer_precision: str = "fp32"
+    language: str | None = None
+
+    def source(self, work: Path) -> str:
+        """The model's folder, or its name when it is no run of ours."""
+        folder = work / self.model
+        if not folder.is_dir():
+            return self.model
+        return str(folder if self.round is None else folder / "rounds" / str(self.round))
+
+    def digest(self, weights: str) -> str:
+        """Names the cell's files: sixteen hex digits of its fields and the weights it was drawn from."""
+        text = json.dumps({**asdict(self), "weights": weights}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def options_of(**options: Any) -> tuple[tuple[str, Any], ...]:
+    """Sampler options as a `Cell` takes them."""
+    return tuple(sorted(options.items()))
