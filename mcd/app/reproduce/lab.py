@@ -17,6 +17,7 @@ import torch
 
 from mcd.app.reproduce.plan import Cell, Run
 from mcd.app.watch import watching
+from mcd.train.run_folder import read_stats
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ class Lab:
 
         Raises RuntimeError, naming the log, when one fails.
         """
-        left = {run.name: run for run in runs if not (self.work / run.name / "model.safetensors").is_file()}
-        tasks = {name: (run.needs, _train, (run.argv(self.work), self._log(name))) for name, run in left.items()}
+        left = {run.name: run for run in runs if not self._is_done(run)}
+        tasks = {
+            name: (run.needs, _train, (run.argv(self.work), self._log(name), run.may_fail))
+            for name, run in left.items()
+        }
         self._do("training", tasks)
 
     def measure(self, cells: Sequence[Cell]) -> list[Measured]:
@@ -59,6 +63,12 @@ class Lab:
         }
         self._do("measuring", tasks)
         return [_read(cell, paths[cell]) for cell in cells]
+
+    def _is_done(self, run: Run) -> bool:
+        folder = self.work / run.name
+        if (folder / "model.safetensors").is_file():
+            return True
+        return run.may_fail and (folder / "stats.jsonl").is_file() and read_stats(folder)[-1].get("diverged", False)
 
     def _path(self, cell: Cell) -> Path:
         return self.work / "cells" / f"{cell.digest(_weights(cell.source(self.work)))}.json"
@@ -99,7 +109,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _train(argv: list[str], log: Path) -> None:
+def _train(argv: list[str], log: Path, may_fail: bool) -> None:
     """Run one `mcd` command, what it says kept in a file."""
     from mcd.app import cli
 
@@ -107,7 +117,7 @@ def _train(argv: list[str], log: Path) -> None:
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         print(f"mcd {' '.join(argv)}", flush=True)
         status = cli.main(argv)
-    if status:
+    if status and not may_fail:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1]
         raise RuntimeError(f"mcd {' '.join(argv)} ended with status {status}: {last} (see {log})")
 

@@ -9,10 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Run:
-    """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another run's folder."""
+    """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another run's folder.
+
+    may_fail: whether it does is the question of an experiment; its stats.jsonl then ends with the reason.
+    """
 
     name: str
     command: tuple[str, ...]
+    may_fail: bool = False
 
     @property
     def needs(self) -> list[str]:
@@ -56,6 +60,14 @@ class Cell:
         """Names the cell's files: sixteen hex digits of its fields and the weights it was drawn from."""
         text = json.dumps({**asdict(self), "weights": weights}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that an experiment trains and measures."""
+
+    runs: list[Run]
+    cells: list[Cell]
 
 
 def options_of(**options: Any) -> tuple[tuple[str, Any], ...]:

@@ -1,0 +1,99 @@
+"""The comparison at equal entropy: at entropy H and N steps, the teacher cooled, SDTT, Duo-DCD, CD4LM, MCD."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from mcd.app.frontier import Curve, curve_of, draw_curves, matched_rows, point_row
+from mcd.app.reproduce.lab import Lab
+from mcd.app.reproduce.languages import LENGTH, NUM, language_cell
+from mcd.app.reproduce.plan import Cell, Plan, options_of
+from mcd.app.reproduce.scales import (
+    LANGUAGES,
+    METHODS,
+    SEEDS,
+    TEACHER_OF,
+    Scale,
+    language_student,
+    language_teacher,
+    text_student,
+    text_teachers,
+)
+
+TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
+TEXT_TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
+LANGUAGE_STEPS = (4, 8)
+
+
+def plan(scale: Scale) -> Plan:
+    """Temperature sweeps of every teacher and student: on text at each number of steps, on the languages at 4 and 8."""
+    runs = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
+    models = {name: scale.teachers[name] for name in ("mdlm", "duo")} | {m: f"text/{m}" for m in METHODS}
+    cells = [
+        Cell(
+            model,
+            steps,
+            scale.num,
+            label,
+            None,
+            scale.length,
+            options_of(temperature=temperature),
+            scorer=scale.judges[0],
+            scorer_precision=scale.scorer_precision,
+        )
+        for label, model in models.items()
+        for steps in scale.frontier_steps
+        for temperature in TEXT_TEMPERATURES
+    ]
+    if scale.name == "cpu":
+        for language in LANGUAGES:
+            for seed in SEEDS:
+                trained = {name: language_teacher(language, seed, name) for name in ("mdlm", "duo")}
+                trained |= {method: language_student(language, seed, method) for method in METHODS}
+                runs += trained.values()
+                cells += [
+                    language_cell(run.name, language, steps, label, seed, temperature=temperature)
+                    for label, run in trained.items()
+                    for steps in LANGUAGE_STEPS
+                    for temperature in TEMPERATURES
+                ]
+    return Plan(runs, cells)
+
+
+def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+    """Points of every curve, then the rows at matched entropy."""
+    groups = defaultdict(list)
+    for one in lab.measure(plan.cells):
+        groups[one.cell.language, one.cell.seed, one.cell.steps, one.cell.label].append(one)
+    curves = [curve_of(label, steps, members) for (_, _, steps, label), members in groups.items()]
+    rows = [point_row(one) for members in groups.values() for one in members]
+    matched = []
+    for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
+        matched += matched_rows([curve for curve in curves if (curve.language, curve.seed) == domain], "mcd")
+    draw_curves([curve for curve in curves if curve.language is None], out / "frontier.png")
+    for language in LANGUAGES:
+        of_language = [curve for curve in curves if curve.language == language and curve.seed == SEEDS[0]]
+        if of_language:
+            draw_curves(of_language, out / f"frontier_{language}.png")
+    return {
+        "protocol": {"temperatures": list(TEMPERATURES), "text_temperatures": list(TEXT_TEMPERATURES)},
+        "rows": rows,
+        "matched": matched,
+        "findings": verdicts(matched),
+    }
+
+
+def verdicts(matched: list[dict[str, Any]]) -> list[str]:
+    """For each language (or text) and number of steps, each student against its own teacher at the student's entropy."""
+    said = []
+    groups = defaultdict(list)
+    for row in matched:
+        groups[row["language"] or "text", row["measure"], row["steps"], row["model"]].append(row)
+    for (language, measure, steps, method), rows in groups.items():
+        if method in TEACHER_OF:
+            reached = [row for row in rows if row["teacher_value"] is not None]
+            better = sum(row["value"] < row["teacher_value"] for row in reached)
+            said.append(
+                f"{language}, {steps} steps, {measure}: {method} is below its cooled teacher in {better} of {len(reached)}"
+            )
+    return said

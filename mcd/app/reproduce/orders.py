@@ -1,0 +1,38 @@
+"""Structured reveal orders: what each buys at 2, 4 and 8 steps, with trained teachers and with the truth itself."""
+
+from pathlib import Path
+from typing import Any
+
+from mcd.app.reproduce.lab import Lab
+from mcd.app.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
+from mcd.app.reproduce.plan import Plan
+from mcd.app.reproduce.scales import LANGUAGES, SEEDS, Scale, language_teacher
+from mcd.process.unmasking import ORDERS
+
+STEPS = (2, 4, 8)
+CONFIDENCE = ("top", "margin", "entropy")
+
+
+def plan(scale: Scale) -> Plan:
+    """Every order of `ancestral`, the confidence scores, and remasking, on the teacher and on the exact denoiser."""
+    ways: list[dict[str, Any]] = [{"order": order} for order in ORDERS]
+    ways += [{"sampler": "confidence", "score": score} for score in CONFIDENCE]
+    ways += [{"sampler": "remdm"}]
+    runs = [language_teacher(language, seed) for language in LANGUAGES for seed in SEEDS]
+    models = [(f"exact:{language}", language, "exact", 0) for language in LANGUAGES]
+    models += [
+        (run.name, run.name.split("/")[0], "mdlm", seed) for run, seed in zip(runs, SEEDS * len(LANGUAGES), strict=True)
+    ]
+    cells = [
+        language_cell(model, language, n, label, seed, **way)
+        for model, language, label, seed in models
+        for way in ways
+        for n in STEPS
+    ]
+    return Plan(runs, cells)
+
+
+def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+    """Means over seeds, a row for each (language, model, way, steps)."""
+    rows = over_seeds(lab.measure(plan.cells))
+    return {"protocol": {"samples": NUM, "length": LENGTH, "seeds": list(SEEDS)}, "rows": rows}

@@ -1,0 +1,27 @@
+"""A few samples beside every table, for those who would rather read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcd.app.reproduce.lab import Measured
+from mcd.data.tokenizer import load_tokenizer
+from mcd.model.pretrained import locate
+
+
+def write_specimens(path: Path, measured: Sequence[Measured], work: Path, each: int = 2) -> None:
+    """The first `each` samples of every cell, as a page of Markdown."""
+    parts = ["# Samples\n\nThe first rows of some cells, seed 0; `[...]` is how they were drawn.\n"]
+    for one in measured:
+        tokenizer = load_tokenizer(str(locate(one.cell.source(work))))
+        round = f", round {one.cell.round}" if one.cell.round else ""
+        options = "".join(f", {name} {value}" for name, value in one.cell.options)
+        parts.append(f"## {one.cell.label}{round} [{one.cell.steps} steps{options}]\n")
+        parts += [
+            f"> {tokenizer.decode(row).strip()}\n".replace("\n", "\n> ", 0) for row in one.arrays["ids"][:each].tolist()
+        ]
+    text = "\n".join(line if not line.startswith("> ") else _quoted(line) for line in parts)
+    path.write_text(text, encoding="utf-8")
+
+
+def _quoted(line: str) -> str:
+    return "> " + " ".join(line[2:].split()) + "\n"

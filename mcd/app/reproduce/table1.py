@@ -1,0 +1,75 @@
+"""Table 1: Gen PPL of five rounds of MCD, SDTT and Duo-DCD by number of steps, with their teachers and the yardsticks."""
+
+from pathlib import Path
+from typing import Any
+
+from mcd.app.reproduce.lab import Lab, Measured
+from mcd.app.reproduce.plan import Cell, Plan
+from mcd.app.reproduce.samples import write_specimens
+from mcd.app.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
+
+
+def plan(scale: Scale) -> Plan:
+    """Both teachers at every number of steps, and every round of every student; CD4LM has one round."""
+    runs = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
+    cells = [text_cell(scale, scale.teachers[name], steps, name) for name in ("mdlm", "duo") for steps in scale.steps]
+    for method in METHODS:
+        rounds = [None] if method == "cd4lm" else range(1, ROUNDS + 1)
+        cells += [text_cell(scale, f"text/{method}", n, method, round) for round in rounds for n in scale.steps]
+    if scale.name == "cpu":
+        cells.append(text_cell(scale, "text/ar", scale.length, "ar"))
+    return Plan(runs, cells)
+
+
+def text_cell(scale: Scale, model: str, steps: int, label: str, round: int | None = None, judge: int = 0) -> Cell:
+    """A cell of text, scored as the scale says."""
+    return Cell(
+        model,
+        steps,
+        scale.num,
+        label,
+        round,
+        scale.length,
+        scorer=scale.judges[judge],
+        scorer_precision=scale.scorer_precision,
+    )
+
+
+def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+    """Measure the cells; reference rows (held-out text, its words shuffled, nonsense) come first."""
+    measured = lab.measure(plan.cells)
+    rows = [one.row for one in measured]
+    write_specimens(out / "table1_samples.md", [one for one in measured if one.cell.steps in (8, 64)], lab.work)
+    return {
+        "protocol": shared_protocol(rows),
+        "rows": [*lab.references(plan.cells[0]), *rows],
+        "findings": findings(measured),
+    }
+
+
+def shared_protocol(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fields of the protocol in which all rows agree."""
+    first = rows[0]["protocol"]
+    return {key: value for key, value in first.items() if all(row["protocol"].get(key) == value for row in rows)}
+
+
+def findings(measured: list[Measured]) -> list[str]:
+    """What the table says to the paper's claims, computed from it."""
+    value = {(one.cell.label, one.cell.round, one.cell.steps): one.row for one in measured}
+    steps = sorted({one.cell.steps for one in measured if one.cell.label == "mcd"})
+    last = [value["mcd", ROUNDS, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps]
+    fourth = [value["mcd", ROUNDS - 1, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps]
+    said = [
+        f"MCD round {ROUNDS} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(last)} of {len(steps)} numbers of steps",
+        f"MCD round {ROUNDS - 1} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(fourth)} of {len(steps)}",
+    ]
+    for method in ("mcd", "sdtt", "duo-dcd"):
+        teacher = TEACHER_OF[method]
+        for n in steps:
+            if (teacher, None, 16 * n) in value:
+                student, slow = value[method, ROUNDS, n], value[teacher, None, 16 * n]
+                said.append(
+                    f"{method} round {ROUNDS}, {n} steps: {student['gen_ppl']:.0f} at entropy {student['entropy']:.3f}; "
+                    f"teacher, {16 * n} steps: {slow['gen_ppl']:.0f} at {slow['entropy']:.3f}"
+                )
+    return said

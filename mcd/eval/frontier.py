@@ -1,0 +1,79 @@
+"""The frontier: quality against entropy as the temperature moves, read at one entropy for all.
+
+Cooling any model lowers its Gen PPL and its entropy together, so two models are compared where their entropies are
+equal. What a distillation gains over a cooled teacher is what is left then.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcd.eval.bootstrap import Interval
+
+Quality = Callable[[NDArray], NDArray]
+"""Multiplicities of samples (R, N), a resample a row, to R values; lower is better."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One set of N samples, drawn at `temperature`: entropy (N,) of each in nats, and the quality of any resample."""
+
+    temperature: float
+    entropy: NDArray
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a curve says at an entropy: the quality there with its interval, and the temperature that gets there."""
+
+    entropy: float
+    quality: Interval
+    temperature: float
+
+
+def ratio(top: NDArray, bottom: NDArray) -> Quality:
+    """sum(top) / sum(bottom) over samples, both (N,): a pooled average such as nats a token."""
+    return lambda weights: (weights @ top) / (weights @ bottom)
+
+
+def total_variation(counts: NDArray, law: NDArray) -> Quality:
+    """Half the L1 distance between the pooled counts (N, M) of the samples, normalised, and `law` (M,)."""
+
+    def quality(weights: NDArray) -> NDArray:
+        pooled = weights @ counts
+        return 0.5 * np.abs(pooled / pooled.sum(1, keepdims=True) - law).sum(1)
+
+    return quality
+
+
+def at_entropy(points: Sequence[Point], target: float, *, resamples: int = 300, seed: int = 0) -> Match | None:
+    """Quality at mean entropy `target`, linear between the neighbouring points, with a 95 % bootstrap interval.
+
+    Row n of every point must be drawn from the same random numbers (row n of one seed): a resample takes the same rows
+    of all points. None where `target` is outside what the points reach; the interval is None where too many resamples
+    (over 5 %) do not reach it. Raises ValueError without points or where they differ in N.
+    """
+    if not points or len({len(point.entropy) for point in points}) > 1:
+        raise ValueError("need points of one number of samples")
+    n = len(points[0].entropy)
+    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    weights = np.stack([np.ones(n), *(np.bincount(row, minlength=n) for row in drawn)]).astype(np.float64)
+    entropy = np.stack([weights @ point.entropy / n for point in points])  # (T, 1 + R), first the samples themselves
+    quality = np.stack([point.quality(weights) for point in points])
+    temperature = np.array([point.temperature for point in points])
+    values = np.array([_interpolate(entropy[:, r], quality[:, r], target) for r in range(1 + resamples)])
+    if np.isnan(values[0]):
+        return None
+    reached = values[1:][~np.isnan(values[1:])]
+    lo, hi = np.quantile(reached, [0.025, 0.975]) if len(reached) >= 0.95 * resamples > 0 else (None, None)
+    interval = Interval(float(values[0]), None if lo is None else float(lo), None if hi is None else float(hi))
+    return Match(target, interval, float(_interpolate(entropy[:, 0], temperature, target)))
+
+
+def _interpolate(x: NDArray, y: NDArray, at: float) -> float:
+    """y at x = at, linear between neighbours in x; NaN outside."""
+    order = np.argsort(x)
+    return float(np.interp(at, x[order], y[order], left=np.nan, right=np.nan))
