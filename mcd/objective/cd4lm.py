@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ class CD4LM(Objective):
 
     z_S and z_T mask exact counts of one row, int(L r_S) and int(L r_T), in the order of one permutation, so the masks
     nest as in MCD; the gap is a ratio drawn per row, not a fixed delta. Both sides of the KL have temperature T, and
-    T^2 keeps the size of its gradient. The teacher's logits are taken raw where it sees the token, without the
-    certainty of SUBS; neither MDLM nor LLaDA is trained there. lambda stays at lambda_start for a while and then goes
-    to lambda_end by a cosine.
+    T^2 keeps the size of its gradient. lambda stays at lambda_start for a while, then falls to lambda_end by a cosine.
+
+    The teacher's logits are taken raw where it sees the token, without the certainty of SUBS. A loss on masked tokens
+    alone, MDLM's or LLaDA's, never trains them there, and a teacher trained from scratch need not know what it sees:
+    region "both" leaves those tokens out of the KL.
 
     Left out of the method, which tunes on questions and answers: the question that is never masked, other counts for
     answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout: `--rounds 1`. A model
@@ -53,6 +55,8 @@ class CD4LM(Objective):
     """Weight of the KL at the end."""
     lambda_hold: float = 0.1
     """Share of the run during which the weight stays at its first value."""
+    region: Literal["student", "both"] = "student"
+    """Where the KL is taken: wherever the student is masked (CD4LM), or where both are."""
     clamp: float | None = None
     """Largest mean of either term over its tokens; the public code has 5. Off by default, because a term above it has
     no gradient: what is worst is not learnt from."""
@@ -71,6 +75,8 @@ class CD4LM(Objective):
                 raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be in [0, 1]")
         if not 0.0 <= self.lambda_hold < 1.0:
             raise ValueError(f"--lambda-hold {self.lambda_hold}: must be in [0, 1)")
+        if self.region not in ("student", "both"):
+            raise ValueError(f"--region {self.region}: known are student, both")
         if self.clamp is not None and not self.clamp > 0.0:
             raise ValueError(f"--clamp {self.clamp}: must be positive")
 
@@ -112,24 +118,31 @@ class CD4LM(Objective):
         rows = flat_rows(masked_s)
         hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
         logits = student.logits(hidden)
+        distilled = masked_s if self.region == "student" else masked_t
         z_teacher = x0.masked_fill(masked_t, teacher.mask_id)
         with torch.no_grad():
-            hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=rows)
+            hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=flat_rows(distilled))
             log_q = teacher.log_x_theta(hidden, tau=self.temperature)
-        kl = self.temperature**2 * divergence_rows(tempered(logits, self.temperature), log_q, "forward")
+        log_p = tempered(logits[distilled.flatten()[rows]], self.temperature)
+        kl = self.temperature**2 * divergence_rows(log_p, log_q, "forward")
         ce = cross_entropy_rows(tempered(logits, 1.0), x0.flatten()[rows])
 
         weight = self.lambda_of(clock.progress)
-        kl, ce = (row.mean() if self.clamp is None else row.mean().clamp(max=self.clamp) for row in (kl, ce))
-        share = len(rows) / (B * L)  # the student is always masked somewhere
-        terms = {"distillation": weight * share * kl, "reconstruction": (1.0 - weight) * share * ce}
+        terms = {
+            "distillation": weight * self._clamped_sum(kl) / (B * L),
+            "reconstruction": (1.0 - weight) * self._clamped_sum(ce) / (B * L),
+        }
         counts = {
-            "tokens_distilled": masked_s.sum(),
+            "tokens_distilled": masked_t.sum(),
             "tokens_revealed": (masked_s & ~masked_t).sum(),
             "tokens_visible": (~masked_s).sum(),
         }
         total = terms["distillation"] + terms["reconstruction"]
         return Loss(total, {name: term.detach() for name, term in terms.items()}, counts)
+
+    def _clamped_sum(self, losses: Tensor) -> Tensor:
+        """The sum of (n,) losses, their mean cut at `clamp`."""
+        return losses.sum() if self.clamp is None else losses.sum().clamp(max=self.clamp * len(losses))
 
 
 def _time_of(model: Denoiser, masked: Tensor, length: int) -> Tensor:

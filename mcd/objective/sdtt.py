@@ -5,6 +5,7 @@ MCD takes the state that the teacher sees from the data; SDTT has the teacher sa
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -107,8 +108,7 @@ class SDTT(Objective):
             "tokens_revealed_by_teacher": torch.tensor(len(rows) - len(passes[-1][0])),
             "tokens_visible": torch.tensor(B * L - len(rows)),
         }
-        terms = {"distillation": total.detach(), "reconstruction": torch.zeros_like(total)}
-        return Loss(total, terms, counts)
+        return Loss(total, {"distillation": total.detach()}, counts)
 
     def _grid(self, t: Tensor, delta: float, schedule: Schedule) -> list[tuple[Tensor, Tensor]]:
         """Of each teacher step the time it is told, (B,), and the level (B,): masked tokens with u <= it are revealed.
@@ -118,15 +118,13 @@ class SDTT(Objective):
         """
         if self.time_grid == "correct":
             times = [(t - i * delta).clamp(min=0.0) for i in range(self.k + 1)]
-            levels = [schedule.alpha(s).where(s > 0.0, 1.0) for s in times[1:]]  # alpha_0 may round to less than 1
-            return list(zip(times, levels, strict=False))
+            return [(time, schedule.alpha(s)) for time, s in pairwise(times)]
         grid, level = [], schedule.alpha(t)
         for share in torch.linspace(1, 0, self.k).tolist():
-            time = (share * t + (1.0 - t) * (t - self.k * delta)).clamp(
-                min=1e-5
-            )  # a right grid has 1 - share for 1 - t
+            # 1 - t stands where 1 - share was meant.
+            time = (share * t + (1.0 - t) * (t - self.k * delta)).clamp(min=1e-5)
             s = (time - delta).clamp(min=0.0)
-            rho = reveal_probability(schedule.alpha(time), schedule.alpha(s)).where(s > 0.0, 1.0)
+            rho = reveal_probability(schedule.alpha(time), schedule.alpha(s))
             level = level + (1.0 - level) * rho
             grid.append((time, level))
         return grid

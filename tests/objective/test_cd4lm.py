@@ -1,7 +1,7 @@
 """CD4LM's discrete-space consistency distillation: masks by exact counts, the loss written out, the schedule."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -122,17 +122,18 @@ def slow_twin(objective, student, teacher, z_s, z_t, times, x0, weight):
         for i in range(z_s.shape[1]):
             if z_s[b, i] == V:
                 p, q = (torch.softmax(logits[b, i] / T, 0) for logits in (s_logits, t_logits))
-                kl = kl + T * T * (q * (q / p).log()).sum()
+                if objective.region == "student" or z_t[b, i] == V:
+                    kl = kl + T * T * (q * (q / p).log()).sum()
                 ce = ce - torch.softmax(s_logits[b, i], 0)[x0[b, i]].log()
     return weight * kl / z_s.numel(), (1 - weight) * ce / z_s.numel()
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.6])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize("time_conditioned", [False, True])
-def test_agrees_with_the_loss_written_out(tiny_denoiser, x0, monkeypatch, progress, temperature, time_conditioned):
-    student, teacher = (tiny_denoiser(seed=seed, time_conditioned=time_conditioned) for seed in (0, 1))
-    objective = CD4LM(temperature=temperature)
+@pytest.mark.parametrize("region", ["student", "both"])
+def test_agrees_with_the_loss_written_out(tiny_denoiser, x0, monkeypatch, progress, temperature, region):
+    student, teacher = (tiny_denoiser(seed=seed, time_conditioned=region == "both") for seed in (0, 1))
+    objective = CD4LM(temperature=temperature, region=region)
     (z_s, s_time), (z_t, t_time) = states(objective, (student, teacher), x0, monkeypatch, seed=7)
     loss = loss_of(objective, (student, teacher), x0, progress, seed=7)
     weight = objective.lambda_of(progress)
@@ -141,7 +142,7 @@ def test_agrees_with_the_loss_written_out(tiny_denoiser, x0, monkeypatch, progre
     torch.testing.assert_close(loss.terms["reconstruction"], ce.detach().float(), rtol=1e-4, atol=1e-6)
     masked_s, masked_t = z_s == V, z_t == V
     assert {name: int(count) for name, count in loss.counts.items()} == {
-        "tokens_distilled": int(masked_s.sum()),
+        "tokens_distilled": int(masked_t.sum()),
         "tokens_revealed": int((masked_s & ~masked_t).sum()),
         "tokens_visible": int((~masked_s).sum()),
     }
@@ -184,8 +185,16 @@ def test_the_teacher_is_not_certain_where_it_sees(tiny_denoiser, x0, monkeypatch
     _, (z_t, _) = states(sees_all, models, x0, monkeypatch)
     assert torch.equal(z_t, x0)
     loss = loss_of(sees_all, models, x0)
-    assert loss.counts["tokens_revealed"] == loss.counts["tokens_distilled"]
+    assert loss.counts["tokens_revealed"] > 0 == loss.counts["tokens_distilled"]
     assert not torch.isclose(loss.terms["distillation"], loss.terms["reconstruction"], rtol=0.05)  # SUBS: equal
+
+
+@pytest.mark.parametrize("clamp", [None, 5.0])
+def test_a_teacher_that_sees_all_leaves_the_cross_entropy(pair_of_models, x0, clamp):
+    """Rows of one or two tokens: the teacher may have no mask, and "both" then nothing to distil."""
+    for seed in range(5):
+        loss = loss_of(CD4LM(region="both", clamp=clamp), pair_of_models, x0[:, :1], seed=seed)
+        assert loss.terms["distillation"] == 0.0 < loss.terms["reconstruction"]
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 16])
@@ -200,13 +209,20 @@ def test_without_gap_nothing_is_left(tiny_denoiser, x0, length):
 
 def test_a_clamp_cuts_both_terms_and_their_gradient(pair_of_models, x0):
     plain = loss_of(CD4LM(), pair_of_models, x0)
-    share = int(plain.counts["tokens_distilled"]) / (B * L)
+    share = 1 - int(plain.counts["tokens_visible"]) / (B * L)
     kl, ce = plain.terms["distillation"] / share / 0.9, plain.terms["reconstruction"] / share / 0.1
     torch.testing.assert_close(loss_of(CD4LM(clamp=2 * float(max(kl, ce))), pair_of_models, x0).total, plain.total)
     cut = loss_of(CD4LM(clamp=0.5 * float(min(kl, ce))), pair_of_models, x0)
     assert cut.total.item() == pytest.approx(0.5 * float(min(kl, ce)) * share, rel=1e-5)
     cut.total.backward()
     assert all(not p.grad.any() for p in pair_of_models[0].parameters() if p.grad is not None)
+
+
+def test_unknown_region_is_named_without_the_run_time_type_check():
+    method = object.__new__(CD4LM)
+    vars(method).update(asdict(CD4LM()) | {"region": "teacher"})
+    with pytest.raises(ValueError, match="--region teacher: known are student, both"):
+        method.__post_init__()
 
 
 @pytest.mark.parametrize(
