@@ -129,7 +129,7 @@ class Denoiser(nn.Module):
         return log_p
 
     def head_loss(self, hidden: Tensor, target: Tensor | TeacherTarget, direction: str = "reverse") -> Tensor:
-        """One loss a masked row, (n,) nats: cross-entropy to ids (n,), or a KL to a teacher's prediction.
+        """One loss a masked row, (n,): cross-entropy to ids (n,), nats, or a divergence from a teacher's prediction.
 
         The teacher's prediction carries no gradient. `direction` as in `divergence_rows`.
         """

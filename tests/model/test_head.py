@@ -23,14 +23,27 @@ def test_divergences_are_kullback_leibler(log_p, log_q):
     torch.testing.assert_close(divergence_rows(log_p, log_q, "forward"), kl_divergence(q, p))
 
 
-@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_squared_difference_of_log_probs(log_p, log_q):
+    expected = torch.nn.functional.mse_loss(log_p, log_q, reduction="none").sum(-1) / 31
+    torch.testing.assert_close(divergence_rows(log_p, log_q, "mse"), expected)
+
+
+def test_total_variation_is_the_largest_difference_of_an_event(log_p, log_q):
+    p, q = log_p.exp(), log_q.exp()
+    event = p > q
+    torch.testing.assert_close(divergence_rows(log_p, log_q, "tv"), ((p - q) * event).sum(-1))
+    apart = torch.tensor([[0.0, -1e6]]), torch.tensor([[-1e6, 0.0]])
+    assert divergence_rows(*apart, "tv") == 1.0
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward", "mse", "tv"])
 def test_divergences_are_nonnegative_and_zero_at_equality(log_p, log_q, direction):
     assert (divergence_rows(log_p, log_q, direction) > 0).all()
     assert divergence_rows(log_p, log_p, direction).abs().max() == 0
 
 
 def test_unknown_direction_names_the_known(log_p, log_q):
-    with pytest.raises(ValueError, match=r"sideways.*reverse, forward"):
+    with pytest.raises(ValueError, match=r"sideways.*reverse, forward, mse, tv"):
         divergence_rows(log_p, log_q, "sideways")
 
 

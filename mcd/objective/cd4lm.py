@@ -1,0 +1,150 @@
+"""CD4LM (arXiv 2601.02236): discrete-space consistency distillation between two mask ratios of one row."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+from mcd.model.head import cross_entropy_rows, divergence_rows, tempered
+from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.process.timestep import sample_u
+
+
+@dataclass(frozen=True)
+class CD4LM(Objective):
+    """On every token masked for the student, divided by B L:
+
+        lambda T^2 KL(p_teacher(. | z_T; T) || p_student(. | z_S; T)) + (1 - lambda) CE(x0, p_student(. | z_S))
+
+    z_S and z_T mask exact counts of one row, int(L r_S) and int(L r_T), in the order of one permutation, so the masks
+    nest as in MCD; the gap is a ratio drawn per row, not a fixed delta. Both sides of the KL have temperature T, and
+    T^2 keeps the size of its gradient. lambda stays at lambda_start for a while, then falls to lambda_end by a cosine.
+
+    The teacher's logits are taken raw where it sees the token, without the certainty of SUBS. A loss on masked tokens
+    alone, MDLM's or LLaDA's, never trains them there, and a teacher trained from scratch need not know what it sees:
+    region "both" leaves those tokens out of the KL.
+
+    Left out of the method, which tunes on questions and answers: the question that is never masked, other counts for
+    answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout: `--rounds 1`. A model
+    with a time input is told the t at which the share masked is expected.
+    """
+
+    name: ClassVar[str] = "cd4lm"
+    distils: ClassVar[bool] = True
+
+    student_min: float = 0.4
+    """Smallest share of a row that is masked for the student; drawn uniformly, per row."""
+    student_max: float = 0.9
+    """Largest share masked for the student."""
+    share_min: float = 0.3
+    """Smallest ratio of the teacher's share masked to the student's; drawn uniformly, per row."""
+    share_max: float = 0.7
+    """Largest such ratio; 1 is no gap."""
+    teacher_min: float = 0.1
+    """The teacher's share masked is raised to this, though not above the student's."""
+    teacher_max: float = 0.6
+    """The teacher's share masked is cut to this."""
+    temperature: float = 2.0
+    """T, on the raw logits of both sides of the KL; the cross-entropy has 1."""
+    lambda_start: float = 0.9
+    """Weight of the KL in the beginning; the cross-entropy has the rest."""
+    lambda_end: float = 0.5
+    """Weight of the KL at the end."""
+    lambda_hold: float = 0.1
+    """Share of the run during which the weight stays at its first value."""
+    region: Literal["student", "both"] = "student"
+    """Where the KL is taken: wherever the student is masked (CD4LM), or where both are."""
+    clamp: float | None = None
+    """Largest mean of either term over its tokens; the public code has 5. Off by default, because a term above it has
+    no gradient: what is worst is not learnt from."""
+
+    def __post_init__(self) -> None:
+        for low, high in (("student_min", "student_max"), ("share_min", "share_max"), ("teacher_min", "teacher_max")):
+            a, b = getattr(self, low), getattr(self, high)
+            if not 0.0 <= a <= b <= 1.0:
+                raise ValueError(
+                    f"--{low.replace('_', '-')} {a} --{high.replace('_', '-')} {b}: must be 0 <= min <= max <= 1"
+                )
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"--temperature {self.temperature}: must be positive and finite")
+        for option in ("lambda_start", "lambda_end"):
+            if not 0.0 <= getattr(self, option) <= 1.0:
+                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be in [0, 1]")
+        if not 0.0 <= self.lambda_hold < 1.0:
+            raise ValueError(f"--lambda-hold {self.lambda_hold}: must be in [0, 1)")
+        if self.region not in ("student", "both"):
+            raise ValueError(f"--region {self.region}: known are student, both")
+        if self.clamp is not None and not self.clamp > 0.0:
+            raise ValueError(f"--clamp {self.clamp}: must be positive")
+
+    def without_gap(self) -> Objective:
+        """The same masks for both, and no cross-entropy."""
+        gapless = {"share_min": 1.0, "share_max": 1.0, "teacher_min": 0.0, "teacher_max": 1.0}
+        return replace(self, **gapless, lambda_start=1.0, lambda_end=1.0)
+
+    def lambda_of(self, progress: float) -> float:
+        """Weight of the KL at a share `progress` of the run."""
+        if progress < self.lambda_hold:
+            return self.lambda_start
+        phase = (progress - self.lambda_hold) / (1.0 - self.lambda_hold)
+        return self.lambda_end + (self.lambda_start - self.lambda_end) * 0.5 * (1.0 + math.cos(math.pi * phase))
+
+    def sample_counts(self, rows: int, length: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """How many tokens of each row are masked for student and teacher: two int64 (B,), the second never larger.
+
+        The student has at least max(2, ceil(0.1 L)), or all of a shorter row. Equal ratios give equal counts.
+        """
+        a, b = torch.rand(2, rows, dtype=torch.float64, generator=generator)
+        ratio_s = self.student_min + (self.student_max - self.student_min) * a
+        ratio_t = ratio_s * (self.share_min + (self.share_max - self.share_min) * b)
+        ratio_t = ratio_t.clamp(self.teacher_min, self.teacher_max)
+        least = min(length, max(2, math.ceil(0.1 * length)))
+        count_s = (length * ratio_s).long().clamp(min=least)
+        count_t = torch.minimum((length * ratio_t).long(), count_s)
+        return count_s, count_t.where(ratio_t < ratio_s, count_s)
+
+    def loss(
+        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
+    ) -> Loss:
+        assert teacher is not None
+        B, L = x0.shape
+        count_s, count_t = (count.to(x0.device) for count in self.sample_counts(B, L, generator))
+        place = sample_u(B, L, generator).argsort(dim=1).argsort(dim=1).to(x0.device)  # of a token in the permutation
+        masked_s, masked_t = place < count_s[:, None], place < count_t[:, None]
+
+        rows = flat_rows(masked_s)
+        hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
+        logits = student.logits(hidden)
+        distilled = masked_s if self.region == "student" else masked_t
+        z_teacher = x0.masked_fill(masked_t, teacher.mask_id)
+        with torch.no_grad():
+            hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=flat_rows(distilled))
+            log_q = teacher.log_x_theta(hidden, tau=self.temperature)
+        log_p = tempered(logits[distilled.flatten()[rows]], self.temperature)
+        kl = self.temperature**2 * divergence_rows(log_p, log_q, "forward")
+        ce = cross_entropy_rows(tempered(logits, 1.0), x0.flatten()[rows])
+
+        weight = self.lambda_of(clock.progress)
+        terms = {
+            "distillation": weight * self._clamped_sum(kl) / (B * L),
+            "reconstruction": (1.0 - weight) * self._clamped_sum(ce) / (B * L),
+        }
+        counts = {
+            "tokens_distilled": masked_t.sum(),
+            "tokens_revealed": (masked_s & ~masked_t).sum(),
+            "tokens_visible": (~masked_s).sum(),
+        }
+        total = terms["distillation"] + terms["reconstruction"]
+        return Loss(total, {name: term.detach() for name, term in terms.items()}, counts)
+
+    def _clamped_sum(self, losses: Tensor) -> Tensor:
+        """The sum of (n,) losses, their mean cut at `clamp`."""
+        return losses.sum() if self.clamp is None else losses.sum().clamp(max=self.clamp * len(losses))
+
+
+def _time_of(model: Denoiser, masked: Tensor, length: int) -> Tensor:
+    """The t at which that many tokens of a row, (B,), are expected to be masked, float32 (B,)."""
+    return model.config.schedule.t_of_alpha(1.0 - masked / length).clamp(0.0, 1.0)

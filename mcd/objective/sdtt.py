@@ -1,0 +1,152 @@
+"""SDTT: Self-Distillation Through Time (arXiv 2410.21035): one student step is to do what k sampled teacher steps do.
+
+MCD takes the state that the teacher sees from the data; SDTT has the teacher sample it.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+from mcd.model.head import TeacherTarget
+from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.process.categorical import sample_inverse_cdf
+from mcd.process.masked import mask, reveal_probability
+from mcd.process.schedule import Schedule
+from mcd.process.timestep import sample_u, stratified_t
+
+
+@dataclass(frozen=True)
+class SDTT(Objective):
+    """Match, at every token that is masked in z_t, the teacher's prediction from the step that reveals it.
+
+    From z_t, t ~ U(0, 1], the teacher takes k ancestral steps t -> t - delta -> ... (never below 0), its draws by
+    inverse CDF in float64. A token's target is the teacher's prediction in the step that reveals it, and that of the
+    last step if it is masked until then. In round r (from 0) delta = delta0 * delta_growth^r. The last prediction thus
+    looks (k - 1) delta ahead: with k = 2, SDTT and MCD look equally far at the same delta0. The defaults are SDTT's,
+    for L = 1024; its rounds of k = 2 start at 1/1024, MCD's at 1/512.
+
+    What k steps give depends on the first k - 1 reveals only, so the k-th draws nothing. A pass of the teacher makes
+    vocabulary rows for the tokens it reveals, the last one for those still masked. The u that masked a token also says
+    in which step it is revealed.
+    """
+
+    name: ClassVar[str] = "sdtt"
+    distils: ClassVar[bool] = True
+
+    delta0: float = 1 / 1024
+    """Size of ONE step of the teacher in the first round; a target looks up to (k - 1) of them ahead."""
+    delta_growth: float = 2.0
+    """Factor of the step from round to round; the public code takes k."""
+    k: int = 2
+    """Steps of the teacher that one step of the student is to match; its forward passes an update."""
+    divergence: Literal["reverse", "forward", "mse", "tv"] = "reverse"
+    """reverse: KL(student || teacher), the paper's; forward: KL(teacher || student); mse: mean squared difference of
+    log-probs; tv: total variation, half the sum of |p - q| (the public code's tvd sums |log p - log q| instead)."""
+    reduction: Literal["positions", "masked"] = "positions"
+    """Divide the sum by all B L positions, as the other methods here, or by the masked tokens, as SDTT's own code."""
+    time_grid: Literal["correct", "public"] = "correct"
+    """correct, or public: the step times of the public code, t + (1 - t)(t - k delta) in place of t, by which the first
+    step reveals about delta / (t (2 - t)) of the masked tokens, not delta / t. A teacher with a time input is told
+    those times."""
+    tau0: float = 1.0
+    """Temperature of the targets, in all rounds. Not SDTT's: for ablations. What the teacher draws stays at 1."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.delta0 < 1.0:
+            raise ValueError(f"--delta0 {self.delta0}: must be in [0, 1)")
+        if not 1.0 <= self.delta_growth < math.inf:
+            raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1 and finite")
+        if self.k < 1:
+            raise ValueError(f"--k {self.k}: must be at least 1")
+        if not 0.0 < self.tau0 < math.inf:
+            raise ValueError(f"--tau0 {self.tau0}: must be positive and finite")
+        for option, value, known in (
+            ("divergence", self.divergence, ("reverse", "forward", "mse", "tv")),
+            ("reduction", self.reduction, ("positions", "masked")),
+            ("time-grid", self.time_grid, ("correct", "public")),
+        ):
+            if value not in known:
+                raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
+
+    def delta(self, round: int) -> float:
+        """One teacher step of a round, at most 1."""
+        return min(1.0, self.delta0 * self.delta_growth**round)
+
+    def schedule_of_round(self, round: int) -> dict[str, Any]:
+        delta = self.delta(round)
+        return {"delta": delta, "look_ahead": min(1.0, (self.k - 1) * delta), "tau": self.tau0}
+
+    def loss(
+        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
+    ) -> Loss:
+        assert teacher is not None
+        B, L = x0.shape
+        t = stratified_t(B, 0.0, 1.0, generator).to(x0.device)
+        u = sample_u(B, L, generator).to(x0.device)
+        v = torch.rand(B, L, dtype=torch.float64, generator=generator).to(x0.device)
+        schedule = student.config.schedule
+        z_t = mask(x0, u, schedule.alpha(t)[:, None], student.mask_id)
+        grid = self._grid(t, self.delta(clock.round), schedule)
+        with torch.no_grad():
+            passes = _teacher_passes(teacher, z_t, grid, u, v)
+
+        rows = torch.cat([rows for rows, _ in passes])
+        parts = student.hidden(z_t, t, rows=rows).split([len(rows) for rows, _ in passes])
+        divergence = torch.zeros((), device=x0.device)
+        for part, (_, hidden) in zip(parts, passes, strict=True):
+            target = TeacherTarget(teacher, hidden, self.tau0)
+            divergence = divergence + student.head_loss(part, target, self.divergence).sum()
+
+        total = divergence / (B * L if self.reduction == "positions" else max(1, len(rows)))
+        counts = {
+            "tokens_distilled": torch.tensor(len(rows)),
+            "tokens_revealed_by_teacher": torch.tensor(len(rows) - len(passes[-1][0])),
+            "tokens_visible": torch.tensor(B * L - len(rows)),
+        }
+        return Loss(total, {"distillation": total.detach()}, counts)
+
+    def _grid(self, t: Tensor, delta: float, schedule: Schedule) -> list[tuple[Tensor, Tensor]]:
+        """Of each teacher step the time it is told, (B,), and the level (B,): masked tokens with u <= it are revealed.
+
+        A level is alpha at the step's end, as far as the grid is correct. In general the step reveals with probability
+        rho = reveal_probability, and u of a masked token is uniform on (level, 1]: the level gains (1 - level) rho.
+        """
+        if self.time_grid == "correct":
+            times = [(t - i * delta).clamp(min=0.0) for i in range(self.k + 1)]
+            return [(time, schedule.alpha(s)) for time, s in pairwise(times)]
+        grid, level = [], schedule.alpha(t)
+        for share in torch.linspace(1, 0, self.k).tolist():
+            # 1 - t stands where 1 - share was meant.
+            time = (share * t + (1.0 - t) * (t - self.k * delta)).clamp(min=1e-5)
+            s = (time - delta).clamp(min=0.0)
+            rho = reveal_probability(schedule.alpha(time), schedule.alpha(s))
+            level = level + (1.0 - level) * rho
+            grid.append((time, level))
+        return grid
+
+
+def _teacher_passes(
+    teacher: Denoiser, z: Tensor, grid: list[tuple[Tensor, Tensor]], u: Tensor, v: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """(rows, hidden) of each pass over z (B, L): flat positions (n,) with their target in it, and the features (n, D).
+
+    Earlier passes: the tokens revealed, drawn at v (B, L) for the passes to come; none if nothing is revealed. Last
+    pass: all that is masked still. The rows of all passes together are the masked tokens of z, each once.
+    """
+    passes = []
+    for time, level in grid[:-1]:
+        rows = flat_rows((z == teacher.mask_id) & (u <= level[:, None]))
+        if not len(rows):
+            continue
+        hidden = teacher.hidden(z, time, rows=rows)
+        drawn = sample_inverse_cdf(teacher.log_x_theta(hidden), v.flatten()[rows])
+        z = z.flatten().index_copy(0, rows, drawn).view_as(z)
+        passes.append((rows, hidden))
+    rows = flat_rows(z == teacher.mask_id)
+    passes.append((rows, teacher.hidden(z, grid[-1][0], rows=rows)))
+    return passes
