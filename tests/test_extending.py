@@ -41,7 +41,7 @@ def drop_in(file: str, package: ModuleType, folder: Path, monkeypatch: pytest.Mo
 def test_the_page_has_one_block_for_each_kind():
     assert list(BLOCKS) == [
         "mcd/objective/jsd.py",
-        "mcd/sampler/certain_first.py",
+        "mcd/sampler/left_to_right.py",
         "mcd/process/unmasking.py",
         "mcd/process/schedule.py",
     ]
@@ -74,8 +74,8 @@ def test_the_method(tiny_denoiser, seeded, tmp_path, monkeypatch):
 
 
 def test_the_sampler(tiny_denoiser, tmp_path, monkeypatch):
-    drop_in("mcd/sampler/certain_first.py", mcd.sampler, tmp_path, monkeypatch)
-    sampler = mcd.sampler._collect()["certain-first"](steps=4)
+    drop_in("mcd/sampler/left_to_right.py", mcd.sampler, tmp_path, monkeypatch)
+    sampler = mcd.sampler._collect()["left-to-right"](steps=4)
     denoiser = tiny_denoiser()
     template = torch.tensor([3, *[23] * 10, 5])
     ids, nfe = mcd.sampler.sample(sampler, denoiser, 3, 12, template=template)
@@ -85,8 +85,10 @@ def test_the_sampler(tiny_denoiser, tmp_path, monkeypatch):
     assert nfe.tolist() == [4] * 3
     alone, _ = mcd.sampler.sample(sampler, denoiser, 1, 12, first_row=2, template=template)
     assert torch.equal(alone[0], ids[2])
-    masked = [int((step.z == 23).sum()) for step in sampler.trajectory(denoiser, template[None], [0], 0)]
-    assert masked == [10, 7, 4, 2, 0]
+    masked = [
+        (step.z[0] == 23).nonzero()[:, 0].tolist() for step in sampler.trajectory(denoiser, template[None], [0], 0)
+    ]
+    assert masked == [list(range(first, 11)) for first in (1, 4, 7, 9, 11)]
     assert sampler.protocol().keys() == Ancestral().protocol().keys()
 
 
@@ -99,8 +101,10 @@ def test_the_order(tiny_denoiser, seeded, monkeypatch):
     assert ((u > 0.2) & (u <= 1.0)).all()
     share = (u[..., None] > torch.linspace(0.2, 1.0, 9, dtype=torch.float64)[:-1]).double().mean(0)
     torch.testing.assert_close(share, torch.linspace(1, 1 / 8, 8, dtype=torch.float64).expand(8, 8), rtol=0, atol=0.03)
-    monkeypatch.setitem(sys.modules["mcd.sampler.ancestral"].ORDERS, "iid", rotated)  # in the place of a known name
-    (last,) = deque(Ancestral(steps=4).trajectory(tiny_denoiser(), torch.full((2, 16), 23), [0, 1], 0), maxlen=1)
+    monkeypatch.setitem(sys.modules["mcd.sampler.ancestral"].ORDERS, "rotated", rotated)
+    (last,) = deque(
+        Ancestral(steps=4, order="rotated").trajectory(tiny_denoiser(), torch.full((2, 16), 23), [0, 1], 0), maxlen=1
+    )
     assert (last.z < 23).all()
 
 

@@ -11,6 +11,11 @@ from torch import Tensor
 
 Order = Callable[[int, float, torch.Generator], Tensor]
 
+BLOCKS = 8
+"""Blocks of a row in `sample_u_blockwise`: each is an eighth of it."""
+GOLDEN = (5.0**0.5 - 1.0) / 2.0
+"""Of all numbers the worst to approximate by fractions: multiples of it, modulo 1, keep apart."""
+
 
 def sample_u_iid(length: int, low: float, generator: torch.Generator) -> Tensor:
     """Independent thresholds, float64 (L,): the ancestral sampler of the masking process itself."""
@@ -23,9 +28,47 @@ def sample_u_stratified(length: int, low: float, generator: torch.Generator) -> 
     Each step of a uniform grid then reveals L/N tokens (exactly when N divides L, else within two), in place of a
     binomial number.
     """
-    rank = torch.randperm(length, generator=generator)
-    jitter = 1.0 - torch.rand(length, dtype=torch.float64, generator=generator)
-    return low + (1.0 - low) * (rank + jitter) / length
+    return _u_of_rank(torch.randperm(length, generator=generator), low, generator)
 
 
-ORDERS: dict[str, Order] = {"iid": sample_u_iid, "stratified": sample_u_stratified}
+def sample_u_low_discrepancy(length: int, low: float, generator: torch.Generator) -> Tensor:
+    """Tokens revealed together stand far apart, float64 (L,).
+
+    Token i has the rank of its point in the golden-ratio sequence, i GOLDEN modulo 1, plus a random shift; the rest is
+    as in `sample_u_stratified`, so counts are as equal. Multiples of the golden ratio come close to each other modulo 1
+    for distant i only: where N divides L, two tokens revealed at the same of N steps are more than 0.4 N apart (for
+    every L up to 1,024; N would be a perfect comb, and a random order puts neighbours together). Every row goes through
+    one cyclic order of tokens, from a random place on: the shift and the jitter are all that is random.
+    """
+    point = torch.arange(length, dtype=torch.float64) * GOLDEN % 1.0
+    rank = point.argsort().argsort() + torch.randint(length, (), generator=generator)
+    return _u_of_rank(rank % length, low, generator)
+
+
+def sample_u_blockwise(length: int, low: float, generator: torch.Generator) -> Tensor:
+    """Blocks of consecutive tokens, one block after another from a random one on, round the end, float64 (L,).
+
+    The row is cut into `BLOCKS` blocks as equal as may be (into L when it is shorter). The one that begins is drawn and
+    gets the lowest part of (low, 1], its right neighbour the next, and the first block follows the last. Without the
+    random beginning a token's u would depend on its place, and no token would follow the masking process. In a block
+    the order is that of `sample_u_stratified`, so counts are as equal where `BLOCKS` and N divide L.
+    """
+    blocks = min(BLOCKS, length)
+    edges = [length * n // blocks for n in range(blocks + 1)]
+    first = int(torch.randint(blocks, (), generator=generator))
+    parts = [sample_u_stratified(edges[n + 1] - edges[n], 0.0, generator) + (n - first) % blocks for n in range(blocks)]
+    return low + (1.0 - low) * torch.cat(parts) / blocks
+
+
+def _u_of_rank(rank: Tensor, low: float, generator: torch.Generator) -> Tensor:
+    """Of each token a threshold in the part of (low, 1] that belongs to its rank; rank (L,) permutes 0 to L - 1."""
+    jitter = 1.0 - torch.rand(len(rank), dtype=torch.float64, generator=generator)
+    return low + (1.0 - low) * (rank + jitter) / len(rank)
+
+
+ORDERS: dict[str, Order] = {
+    "iid": sample_u_iid,
+    "stratified": sample_u_stratified,
+    "low-discrepancy": sample_u_low_discrepancy,
+    "blockwise": sample_u_blockwise,
+}

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.process.categorical import sample_inverse_cdf, temper
 from mcd.process.timestep import descending_grid
 from mcd.process.unmasking import ORDERS
 from mcd.sampler.base import Sampler, Step, row_generator
-
-HEAD_ROWS = 128
-"""Rows of a vocabulary projection: always so many, padded, so that its bits do not depend on how many are revealed."""
+from mcd.sampler.padded import reveal
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class Ancestral(Sampler):
     name: ClassVar[str] = "ancestral"
 
     order: str = "iid"
-    """When tokens are revealed: iid, or stratified (equal counts a step)."""
+    """When tokens are revealed: iid; stratified (equal counts a step); low-discrepancy (equal counts, and tokens of a
+    step far apart); blockwise (equal counts, one block after another from a random one on)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,10 +64,8 @@ class Ancestral(Sampler):
         for t, s in pairwise(grid):
             due = u <= schedule.alpha(s) if s > 0.0 else torch.ones_like(wanted)  # alpha_0 may round to less than 1
             revealed = wanted & (u > schedule.alpha(t)) & due
-            active = revealed.any(dim=1).nonzero(as_tuple=True)[0]
-            for chunk in active.split(self.rows_per_call) if len(active) else ():
-                z[chunk] = self._reveal(denoiser, z[chunk], revealed[chunk], v[chunk], float(t))
-            nfe[active.cpu()] += 1
+            z, calls = reveal(self, denoiser, z, revealed, v, float(t))
+            nfe += calls
             yield Step(z.clone(), float(s), nfe.clone())
 
     def _locked_scalars(self, length: int, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
@@ -80,16 +76,3 @@ class Ancestral(Sampler):
             u = ORDERS[self.order](length, alpha_1, generator)
             draws.append((u, torch.rand(length, dtype=torch.float64, generator=generator)))
         return torch.stack([u for u, _ in draws]), torch.stack([v for _, v in draws])
-
-    def _reveal(self, denoiser: Denoiser, z: Tensor, revealed: Tensor, v: Tensor, t: float) -> Tensor:
-        """Fill the revealed tokens of at most `rows_per_call` rows. z, revealed, v: (n, L). Returns (n, L)."""
-        n, L = z.shape
-        padded = torch.cat((z, z[:1].expand(self.rows_per_call - n, L)))
-        where = revealed.flatten().nonzero(as_tuple=True)[0]
-        hidden = denoiser.hidden(padded, torch.full((len(padded),), t, device=z.device), rows=where)
-        drawn = []
-        for part, v_part in zip(hidden.split(HEAD_ROWS), v.flatten()[where].split(HEAD_ROWS), strict=True):
-            full = torch.nn.functional.pad(part, (0, 0, 0, HEAD_ROWS - len(part)))
-            log_p = denoiser.log_x_theta(full)[: len(part)]
-            drawn.append(sample_inverse_cdf(temper(log_p, self.temperature, self.top_p), v_part))
-        return z.flatten().index_copy(0, where, torch.cat(drawn)).view(n, L)

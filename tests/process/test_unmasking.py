@@ -1,12 +1,14 @@
 """Orders of unmasking: every threshold is uniform on (low, 1]; how they depend on each other differs."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mcd.process.unmasking import ORDERS, sample_u_iid, sample_u_stratified
+from mcd.process.unmasking import BLOCKS, GOLDEN, ORDERS
 
 LENGTH = 12
 
@@ -35,11 +37,24 @@ def test_iid_tokens_are_independent_and_stratified_ones_avoid_each_other():
     assert pairs(stratified) == pytest.approx(-(1 - 1 / LENGTH**2) / (LENGTH - 1), abs=0.01)
 
 
+def steps_of(name: str, length: int, steps: int, seed: int) -> torch.Tensor:
+    """At which of equal steps each token is revealed, 0 the first, int64 (L,)."""
+    u = ORDERS[name](length, 0.0, torch.Generator().manual_seed(seed))
+    return (u * steps).ceil().long() - 1
+
+
+def closest(step: torch.Tensor) -> int:
+    """The least distance between two tokens revealed at the same step."""
+    where = [(step == n).nonzero()[:, 0] for n in step.unique()]
+    return min(int(w.diff().min()) for w in where if len(w) > 1)
+
+
 @settings(deadline=None)
 @given(length=st.integers(1, 200), steps=st.integers(1, 64), seed=st.integers(0, 1000))
-def test_stratified_reveals_evenly(length: int, steps: int, seed: int):
+@pytest.mark.parametrize("name", ["stratified", "low-discrepancy"])
+def test_ranked_orders_reveal_evenly(name: str, length: int, steps: int, seed: int):
     low = 1e-3
-    u = sample_u_stratified(length, low, torch.Generator().manual_seed(seed))
+    u = ORDERS[name](length, low, torch.Generator().manual_seed(seed))
     unit = (u - low) / (1 - low)
     step = ((unit * steps).ceil() - 1).clamp(0, steps - 1).long()
     counts = torch.bincount(step, minlength=steps)
@@ -50,10 +65,47 @@ def test_stratified_reveals_evenly(length: int, steps: int, seed: int):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 16, 64])
-def test_stratified_reveals_equally_when_the_steps_divide_the_length(steps: int):
-    u = sample_u_stratified(64, 0.0, torch.Generator().manual_seed(3))
-    counts = torch.bincount(((u * steps).ceil() - 1).long(), minlength=steps)
-    assert (counts == 64 // steps).all()
+@pytest.mark.parametrize("name", [name for name in ORDERS if name != "iid"])
+def test_all_but_iid_reveal_equally_when_the_steps_divide_the_length(name: str, steps: int):
+    for seed in range(5):
+        counts = torch.bincount(steps_of(name, 64, steps, seed), minlength=steps)
+        assert (counts == 64 // steps).all()
+
+
+@given(steps=st.integers(1, 64), per_step=st.integers(2, 16), seed=st.integers(0, 1000))
+def test_low_discrepancy_tokens_of_a_step_are_far_apart(steps: int, per_step: int, seed: int):
+    assert closest(steps_of("low-discrepancy", steps * per_step, steps, seed)) > 0.4 * steps
+
+
+def test_low_discrepancy_ranks_are_those_of_the_golden_sequence():
+    """Against a sort of the points one by one; the rotation is the only freedom, and each is as likely."""
+    points = [i * GOLDEN - int(i * GOLDEN) for i in range(LENGTH)]
+    rank = torch.tensor([sorted(points).index(point) for point in points])
+    shifts = ((draws("low-discrepancy", 0.0) * LENGTH).ceil().long() - 1 - rank) % LENGTH
+    assert (shifts == shifts[:, :1]).all()
+    assert stats.chisquare(torch.bincount(shifts[:, 0], minlength=LENGTH).numpy()).pvalue > 1e-3
+
+
+def test_random_orders_put_neighbours_into_one_step():
+    for name in ("iid", "stratified"):
+        assert {closest(steps_of(name, 256, 16, seed)) for seed in range(20)} <= {1, 2}
+
+
+@given(length=st.integers(1, 200), seed=st.integers(0, 1000))
+def test_blockwise_blocks_are_contiguous_and_follow_each_other(length: int, seed: int):
+    """At BLOCKS steps each step is one run of tokens, its right neighbour (round the end) the next."""
+    blocks = min(BLOCKS, length)
+    step = steps_of("blockwise", length, blocks, seed).tolist()
+    sizes = {step.count(n) for n in range(blocks)}
+    assert sizes <= {length // blocks, length // blocks + 1}
+    changes = [(a, b) for a, b in pairwise(step) if a != b]
+    assert len(changes) == blocks - 1
+    assert all(b == (a + 1) % blocks for a, b in changes)
+
+
+def test_blockwise_order_in_a_block_is_a_random_permutation():
+    u = torch.stack([ORDERS["blockwise"](32, 0.0, torch.Generator().manual_seed(seed)) for seed in range(2000)])
+    assert stats.chisquare(torch.bincount(u[:, :4].argmin(-1), minlength=4).numpy()).pvalue > 1e-3
 
 
 def test_stratified_order_is_a_random_permutation():
@@ -63,6 +115,6 @@ def test_stratified_order_is_a_random_permutation():
 
 
 def test_same_seed_same_thresholds():
-    for order in (sample_u_iid, sample_u_stratified):
+    for order in ORDERS.values():
         a, b = (order(32, 0.0, torch.Generator().manual_seed(9)) for _ in range(2))
         assert torch.equal(a, b)

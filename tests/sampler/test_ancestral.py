@@ -8,6 +8,7 @@ import torch
 
 from mcd.process.categorical import temper
 from mcd.process.schedule import Cosine, LogLinear
+from mcd.process.unmasking import ORDERS
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import row_generator
@@ -77,7 +78,7 @@ def test_agrees_with_the_slow_twin(tiny_denoiser, options, schedule):
         assert nfe[row] == slow_nfe
 
 
-@pytest.mark.parametrize("order", ["iid", "stratified"])
+@pytest.mark.parametrize("order", ORDERS)
 def test_visible_sets_are_locked_across_step_counts(model, order):
     """The same u at N and 2N steps: at equal times the same positions are visible, whatever was drawn."""
     coarse = trajectory(Ancestral(8, order=order), model, range(6))
@@ -108,9 +109,10 @@ def test_mean_calls_of_independent_thresholds(model, steps):
     assert torch.equal(nfe, counted[:40])
 
 
+@pytest.mark.parametrize("order", [order for order in ORDERS if order != "iid"])
 @pytest.mark.parametrize("steps", [2, 4, 8, 16])
-def test_stratified_thresholds_reveal_equal_counts(model, steps):
-    states = trajectory(Ancestral(steps, order="stratified"), model, range(4))
+def test_other_orders_reveal_equal_counts(model, steps, order):
+    states = trajectory(Ancestral(steps, order=order), model, range(4))
     for before, after in pairwise(states):
         assert ((before.z == V).sum(1) - (after.z == V).sum(1) == L // steps).all()
     assert (states[-1].nfe == steps).all()
@@ -141,3 +143,8 @@ def test_many_revealed_tokens_go_through_the_head_in_equal_parts(tiny_denoiser, 
     monkeypatch.setattr(model, "log_x_theta", lambda h, *a: shapes.append(tuple(h.shape)) or original(h, *a))
     sample(Ancestral(1), model, 8, 40)
     assert shapes == [(128, 16)] * 3
+
+
+def test_an_unknown_order_is_named():
+    with pytest.raises(ValueError, match="--order zigzag: known are iid, stratified, low-discrepancy, blockwise"):
+        Ancestral(order="zigzag")

@@ -1,0 +1,150 @@
+"""Confidence first: at every step the tokens that the model is surest of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+from mcd.process.timestep import descending_grid
+from mcd.sampler.base import Sampler, Step, row_generator
+from mcd.sampler.padded import draw, hidden_of_call, log_x_theta_parts
+
+Score = Literal["top", "margin", "entropy", "random"]
+TIE = 1e-4
+"""Scores are compared as whole multiples of this."""
+
+
+@dataclass(frozen=True)
+class Confidence(Sampler):
+    """Parallel decoding in the order of the model's own certainty, equal counts a step.
+
+    After MaskGIT (arXiv 2202.04200) and, for blocks, LLaDA (arXiv 2502.09992). A step scores every masked token of the
+    block at hand by the model's prediction, untempered, and reveals the surest: ceil(m / steps left) of m. They are
+    drawn by inverse CDF in float64 at their locked scalars v, as in `ancestral`, so the id drawn need not be the one
+    that made the score high; `greedy` takes that one. What is visible then depends on what the text says, as it never
+    does in training. With one token a step a perfect model still gives its own law: the choice looks at nothing that is
+    not drawn yet.
+
+    Equal scores (multiples of `TIE`) are taken in random order, of the row's own stream. In a row of nothing but masks
+    all scores are equal but for rounding, since rotary positions are relative: without this the last bits
+    of the matrix products would choose where a text begins.
+
+    Blocks share the steps in proportion to their tokens (adjacent blocks join when there are fewer steps than blocks).
+    A row makes no call in a step that finds its block complete. A time-conditioned network is told the time at which
+    the share of masked tokens is the row's.
+    """
+
+    name: ClassVar[str] = "confidence"
+
+    score: Score = "top"
+    """What makes a token sure: top (probability of the likeliest id), margin (its lead over the second), entropy (low
+    entropy of the prediction), random (all are equal: the control)."""
+    block: int = 0
+    """Tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
+    greedy: bool = False
+    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows then differ
+    in the order of equal scores alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score not in get_args(Score):
+            raise ValueError(f"--score {self.score}: known are {', '.join(get_args(Score))}")
+        if self.block < 0:
+            raise ValueError(f"--block {self.block}: must be at least 0")
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "sampler": self.name,
+            "order": self.score + (f", blocks of {self.block}" if self.block else ""),
+            "precision": "fp64",
+            "grid": self._grid(),
+            "temperature": 0.0 if self.greedy else self.temperature,
+            "top_p": 1.0 if self.greedy else self.top_p,
+        }
+
+    def _grid(self) -> str:
+        """How many tokens a step reveals, in words."""
+        return "equal counts"
+
+    def _count(self, score: Tensor, left: int) -> int:
+        """How many of a row's candidates, of score (m,) with m > 0, to reveal with `left` steps for their block."""
+        return -(-len(score) // left)
+
+    @torch.inference_mode()
+    def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        N, L = z.shape
+        z, nfe = z.clone(), torch.zeros(N, dtype=torch.int64)
+        generators = [row_generator(seed, row) for row in rows]
+        v, chance = (
+            torch.stack([torch.rand(L, dtype=torch.float64, generator=g) for g in generators]).to(z.device)
+            for _ in range(2)
+        )
+        grid = descending_grid(self.steps).tolist()
+        yield Step(z.clone(), 1.0, nfe.clone())
+        for (low, high, left), s in zip(self._blocks(L), grid[1:], strict=True):
+            wanted = z == denoiser.mask_id
+            wanted[:, :low] = wanted[:, high:] = False
+            active = wanted.any(dim=1).nonzero(as_tuple=True)[0]
+            for chunk in active.split(self.rows_per_call) if len(active) else ():
+                z[chunk] = self._reveal(denoiser, z[chunk], wanted[chunk], v[chunk], chance[chunk], left)
+            nfe[active.cpu()] += 1
+            yield Step(z.clone(), s, nfe.clone())
+
+    def _blocks(self, L: int) -> list[tuple[int, int, int]]:
+        """Of each step: the first token of its block, one beyond the last, and the steps this block has left."""
+        size = min(self.block or L, L)
+        blocks = -(-L // size)
+        parts = min(blocks, self.steps)
+        edges = [min(L, n * blocks // parts * size) for n in range(parts + 1)]
+        starts = [edge * self.steps // L for edge in edges] if parts == blocks else list(range(parts + 1))
+        return [
+            (*edge, left)
+            for edge, (start, end) in zip(pairwise(edges), pairwise(starts), strict=True)
+            for left in range(end - start, 0, -1)
+        ]
+
+    def _reveal(self, denoiser: Denoiser, z: Tensor, wanted: Tensor, v: Tensor, chance: Tensor, left: int) -> Tensor:
+        """Fill the surest wanted tokens of at most `rows_per_call` rows; z, wanted, v, chance and the result (n, L)."""
+        where = wanted.flatten().nonzero(as_tuple=True)[0]
+        share = (z != denoiser.mask_id).double().mean(dim=1)
+        t = denoiser.config.schedule.t_of_alpha(share).clamp(0.0, 1.0).float()
+        hidden = hidden_of_call(denoiser, z, t, where, self.rows_per_call)
+        score = self._score(denoiser, hidden)
+        chosen = []
+        for candidates in torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist()):
+            candidates = candidates[chance.flatten()[where[candidates]].argsort()]
+            best = (score[candidates] / TIE).round().argsort(descending=True, stable=True)
+            chosen.append(candidates[best[: self._count(score[candidates], left)]])
+        chosen = torch.cat(chosen)
+        if self.greedy:
+            parts = log_x_theta_parts(denoiser, hidden[chosen])
+            ids = torch.cat([log_p.argmax(-1) for log_p in parts])[: len(chosen)]
+        else:
+            ids = draw(self, denoiser, hidden[chosen], v.flatten()[where[chosen]])
+        return z.flatten().index_copy(0, where[chosen], ids).view_as(z)
+
+    def _score(self, denoiser: Denoiser, hidden: Tensor) -> Tensor:
+        """How sure the predictions at features (m, D) are, float64 (m,)."""
+        if self.score == "random":
+            return torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
+        parts = log_x_theta_parts(denoiser, hidden)  # whole ones: a sum's bits may depend on how many rows are summed
+        return torch.cat([score_of_log_p(log_p, self.score) for log_p in parts])[: len(hidden)]
+
+
+def score_of_log_p(log_p: Tensor, score: Score) -> Tensor:
+    """How sure predictions (m, V) are, float64 (m,): "top" and "margin" in [0, 1], "entropy" at most 0, in nats.
+
+    Raises ValueError for "random", which does not look at them.
+    """
+    if score == "top":
+        return log_p.amax(-1).double().exp()
+    if score == "margin":
+        best = log_p.topk(2, dim=-1).values.double().exp()
+        return best[:, 0] - best[:, 1]
+    if score == "entropy":
+        return -torch.special.entr(log_p.double().exp()).sum(-1)
+    raise ValueError(f"{score} is no score of a prediction")

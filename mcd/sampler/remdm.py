@@ -1,0 +1,97 @@
+"""ReMDM: the ancestral sampler with second thoughts. Generated tokens may be masked again and redrawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser
+from mcd.process.timestep import descending_grid
+from mcd.process.unmasking import sample_u_iid
+from mcd.sampler.base import Sampler, Step, row_generator
+from mcd.sampler.padded import reveal
+
+Remasking = Literal["cap", "rescale"]
+
+
+@dataclass(frozen=True)
+class ReMDM(Sampler):
+    """The remasking sampler (ReMDM, arXiv 2503.00307, Sections 3.1 and 4.1) on a uniform grid from t = 1 to t = 0.
+
+    In a step s < t a generated token is masked again with probability sigma, and a masked one is revealed, drawn from
+    p_theta(. | z_t), with the probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), which makes up for it:
+    P(visible at s) stays alpha_s. sigma is at most min(1, (1 - alpha_s) / alpha_t), which is 0 in the last step, so no
+    mask is left. Since rows begin all masked, alpha is that of the process given so, (alpha - alpha_1) / (1 - alpha_1):
+    the marginals are exactly those of `ancestral`. Tokens that were given are kept.
+
+    Randomness is locked as in `ancestral`: a token is revealed where its w, uniform on (0, 1] as long as it is masked,
+    is at most the probability, and drawn at its v. A token masked again gets a new w and a new v. With eta = 0 the rows
+    are those of `ancestral` with the order "iid".
+    """
+
+    name: ClassVar[str] = "remdm"
+    remasks: ClassVar[bool] = True
+
+    remasking: Remasking = "cap"
+    """How eta sets sigma, the probability that a step masks a token again: cap (eta, or the most that is possible where
+    that is less) or rescale (eta times the most that is possible)."""
+    eta: float = 0.04
+    """In [0, 1]; 0 never masks again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.remasking not in get_args(Remasking):
+            raise ValueError(f"--remasking {self.remasking}: known are {', '.join(get_args(Remasking))}")
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"--eta {self.eta}: must be in [0, 1]")
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "sampler": self.name,
+            "order": f"iid, remasking by {self.remasking} {self.eta}",
+            "precision": "fp64",
+            "grid": "uniform t, 1 to 0",
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+
+    @torch.inference_mode()
+    def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        mask_id, L = denoiser.mask_id, z.shape[1]
+        z = z.clone()
+        wanted = z == mask_id
+        generators = [row_generator(seed, row) for row in rows]
+        w = torch.stack([sample_u_iid(L, 0.0, g) for g in generators]).to(z.device)
+        v = torch.stack([torch.rand(L, dtype=torch.float64, generator=g) for g in generators]).to(z.device)
+        nfe = torch.zeros(len(rows), dtype=torch.int64)
+        grid = descending_grid(self.steps)
+        alpha = denoiser.config.schedule.alpha(grid)
+        alpha = ((alpha - alpha[0]) / (1.0 - alpha[0])).tolist()
+        alpha[-1] = 1.0  # alpha_0 may round to less than 1
+        yield Step(z.clone(), 1.0, nfe.clone())
+        for (t, s), (alpha_t, alpha_s) in zip(pairwise(grid.tolist()), pairwise(alpha), strict=True):
+            remask, appear = self.probabilities(alpha_t, alpha_s)
+            masked = wanted & (z == mask_id)
+            revealed = masked & (w <= appear)
+            z, calls = reveal(self, denoiser, z, revealed, v, t)
+            nfe += calls
+            w = torch.where(masked & ~revealed, (w - appear) / (1.0 - appear), w)  # uniform again, given that it waits
+            if remask > 0.0:
+                coin, new_w, new_v = (
+                    torch.stack([sample_u_iid(L, 0.0, g) for g in generators]).to(z.device) for _ in range(3)
+                )
+                again = wanted & ~masked & (coin <= remask)
+                z = torch.where(again, mask_id, z)
+                w, v = torch.where(again, new_w, w), torch.where(again, new_v, v)
+            yield Step(z.clone(), s, nfe.clone())
+
+    def probabilities(self, alpha_t: float, alpha_s: float) -> tuple[float, float]:
+        """P(masked at s | visible at t), the sigma of the class, and P(visible at s | masked at t)."""
+        if alpha_t == 1.0:  # of a schedule so flat at 0 that it rounds
+            return 0.0, 1.0
+        most = min(1.0, (1.0 - alpha_s) / alpha_t) if alpha_t > 0.0 else 1.0
+        sigma = min(self.eta, most) if self.remasking == "cap" else self.eta * most
+        return sigma, (alpha_s - (1.0 - sigma) * alpha_t) / (1.0 - alpha_t)
