@@ -1,0 +1,25 @@
+"""The real sentence that figures 1 and 2 follow through the process."""
+
+import torch
+from torch import Tensor
+
+from mcd.data.corpus import documents
+from mcd.data.tokenizer import tokenizer_of_model
+from mcd.model.pretrained import locate
+
+SENTENCE = "The dogmas of the quiet past are inadequate to the stormy present."
+"""Abraham Lincoln's message of 1862, in the bundled corpus."""
+V = 2048
+"""Real tokens of the bundled tokenizer; K = V + 1 with the mask, whose id is V."""
+
+
+def sentence_tokens(text: str = SENTENCE) -> tuple[Tensor, list[str]]:
+    """The bundled tokenizer's ids of a sentence of the bundled corpus, (L,), and what each spells, spaces as '·'.
+
+    Raises ValueError for text that the corpus does not hold.
+    """
+    if not any(text in document for document in documents("sotu")):
+        raise ValueError(f"{text!r} is not in the bundled corpus")
+    tokenizer = tokenizer_of_model(locate("demo"), V)
+    ids: list[int] = tokenizer.encode(" " + text, add_special_tokens=False).ids  # as after another one
+    return torch.tensor(ids), [tokenizer.decode([one]).replace(" ", "·") for one in ids]
