@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("mcd.app.sample", "draw text, or fill in a template"),
     "eval": ("mcd.app.evaluate", "Gen PPL, entropy, repetition, with intervals"),
     "report": ("mcd.app.report", "one self-contained page of runs"),
+    "frontier": ("mcd.app.frontier", "models at equal entropy, by temperature sweeps"),
+    "reproduce": ("mcd.app.reproduce.command", "the paper's tables, figures and ablations"),
     "demo": ("mcd.app.demo", "the main job on the bundled text and teacher, start to end"),
 }
 

@@ -65,8 +65,7 @@ def main(argv: list[str]) -> int:
     kind = choose(argv[0], METHODS, "method")
     recipe = choose(peek(argv, "--recipe") or DistillArgs.recipe, DISTILL, "recipe")
     known = {field.name for field in fields(kind)}
-    preset = recipe.method.get(argv[0], recipe.method.get("any", {}))
-    method = kind(**{name: value for name, value in preset.items() if name in known})
+    method = kind(**{name: value for name, value in recipe.method.items() if name in known})
     args_kind = make_dataclass(
         "Args",
         [("method", Flat[kind], method)],

@@ -38,12 +38,12 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class DistillRecipe:
-    """What `mcd distill --recipe` presets; `method` holds overrides of a method's options, or of `any` other's."""
+    """What `mcd distill --recipe` presets; `method` holds overrides of any method's options, by name."""
 
     train: TrainConfig
     rounds: int
     steps_per_round: int
-    method: dict[str, dict[str, float]]
+    method: dict[str, float]
 
 
 TRAIN: dict[str, TrainRecipe] = {
@@ -112,12 +112,11 @@ DISTILL: dict[str, DistillRecipe] = {
         method={},
     ),
     # Minutes of CPU at L = 128. delta keeps the paper's delta x L of 2, 4, 8, 16, 32 tokens a round (1/512 of 128
-    # tokens would be a quarter of one), and SDTT's two teacher steps look ahead as far; 120 steps need a larger rate
-    # and a short memory of the average.
+    # tokens would be a quarter of one); 120 steps need a larger rate and a short memory of the average.
     "cpu": DistillRecipe(
         train=TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=24),
         rounds=5,
         steps_per_round=24,
-        method={"any": {"delta0": 2 / 128}, "sdtt": {"delta0": 1 / 128}},
+        method={"delta0": 2 / 128},
     ),
 }

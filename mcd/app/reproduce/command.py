@@ -24,9 +24,8 @@ EXPERIMENTS = {
     "orders": "what structured reveal orders buy",
     "duality": "the calibration, F_Y, u and the trajectories, checked",
     "precision": "Gumbel races in float32 and float64",
-    "curriculum": "Duo's curriculum: loss against steps, variance of the gradient",
 }
-ALONE = {"figure1", "figure2", "duality", "precision", "curriculum"}
+ALONE = {"figure1", "figure2", "duality", "precision"}
 """Experiments that train nothing through the laboratory and are of one scale."""
 
 
