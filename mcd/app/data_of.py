@@ -8,6 +8,7 @@ from typing import Any
 
 from mcd.app.errors import UsageError
 from mcd.data.corpus import DataError, documents, source_sha256
+from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.model.pretrained import ModelError, locate
@@ -75,7 +76,7 @@ def _trained_on(run: Path) -> tuple[str | None, str | None]:
 
 def _must_be_found(data: str, run: Path) -> None:
     try:
-        if not (Path(data) / MANIFEST).is_file():
+        if data not in LANGUAGES and not (Path(data) / MANIFEST).is_file():
             next(documents(data), None)
     except DataError as error:
         raise UsageError(f"{error}; this name is from {run}; give --data") from None

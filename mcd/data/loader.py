@@ -17,15 +17,20 @@ class Loader:
 
     Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move; with `wrap` a row is
     [EOS, length - 2 tokens, EOS] (MDLM). Unshuffled (validation), rows come in order from offset 0.
+    Raises DataError for `wrap` without an EOS.
     """
 
     tokens: np.ndarray
     length: int
     batch_size: int
-    eos_id: int
+    eos_id: int | None
     wrap: bool = False
     shuffle: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.wrap and self.eos_id is None:
+            raise DataError("--wrap: the data has no end-of-text token")
 
     @property
     def stride(self) -> int:
@@ -50,7 +55,10 @@ class Loader:
     def row_at(self, start: int) -> np.ndarray:
         """The row whose tokens begin at `start` of the stream, (L,) int64."""
         row = self.tokens[start : start + self.stride].astype(np.int64)
-        return np.concatenate(([self.eos_id], row, [self.eos_id])) if self.wrap else row
+        if not self.wrap:
+            return row
+        assert self.eos_id is not None
+        return np.concatenate(([self.eos_id], row, [self.eos_id]))
 
     def _epoch(self, epoch: int) -> tuple[int, np.ndarray | None]:
         if not self.shuffle:

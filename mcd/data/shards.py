@@ -2,6 +2,7 @@
 
 A data folder holds `manifest.json`, `tokenizer.json`, `train-00000.bin`, ... and `valid-00000.bin`, ...: little-endian
 uint16 or uint32 tokens, documents one after the other, <|endoftext|> behind each. Rows are cut by the loader.
+The split of a language (`mcd.data.language`) is one long stream, and its manifest's eos_id is null.
 """
 
 import hashlib
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
 
 from mcd.data.corpus import DataError, documents, source_sha256
-from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe
+from mcd.data.language import LANGUAGES
+from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe, word_tokenizer
 
 MANIFEST = "manifest.json"
 SHARD_TOKENS = 1 << 28
+LANGUAGE_TOKENS = {"train": 1 << 20, "valid": 1 << 16}
 _OWN_FILE = re.compile(r"(train|valid)-\d{5}\.bin|tokenizer\.json|manifest\.json\.partial")
 
 
@@ -29,6 +33,7 @@ class Recipe:
     """How text becomes tokens. `valid_every`: each so many-th document is held out (document 0 first).
 
     wrap: rows begin and end with <|endoftext|>, as in MDLM; else they are cut from the stream as it is.
+    A language has its own tokens and two streams: of these choices it takes `length` alone.
     """
 
     source: str
@@ -61,22 +66,13 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
         raise DataError(f"--valid-every {recipe.valid_every}: must be at least 2")
     if recipe.length < (3 if recipe.wrap else 1):
         raise DataError(f"--length {recipe.length}: must be at least {3 if recipe.wrap else 1}")
-    if len(list(islice(documents(recipe.source, recipe.text_field), 2))) < 2:
-        raise DataError(
-            f"--data {recipe.source}: one document cannot be split into train and held-out text; "
-            "give more (documents in a .txt are parted by blank lines)"
-        )
-    if recipe.tokenizer is not None:
-        tokenizer = load_tokenizer(recipe.tokenizer)
-    else:
-        train_texts = (text for text, valid in _split_documents(recipe) if not valid)
-        tokenizer = train_bpe(train_texts, recipe.vocab_size)
-    vocab_size, eos_id = tokenizer.get_vocab_size(), eos_id_of(tokenizer)
+    tokenizer, eos_id, pieces = _language(recipe) if recipe.source in LANGUAGES else _text(recipe)
+    vocab_size = tokenizer.get_vocab_size()
     dtype = np.dtype("<u2") if vocab_size < 2**16 else np.dtype("<u4")
     out.mkdir(parents=True, exist_ok=True)
     writers = {split: _ShardWriter(out, split, dtype, shard_tokens) for split in ("train", "valid")}
-    for text, valid in _split_documents(recipe):
-        writers["valid" if valid else "train"].add([*tokenizer.encode(text, add_special_tokens=False).ids, eos_id])
+    for ids, split in pieces:
+        writers[split].add(ids)
     splits = {split: writer.close() for split, writer in writers.items()}
     for split, shards in splits.items():
         tokens = sum(shard["tokens"] for shard in shards)
@@ -100,6 +96,42 @@ def prepare(recipe: Recipe, out: Path, shard_tokens: int = SHARD_TOKENS) -> dict
     partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     partial.replace(out / MANIFEST)
     return manifest
+
+
+def _text(recipe: Recipe) -> tuple[Tokenizer, int, Iterator[tuple[list[int], str]]]:
+    """The tokenizer of a text, its end-of-text id, and (ids, split) of every document."""
+    if len(list(islice(documents(recipe.source, recipe.text_field), 2))) < 2:
+        raise DataError(
+            f"--data {recipe.source}: one document cannot be split into train and held-out text; "
+            "give more (documents in a .txt are parted by blank lines)"
+        )
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer)
+    else:
+        train_texts = (text for text, valid in _split_documents(recipe) if not valid)
+        tokenizer = train_bpe(train_texts, recipe.vocab_size)
+    eos_id = eos_id_of(tokenizer)
+    pieces = (
+        ([*tokenizer.encode(text, add_special_tokens=False).ids, eos_id], "valid" if valid else "train")
+        for text, valid in _split_documents(recipe)
+    )
+    return tokenizer, eos_id, pieces
+
+
+def _language(recipe: Recipe) -> tuple[Tokenizer, None, Iterator[tuple[list[int], str]]]:
+    """The words of a language as a tokenizer, no end of text, and (ids, split) of its two streams."""
+    language = LANGUAGES[recipe.source]()
+    if recipe.wrap:
+        raise DataError(f"--wrap: --data {recipe.source} has no end-of-text token")
+    tokenizer = word_tokenizer(language.symbols)
+    given = tokenizer if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
+    if tokenizer_sha256(given) != tokenizer_sha256(tokenizer):
+        raise DataError(f"--tokenizer {recipe.tokenizer}: --data {recipe.source} has its own words; leave it out")
+    streams = (
+        (language.sample_rows(1, tokens, torch.Generator().manual_seed(seed))[0].tolist(), split)
+        for seed, (split, tokens) in enumerate(LANGUAGE_TOKENS.items(), start=1)
+    )
+    return tokenizer, None, streams
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -127,14 +159,17 @@ def _is_whole(manifest: Any) -> bool:
             and all(isinstance(recipe[name], kind) for name, kind in kinds.items())
             and manifest["dtype"] in ("<u2", "<u4")
             and isinstance(manifest["vocab_size"], int)
-            and isinstance(manifest["eos_id"], int)
-            and 0 <= manifest["eos_id"] < manifest["vocab_size"]
+            and _is_whole_eos_id(manifest["eos_id"], manifest["vocab_size"])
             and isinstance(manifest["tokenizer_sha256"], str)
             and all(splits[split] for split in ("train", "valid"))
             and all(_is_whole_shard(shard) for shards in splits.values() for shard in shards)
         )
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def _is_whole_eos_id(eos_id: Any, vocab_size: int) -> bool:
+    return eos_id is None or (isinstance(eos_id, int) and 0 <= eos_id < vocab_size)
 
 
 def _is_whole_shard(shard: dict[str, Any]) -> bool:

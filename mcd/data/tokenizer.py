@@ -1,8 +1,8 @@
-"""Tokenizers: byte-level BPE trained on the spot, or any tokenizer in the `tokenizers` format."""
+"""Tokenizers: byte-level BPE trained on the spot, whole words, or any tokenizer in the `tokenizers` format."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,6 +33,18 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise DataError(
             f"--vocab-size {vocab_size}: the text supports only {tokenizer.get_vocab_size()} tokens; ask for fewer"
         )
+    return tokenizer
+
+
+def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
+    """One token a symbol, parted by white space in text and by single spaces when decoded; no token for end of text.
+
+    Another word cannot be encoded: `tokenizers` raises. Raises ValueError for a symbol twice, or with white space.
+    """
+    if len(set(symbols)) < len(symbols) or any(len(symbol.split()) != 1 for symbol in symbols):
+        raise ValueError(f"symbols must differ and hold no white space: {symbols}")
+    tokenizer = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(symbols)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
 

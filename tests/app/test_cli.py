@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcd.app.cli import COMMANDS, main
+from mcd.data.language import LANGUAGES
 
 TEXT = (
     "The committee met in the morning and the members agreed on the report. "
@@ -387,3 +388,18 @@ def test_doctor_lists_the_extras(capsys):
     main(["doctor"])
     shown = capsys.readouterr().out
     assert "torch" in shown and "lightning-fabric" in shown and "device:" in shown
+
+
+def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
+    """--data hmm: train, distil on what the teacher was trained on, sample; no text and no end of text anywhere."""
+    monkeypatch.setattr("mcd.data.shards.LANGUAGE_TOKENS", {"train": 4000, "valid": 1000})
+    teacher, student, out = tmp_path / "teacher", tmp_path / "student", tmp_path / "samples.jsonl"
+    few = "--steps 2 --batch-size 2 --length 16".split()
+    assert main(["train", "--data", "hmm", "--out", str(teacher), *few, *TINY]) == 0
+    options = "--rounds 1 --steps-per-round 2 --batch-size 2 --threads 1".split()
+    assert main(["distill", "mcd", "--teacher", str(teacher), "--out", str(student), *options]) == 0
+    assert main(["sample", str(student), "--num", "2", "--steps", "2", "--out", str(out)]) == 0
+    words = set(LANGUAGES["hmm"]().symbols)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(len(row["ids"]) == 16 == len(row["text"].split()) and set(row["text"].split()) <= words for row in rows)
+    refused(capsys, ["prepare", "--data", "hmm", "--wrap", "--out", str(tmp_path / "no")], "--wrap", "no end-of-text")

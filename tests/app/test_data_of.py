@@ -59,3 +59,12 @@ def test_its_own_teacher_says_nothing(tmp_path):
 def test_a_path_that_is_not_found_from_here_is_known_to_be_the_models(tmp_path, config):
     with pytest.raises(UsageError, match=r"p/.*no such.*run\.json.*give --data"):
         data_of_model(trained_on(tmp_path, **config))
+
+
+def test_a_language_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("mcd.data.shards.LANGUAGE_TOKENS", {"train": 4000, "valid": 1000})
+    folder = prepared("hmm", tmp_path / "cache", vocab_size=2048)
+    assert read_manifest(folder)["vocab_size"] == 32
+    assert data_of_model(trained_on(tmp_path / "teacher", data="hmm")) == "hmm"
+    same = prepared("hmm", tmp_path / "cache", folder / "tokenizer.json")
+    assert read_manifest(same)["splits"] == read_manifest(folder)["splits"]

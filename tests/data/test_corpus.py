@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
+from mcd.data.language import LANGUAGES
 
 DOCS = ["First line\nsecond line", "  indented é 汉字", "last one"]
 
@@ -163,4 +164,11 @@ def test_other_files_and_missing_ones(tmp_path):
 
 def test_hub_names_without_the_extra_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    refused("sotuu", "neither a file here nor bundled (sotu)", "mcd-lm[hub]")
+    refused("sotuu", "neither a file here nor bundled (sotu, markov, hmm, grammar)", "mcd-lm[hub]")
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_a_language_is_no_text_and_is_known_by_its_law(name):
+    with pytest.raises(DataError, match=f"--data {name}: .*without documents"):
+        next(documents(name))
+    assert source_sha256(name) == LANGUAGES[name]().sha256()

@@ -115,3 +115,9 @@ def test_spread_rows_are_rows_of_the_whole_split(tiny_data):
     some = spread_rows(loader, 3)
     assert len(some) == min(3, loader.rows) and all(tuple(row) in every for row in some.tolist())
     assert len(spread_rows(loader, 10**6)) == loader.rows
+
+
+def test_wrapping_needs_an_end_of_text():
+    assert Loader(np.arange(64, dtype=np.uint16), 8, 2, eos_id=None).batch(0).shape == (2, 8)
+    with pytest.raises(DataError, match="--wrap"):
+        Loader(np.arange(64, dtype=np.uint16), 8, 2, eos_id=None, wrap=True)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from mcd.data.corpus import DataError, documents
+from mcd.data.language import LANGUAGES
+from mcd.data.loader import open_loader
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import tokenizer_sha256
 
@@ -177,6 +179,7 @@ def test_damaged_manifests_are_named(tmp_path, text):
         {"splits": {"valid": [{"file": "../a.bin"}]}},
         {"dtype": "<f9"},
         {"eos_id": 300},
+        {"eos_id": "299"},
         {"vocab_size": "300"},
     ],
     ids=str,
@@ -212,3 +215,39 @@ def test_large_vocabularies_take_four_bytes(tmp_path, tiny_data):
     manifest = prepare(recipe, tmp_path / "out")
     assert manifest["dtype"] == "<u4"
     assert read_tokens(tmp_path / "out", "valid").tolist() == [i for row in ids[::2] for i in [*row, 70_000]]
+
+
+@pytest.fixture
+def short_streams(monkeypatch):
+    """Streams of languages that are made at once."""
+    monkeypatch.setattr("mcd.data.shards.LANGUAGE_TOKENS", {"train": 20_000, "valid": 20_000})
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_a_language_is_two_streams_of_its_own_words(tmp_path, short_streams, name):
+    language, out = LANGUAGES[name](), tmp_path / "out"
+    manifest = prepare(Recipe(name, vocab_size=12, length=25), out)
+    assert manifest == read_manifest(out) == prepare(Recipe(name, vocab_size=12, length=25), out)
+    assert (manifest["vocab_size"], manifest["eos_id"]) == (32, None)
+    tokenizer = tokenizer_of(out)
+    assert [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())] == list(language.symbols)
+    train, valid = (read_tokens(out, split) for split in ("train", "valid"))
+    assert len(train) == len(valid) == 20_000 and not np.array_equal(train, valid)
+    text = tokenizer.decode(train[:500].tolist())
+    assert text.split() == [language.symbols[i] for i in train[:500]]
+    assert tokenizer.encode(text).ids == train[:500].tolist()
+    for split in ("train", "valid"):  # rows are windows of the language: their mean log p is its entropy
+        rows = open_loader(out, split, 700).batch(0)
+        nll = -language.log_likelihood(rows).view(20, -1).mean(1) / 25
+        assert abs(nll.mean().item() - language.entropy(25)[0]) < 4.5 * nll.std().item() / 20**0.5 + 5e-3
+
+
+def test_a_language_refuses_foreign_words_and_end_of_text(tmp_path, tiny_data, short_streams):
+    prepare(Recipe("hmm"), tmp_path / "first")
+    again = prepare(Recipe("hmm", tokenizer=str(tmp_path / "first")), tmp_path / "again")
+    assert again["splits"] == read_manifest(tmp_path / "first")["splits"]
+    with pytest.raises(DataError, match=r"--tokenizer .*its own words"):
+        prepare(Recipe("hmm", tokenizer=str(tiny_data)), tmp_path / "out")
+    with pytest.raises(DataError, match="--wrap: --data hmm"):
+        prepare(Recipe("hmm", wrap=True), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

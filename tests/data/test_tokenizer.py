@@ -1,4 +1,4 @@
-"""Byte-level BPE trained on the spot."""
+"""Byte-level BPE trained on the spot, and whole words."""
 
 import json
 
@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcd.data.corpus import DataError
-from mcd.data.tokenizer import EOS, eos_id_of, load_tokenizer, tokenizer_of_model, tokenizer_sha256, train_bpe
+from mcd.data.tokenizer import (
+    EOS,
+    eos_id_of,
+    load_tokenizer,
+    tokenizer_of_model,
+    tokenizer_sha256,
+    train_bpe,
+    word_tokenizer,
+)
 
 TEXTS = ["the state of the union is strong", "the people of the states", "naïve café 汉字"] * 20
 TOKENIZER = train_bpe(TEXTS, 280)
@@ -76,3 +84,21 @@ def test_a_tokenizer_of_another_size_than_the_models_is_refused(tmp_path):
     assert tokenizer_sha256(tokenizer_of_model(tmp_path, 280)) == tokenizer_sha256(TOKENIZER)
     with pytest.raises(DataError, match="has 280 tokens, the model 281"):
         tokenizer_of_model(tmp_path, 281)
+
+
+@given(st.lists(st.sampled_from(["ba", "(", ")", "<", "x-1"])), st.sampled_from([" ", "\n", "  "]))
+def test_words_come_back_parted_by_spaces(words, gap):
+    tokenizer = word_tokenizer(["ba", "(", ")", "<", "x-1"])
+    ids = tokenizer.encode(gap.join(words)).ids
+    assert [tokenizer.id_to_token(i) for i in ids] == words
+    assert tokenizer.decode(ids) == " ".join(words)
+
+
+def test_words_have_no_end_of_text_and_must_differ():
+    tokenizer = word_tokenizer(["b", "a"])
+    assert tokenizer.get_vocab() == {"b": 0, "a": 1}
+    with pytest.raises(DataError, match="no end-of-text"):
+        eos_id_of(tokenizer)
+    for symbols in (["a", "a"], ["a b"], [""]):
+        with pytest.raises(ValueError, match="must differ"):
+            word_tokenizer(symbols)

@@ -1,0 +1,183 @@
+"""Stationary hidden Markov models: any window of what they say has an exact likelihood.
+
+S hidden states, V symbols; float64 throughout; ids are (N, L) int64. Forward-backward in scaled form: Rabiner, "A
+tutorial on hidden Markov models" (1989), Section III.
+"""
+
+import functools
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 21  # of one (L, S, N) array: 16 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenMarkov:
+    """transition (S, S), emission (S, V): rows sum to 1; start (S,): the law that the transition keeps.
+
+    A model equals only itself.
+    """
+
+    transition: Tensor
+    emission: Tensor
+    start: Tensor
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.emission.shape[1]
+
+    def sample_rows(self, num: int, length: int, generator: torch.Generator) -> Tensor:
+        """`num` independent windows, (num, length) int64; one long row is a stream of text."""
+        start, transition, emission = (_cdf(p) for p in (self.start[None], self.transition, self.emission))
+        ids: list[int] = []
+        for row in torch.rand((num, length, 2), dtype=torch.float64, generator=generator).tolist():
+            cdf = start[0]
+            for v_state, v_symbol in row:
+                state = bisect_right(cdf, v_state)
+                ids.append(bisect_right(emission[state], v_symbol))
+                cdf = transition[state]
+        return torch.tensor(ids, dtype=torch.int64).view(num, length)
+
+    def log_likelihood(self, ids: Tensor) -> Tensor:
+        """log p of each row as a window of the stream: (N, L) to (N,), nats. Raises ValueError for foreign ids."""
+        return self._log_likelihood(ids, self.emission)
+
+    @functools.cache  # noqa: B019 - models are few and live as long as the process
+    def entropy(self, length: int, rows: int = 1024) -> tuple[float, float]:
+        """E[-log p] of a window of `length` tokens, nats a token, and its standard error.
+
+        Exact (error 0) where states are seen: H(X_1) + (length - 1) H(X_2 | X_1). Elsewhere the mean over `rows`
+        fixed windows of sum_i H(X_i | x_1 .. x_{i-1}), which has the expectation of -log p and varies less.
+        """
+        if torch.equal(self.emission, torch.eye(len(self.start), dtype=torch.float64)):
+            first, rest = _entropy(self.start), self.start @ _entropy(self.transition)
+            return float(first + (length - 1) * rest) / length, 0.0
+        values = []
+        for ids in self._chunks(self.sample_rows(rows, length, torch.Generator().manual_seed(0))):
+            predictions = (predicted for predicted, _, _ in self._forward(self._seen(ids, self.emission)))
+            values.append(torch.stack([_entropy(predicted.T @ self.emission) for predicted in predictions]).mean(0))
+        per_row = torch.cat(values)
+        return per_row.mean().item(), per_row.std().item() / math.sqrt(rows)
+
+    def ngram(self, n: int) -> Tensor:
+        """The exact law of n neighbouring symbols, (V, ..., V); n = 3 has V^3 cells. Raises ValueError for n < 1."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
+        reached = self.start  # (V, ..., V, S): p(symbols so far, hidden state of the next)
+        for _ in range(n - 1):
+            reached = (reached[..., None, :] * self.emission.T) @ self.transition
+        return reached @ self.emission
+
+    def posterior(self, z: Tensor, mask_id: int) -> Tensor:
+        """p(x0_i | the visible tokens of z), the Bayes denoiser: (B, L) ids with masks to (B, L, V) probabilities.
+
+        What a perfectly trained x_theta predicts at any time: given which tokens are visible, t tells nothing more.
+        Raises ValueError for foreign ids.
+        """
+        masked = z == mask_id
+        known = self._checked(torch.where(masked, 0, z))
+        parts = self._chunks(torch.where(masked, self.vocab_size, z))
+        law = torch.cat([self._smooth(part)[0].permute(2, 0, 1) @ self.emission for part in parts])
+        return torch.where(masked[..., None], law, torch.nn.functional.one_hot(known, self.vocab_size).to(law.dtype))
+
+    def state_occupancy(self, ids: Tensor) -> Tensor:
+        """Expected visits of each hidden state given the row: (N, L) to (N, S), which sum to L. ValueError as above."""
+        return torch.cat([self._smooth(part)[0].sum(0).T for part in self._chunks(self._checked(ids))])
+
+    def rule_counts(self, ids: Tensor) -> Tensor:
+        """Expected uses of each hidden transition given the rows, of all rows together: (N, L) to (S, S).
+
+        They sum to N (L - 1). Raises ValueError for foreign ids.
+        """
+        counts = torch.zeros_like(self.transition)
+        for part in self._chunks(self._checked(ids)):
+            _, filtered, ahead = self._smooth(part)
+            for before, after in zip(filtered[:-1], ahead[1:], strict=True):
+                mass = ((self._onward @ before) * after).sum(0)
+                counts += (before / mass) @ after.T
+        return counts * self.transition
+
+    @functools.cached_property
+    def _onward(self) -> Tensor:
+        """(S, S): law of the hidden state (S, N) to that of the next; sparse where that is quicker."""
+        few = self.transition.count_nonzero() < 0.1 * self.transition.numel()
+        return self.transition.T.to_sparse() if few else self.transition.T
+
+    @functools.cached_property
+    def _backward(self) -> Tensor:
+        """(S, S): the transposed map."""
+        return self.transition.to_sparse() if self._onward.is_sparse else self.transition
+
+    def _checked(self, ids: Tensor) -> Tensor:
+        if not ids.numel() or not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
+            raise ValueError(f"ids must lie in [0, {self.vocab_size}), at least one row of at least one token")
+        return ids
+
+    def _chunks(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """Rows in parts of bounded memory."""
+        return ids.split(max(1, _CHUNK_ELEMENTS // (ids.shape[1] * len(self.start))))
+
+    def _seen(self, ids: Tensor, emission: Tensor) -> Iterator[Tensor]:
+        """p(token i | hidden state), (S, N), for i = 0, 1, ...; the id V stands for a token that is not seen."""
+        table = torch.cat((emission, torch.ones(len(emission), 1, dtype=emission.dtype)), 1)
+        return (table.index_select(1, column) for column in ids.T)
+
+    def _log_likelihood(self, ids: Tensor, emission: Tensor) -> Tensor:
+        parts = []
+        for part in self._chunks(self._checked(ids)):
+            scales = [scale for _, _, scale in self._forward(self._seen(part, emission))]
+            parts.append(torch.stack(scales).log().sum(0))
+        return torch.cat(parts)
+
+    def _forward(self, seen: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For i = 0, 1, ...: p(h_i | tokens before i), p(h_i | those and i), (S, N); p(token i | those before), (N,).
+
+        Zeros from an impossible token on.
+        """
+        predicted = self.start[:, None]
+        for seen_i in seen:
+            joint = predicted * seen_i
+            scale = joint.sum(0)
+            filtered = joint / scale.clamp(min=1e-300)
+            yield predicted.expand_as(joint), filtered, scale
+            predicted = self._onward @ filtered
+
+    def _smooth(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """p(h_i | the row), p(h_i | tokens up to i), and p(tokens from i on | h_i) up to a factor, each (L, S, N)."""
+        seen = list(self._seen(ids, self.emission))
+        filtered = torch.stack([filtered for _, filtered, _ in self._forward(seen)])
+        ahead, smoothed = torch.empty_like(filtered), torch.empty_like(filtered)
+        after = torch.ones_like(filtered[0])  # p(tokens behind i | h_i), scaled
+        for i in reversed(range(len(seen))):
+            joint = filtered[i] * after
+            smoothed[i] = joint / joint.sum(0)
+            ahead[i] = seen[i] * after
+            after = self._backward @ ahead[i]
+            after = after / after.sum(0)
+        return smoothed, filtered, ahead
+
+
+def stationary_law(transition: Tensor) -> Tensor:
+    """The law that the chain keeps: start @ transition = start. (S, S), irreducible, to (S,)."""
+    equations = transition.T - torch.eye(len(transition), dtype=torch.float64)
+    equations[-1] = 1.0  # one balance equation follows from the others; in its place, the law sums to 1
+    right = torch.zeros(len(transition), dtype=torch.float64)
+    right[-1] = 1.0
+    return torch.linalg.solve(equations, right)
+
+
+def _cdf(p: Tensor) -> list[list[float]]:
+    """Cumulative rows that end in exactly 1, so that a search for v in [0, 1) finds an entry that has mass."""
+    cdf = p.cumsum(-1)
+    return (cdf / cdf[:, -1:]).tolist()
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """-sum p log p over the last dimension, nats."""
+    return -torch.xlogy(p, p).sum(-1)
