@@ -7,7 +7,7 @@ from mcd.app.frontier import curve_of, matched_rows
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.app.reproduce.plan import Plan
-from mcd.app.reproduce.scales import LANGUAGE_SIZE, SEEDS, Scale, language_student, language_teacher
+from mcd.app.reproduce.scales import LANGUAGE_SIZE, SEEDS, Scale, language_data, language_student, language_teacher
 
 LANGUAGE = "hmm"
 STEPS = (4, 8)
@@ -38,7 +38,7 @@ SIZES = (32, LANGUAGE_SIZE, 128)
 
 def plan(scale: Scale) -> Plan:
     """Every variant at both numbers of steps; the teacher's temperature sweep; MCD at three sizes."""
-    runs, cells = [], []
+    runs, cells = [language_data(LANGUAGE)], []
     for seed in SEEDS:
         for hidden in SIZES:
             teacher = language_teacher(LANGUAGE, seed, hidden=hidden)
@@ -69,7 +69,9 @@ def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
         labels = [f"mdlm{tag}", *((f"mcd{tag}",) if tag else VARIANTS)]
         for seed in SEEDS:
             curves = [
-                curve_of(label, n, [m for m in measured if (m.cell.label, m.cell.steps, m.cell.seed) == (label, n, seed)])
+                curve_of(
+                    label, n, [m for m in measured if (m.cell.label, m.cell.steps, m.cell.seed) == (label, n, seed)]
+                )
                 for label in labels
                 for n in STEPS
             ]

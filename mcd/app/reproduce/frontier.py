@@ -4,9 +4,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mcd.app.frontier import Curve, curve_of, draw_curves, matched_rows, point_row
+from mcd.app.frontier import curve_of, draw_curves, matched_rows, point_row
 from mcd.app.reproduce.lab import Lab
-from mcd.app.reproduce.languages import LENGTH, NUM, language_cell
+from mcd.app.reproduce.languages import language_cell
 from mcd.app.reproduce.plan import Cell, Plan, options_of
 from mcd.app.reproduce.scales import (
     LANGUAGES,
@@ -14,6 +14,7 @@ from mcd.app.reproduce.scales import (
     SEEDS,
     TEACHER_OF,
     Scale,
+    language_data,
     language_student,
     language_teacher,
     text_student,
@@ -47,6 +48,7 @@ def plan(scale: Scale) -> Plan:
     ]
     if scale.name == "cpu":
         for language in LANGUAGES:
+            runs.append(language_data(language))
             for seed in SEEDS:
                 trained = {name: language_teacher(language, seed, name) for name in ("mdlm", "duo")}
                 trained |= {method: language_student(language, seed, method) for method in METHODS}

@@ -17,6 +17,7 @@ import torch
 
 from mcd.app.reproduce.plan import Cell, Run
 from mcd.app.watch import watching
+from mcd.data.shards import MANIFEST
 from mcd.train.run_folder import read_stats
 
 
@@ -66,7 +67,7 @@ class Lab:
 
     def _is_done(self, run: Run) -> bool:
         folder = self.work / run.name
-        if (folder / "model.safetensors").is_file():
+        if (folder / "model.safetensors").is_file() or (folder / MANIFEST).is_file():
             return True
         return run.may_fail and (folder / "stats.jsonl").is_file() and read_stats(folder)[-1].get("diverged", False)
 

@@ -9,7 +9,7 @@ import numpy as np
 from mcd.app.reproduce.lab import Lab, Measured
 from mcd.app.reproduce.plan import Cell, Plan, options_of
 from mcd.app.reproduce.plotting import colour_of, figure
-from mcd.app.reproduce.scales import LANGUAGES, METHODS, SEEDS, Scale, language_student, language_teacher
+from mcd.app.reproduce.scales import LANGUAGES, METHODS, SEEDS, Scale, language_data, language_student, language_teacher
 
 STEPS = (2, 4, 8, 16, 64)
 NUM, LENGTH = 512, 64
@@ -21,6 +21,7 @@ def plan(scale: Scale) -> Plan:
     """Three teachers and four students for every language and seed, and the truth itself as a model."""
     runs, cells = [], []
     for language in LANGUAGES:
+        runs.append(language_data(language))
         cells += [language_cell(f"exact:{language}", language, n, "exact", 0) for n in STEPS]
         for seed in SEEDS:
             teachers = [language_teacher(language, seed, process) for process in TEACHERS]

@@ -6,7 +6,7 @@ from typing import Any
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.app.reproduce.plan import Plan
-from mcd.app.reproduce.scales import LANGUAGES, SEEDS, Scale, language_teacher
+from mcd.app.reproduce.scales import LANGUAGES, SEEDS, Scale, language_data, language_teacher
 from mcd.process.unmasking import ORDERS
 
 STEPS = (2, 4, 8)
@@ -19,6 +19,7 @@ def plan(scale: Scale) -> Plan:
     ways += [{"sampler": "confidence", "score": score} for score in CONFIDENCE]
     ways += [{"sampler": "remdm"}]
     runs = [language_teacher(language, seed) for language in LANGUAGES for seed in SEEDS]
+    data = [language_data(language) for language in LANGUAGES]
     models = [(f"exact:{language}", language, "exact", 0) for language in LANGUAGES]
     models += [
         (run.name, run.name.split("/")[0], "mdlm", seed) for run, seed in zip(runs, SEEDS * len(LANGUAGES), strict=True)
@@ -29,7 +30,7 @@ def plan(scale: Scale) -> Plan:
         for way in ways
         for n in STEPS
     ]
-    return Plan(runs, cells)
+    return Plan(data + runs, cells)
 
 
 def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ CPU = Scale(
     teachers={"mdlm": "text/mdlm", "duo": "text/duo", "large": "demo"},
     judges=("smollm2", "smollm2"),
     scorer_precision="bf16",
-    text_options=("--recipe", "cpu", "--batch-size", "32", "--length", "64", "--threads", "1"),
+    text_options=("--recipe", "cpu", "--data", "@data/sotu", "--batch-size", "32", "--length", "64", "--threads", "1"),
     steps_per_round=100,
 )
 OWT = Scale(
@@ -67,7 +67,19 @@ OWT = Scale(
 SCALES = {scale.name: scale for scale in (CPU, OWT)}
 
 SMALL = ("--hidden", "88", "--layers", "4", "--heads", "4")
-TEXT_TRAINING = ("--data", "sotu", "--recipe", "sotu", *SMALL, "--length", "64", "--batch-size", "32", "--threads", "1")
+TEXT_TRAINING = (
+    "--data",
+    "@data/sotu",
+    "--recipe",
+    "sotu",
+    *SMALL,
+    "--length",
+    "64",
+    "--batch-size",
+    "32",
+    "--threads",
+    "1",
+)
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
 
 
@@ -76,6 +88,7 @@ def text_teachers(scale: Scale) -> list[Run]:
     if scale.name != "cpu":
         return []
     return [
+        Run("data/sotu", ("prepare", "--data", "sotu", "--vocab-size", "2048", "--length", "64")),
         Run("text/mdlm", ("train", *TEXT_TRAINING, "--steps", "6000")),
         Run("text/duo", ("train", *UNIFORM, *TEXT_TRAINING, "--steps", "6000")),
         Run("text/ar", ("train", "--method", "ar", *TEXT_TRAINING, "--steps", "3000")),
@@ -92,9 +105,14 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
     return Run(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
 
 
+def language_data(language: str) -> Run:
+    """Its token streams, which all trainings share."""
+    return Run(f"data/{language}", ("prepare", "--data", language, "--length", "64"))
+
+
 LANGUAGE_TRAINING = ("--recipe", "sotu", "--layers", "3", "--heads", "4", "--length", "64", "--batch-size", "32")
 LANGUAGE_SIZE = 64
-LANGUAGE_STEPS = 1500
+LANGUAGE_STEPS = 1000
 LANGUAGE_ROUND = 60
 
 
@@ -102,7 +120,7 @@ def language_teacher(language: str, seed: int, process: str = "mdlm", hidden: in
     """A teacher of a known language."""
     name = f"{language}/{process}-s{seed}" if hidden == LANGUAGE_SIZE else f"{language}/{process}-h{hidden}-s{seed}"
     kind = {"mdlm": (), "duo": UNIFORM, "ar": ("--method", "ar")}[process]
-    options = ("--data", language, *LANGUAGE_TRAINING, "--hidden", str(hidden), "--threads", "1")
+    options = ("--data", f"@data/{language}", *LANGUAGE_TRAINING, "--hidden", str(hidden), "--threads", "1")
     return Run(name, ("train", *kind, *options, "--steps", str(LANGUAGE_STEPS), "--seed", str(seed)))
 
 
@@ -130,7 +148,7 @@ def language_student(
             "--recipe",
             "cpu",
             *budget,
-            *_look_ahead(method),
+            *_options(method),
             *options,
         ),
     )

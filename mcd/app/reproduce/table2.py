@@ -15,7 +15,7 @@ import torch
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.app.reproduce.plan import Plan, Run
-from mcd.app.reproduce.scales import SEEDS, Scale, language_student, language_teacher
+from mcd.app.reproduce.scales import SEEDS, Scale, language_data, language_student, language_teacher
 from mcd.data.language import LANGUAGES
 from mcd.model.pretrained import from_pretrained
 from mcd.objective import Clock
@@ -34,7 +34,7 @@ LOSSES = {
 
 def plan(scale: Scale) -> Plan:
     """One round of each loss, three seeds; each once with the stop and once without."""
-    runs, cells = [], []
+    runs, cells = [language_data(LANGUAGE)], []
     for seed in SEEDS:
         teacher = language_teacher(LANGUAGE, seed)
         runs.append(teacher)
