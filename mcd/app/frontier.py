@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
                     for one in measured
                     if one.cell.label == names[model]
                     and one.cell.steps == steps
-                    and dict(one.cell.options)["top_p"] == top_p
+                    and dict(one.cell.options).get("top_p", 1.0) == top_p
                 ]
                 label = names[model] if len(args.top_p) == 1 else f"{names[model]} top-p {top_p}"
                 curves.append(curve_of(label, steps, of_curve))

@@ -11,7 +11,7 @@ from mcd.app.reproduce.scales import LANGUAGE_SIZE, SEEDS, Scale, language_data,
 
 LANGUAGE = "hmm"
 STEPS = (4, 8)
-TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
+TEMPERATURES = (0.6, 0.75, 0.9, 1.0)
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mcd": ("mcd", ()),
     "independent": ("mcd", ("--coupling", "independent")),
@@ -22,13 +22,11 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "forward": ("mcd", ("--kl", "forward")),
     "forward-tau-1": ("mcd", ("--kl", "forward", "--tau0", "1", "--tau-step", "0")),
     "delta-constant": ("mcd", ("--delta-growth", "1")),
-    "delta-large": ("mcd", ("--delta0", "0.5", "--delta-growth", "1")),
     "stratified": ("mcd", ("--order", "stratified")),
     "blockwise": ("mcd", ("--order", "blockwise")),
     "teacher-ema": ("mcd", ("--teacher-ema", "0.95")),
     "sdtt": ("sdtt", ()),
     "sdtt-public-grid": ("sdtt", ("--time-grid", "public")),
-    "sdtt-own-pace": ("sdtt", ("--delta0", "0.015625")),
     "sdtt-forward": ("sdtt", ("--divergence", "forward")),
     "cd4lm-published": ("cd4lm", ("--region", "student")),
 }

@@ -21,8 +21,8 @@ from mcd.app.reproduce.scales import (
     text_teachers,
 )
 
-TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0)
-TEXT_TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
+TEMPERATURES = (0.6, 0.75, 0.9, 1.0)
+TEXT_TEMPERATURES = (0.7, 0.8, 0.9, 1.0)
 LANGUAGE_STEPS = (4, 8)
 
 

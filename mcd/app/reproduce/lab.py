@@ -127,22 +127,23 @@ def _measure(cell: Cell, source: str, path: Path, data: Path) -> None:
     """Draw one cell, score it, and write its row and arrays; the row comes last and so tells that both are whole."""
     from mcd.app.measure import measure_model
     from mcd.app.sampling import DEFAULT_SAMPLER
-    from mcd.model.pretrained import from_pretrained
+    from mcd.app.truth import measure_language, open_model
     from mcd.sampler import SAMPLERS
     from mcd.train.checkpoint import write_json
 
-    model = from_pretrained(source)
+    model = open_model(source, cell.length or 64)
     options = dict(cell.options)
-    sampler = SAMPLERS[options.pop("sampler", DEFAULT_SAMPLER[model.config.process])](
-        cell.steps, **({"rows_per_call": 32} | options)
-    )
-    scorer = _scorer(cell.scorer, cell.scorer_precision) if cell.scorer else None
+    kind = SAMPLERS[options.pop("sampler", DEFAULT_SAMPLER[model.config.process])]
+    sampler = kind(cell.steps, **({"rows_per_call": 32} | options))
     length = cell.length or model.config.backbone.length
-    measured = measure_model(
-        model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round, language=cell.language
-    )
+    if cell.language:
+        measured = measure_language(model, sampler, cell.language, cell.num, length, cell.seed, cell.label, cell.round)
+    else:
+        assert cell.scorer is not None
+        scorer = _scorer(cell.scorer, cell.scorer_precision)
+        measured = measure_model(model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round)
     arrays = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
-    if measured.scores:
+    if getattr(measured, "scores", None) is not None:
         arrays["nll"] = np.array([score.nll for score in measured.scores])
         arrays["tokens"] = np.array([score.tokens for score in measured.scores])
     np.savez_compressed(path.with_suffix(".npz"), **arrays)

@@ -71,5 +71,5 @@ class Plan:
 
 
 def options_of(**options: Any) -> tuple[tuple[str, Any], ...]:
-    """Sampler options as a `Cell` takes them."""
-    return tuple(sorted(options.items()))
+    """Sampler options as a `Cell` takes them; temperature 1 goes without saying, so that equal cells are one."""
+    return tuple(sorted((name, value) for name, value in options.items() if (name, value) != ("temperature", 1.0)))

@@ -17,12 +17,25 @@ COLOURS = {
     "teacher": "#7f7f7f",
     "mcd": "#d55e00",
     "sdtt": "#0072b2",
-    "duo": "#009e73",
+    "duo": "#8fbc8f",
+    "duo-dcd": "#009e73",
+    "mdlm": "#7f7f7f",
+    "exact": "#222222",
+    "ar": "#e69f00",
     "cd4lm": "#cc79a7",
     "cooled": "#56b4e9",
     "text": "#222222",
 }
 """One colour a method, told apart with any colour vision (Okabe and Ito's palette, and grey)."""
+
+
+def colour_of(label: str, i: int = 0) -> str:
+    """The colour of a method's name; names of the user's own get the i-th of those left."""
+    if label in COLOURS:
+        return COLOURS[label]
+    spare = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f")
+    return spare[i % len(spare)]
+
 
 REGIMES = {"visible": "#c9d0d9", "revealed": "#009e73", "distilled": "#e69f00"}
 """Tokens that both see, that the teacher alone sees, that neither sees (paper, Figure 2: grey, green, orange)."""
