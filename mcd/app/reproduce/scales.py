@@ -67,19 +67,8 @@ OWT = Scale(
 SCALES = {scale.name: scale for scale in (CPU, OWT)}
 
 SMALL = ("--hidden", "88", "--layers", "4", "--heads", "4")
-TEXT_TRAINING = (
-    "--data",
-    "@data/sotu",
-    "--recipe",
-    "sotu",
-    *SMALL,
-    "--length",
-    "64",
-    "--batch-size",
-    "32",
-    "--threads",
-    "1",
-)
+ROWS = ("--length", "64", "--batch-size", "32", "--threads", "1")
+TEXT_TRAINING = ("--data", "@data/sotu", "--recipe", "sotu", *SMALL, *ROWS)
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
 
 
