@@ -1,6 +1,6 @@
 """The checks of the duality: each takes draws of the process and returns rows of value, expected, tolerance, pass.
 
-The draws are real ones: K Gaussian coordinates a token, reduced to the margin Y (paper, Lemma 3.1) in chunks. A check
+The draws are real ones: K Gaussian coordinates a token, reduced to the margin Y in chunks. A check
 is handed the K whose theory is held against them, so that a wrong K is found out.
 """
 
@@ -89,7 +89,7 @@ def draw_margins_by_order_statistic(K: int, n: int, generator: torch.Generator) 
 
 
 def draw_paths(K: int, n: int, times: int, generator: torch.Generator) -> Paths:
-    """n tokens followed along one eps each (paper, Eq. 9) over `times` times of the log-linear schedule, 0 to 1."""
+    """n tokens followed along one eps each over `times` times of the log-linear schedule, 0 to 1."""
     schedule, mask_id = LogLinear(), K - 1
     t = torch.linspace(0.0, 1.0, times, dtype=torch.float64)
     alpha = schedule.alpha(t)
@@ -108,7 +108,7 @@ def draw_paths(K: int, n: int, times: int, generator: torch.Generator) -> Paths:
 
 
 def check_calibration(K: int, points: int = 400) -> list[Row]:
-    """gamma -> root of the SNR -> gamma (paper, Lemma 3.1), from just above the floor to 1 - 1e-9."""
+    """gamma -> root of the SNR -> gamma, from just above the floor to 1 - 1e-9."""
     floor = visibility_floor(K)
     x = torch.linspace(0.0, 1.0, points, dtype=torch.float64)
     # evenly spaced, and crowding towards both ends
@@ -132,7 +132,7 @@ def check_cdf(y: Tensor, K: int, check: str = "law of Y") -> list[Row]:
 
 
 def check_u(draws: Draws, K: int) -> list[Row]:
-    """u = F_Y(Y) of K (paper, Theorem 3.3): uniform, and independent of its neighbour, of x0 and of x0's neighbour."""
+    """u = F_Y(Y) of K: uniform, and independent of its neighbour, of x0 and of x0's neighbour."""
     u = cdf_noise_margin(draws.y, K)
     cell = (u * CELLS).long().clamp(max=CELLS - 1)
     counts = torch.bincount((u.flatten() * 64).long().clamp(max=63), minlength=64).double()
