@@ -1,9 +1,10 @@
 """The uniform-state process of Duo: a corrupted token is another token of the vocabulary, and there is no mask.
 
 Source: Duo (arXiv 2506.10892), and UDLM (arXiv 2412.10193) for posterior and bound.
-q(z_t | x0) = alpha_t onehot(x0) + (1 - alpha_t) / K. The network is plugged in for x0 in the posterior, which fixes what
-x_theta means: the reverse process is exact (token by token) when x_theta is p(x0_i | z_t without its token i), the
-prediction that leaves the token's own state out. The state re-enters as the likelihood K alpha_t <z_t, x> + 1 - alpha_t.
+q(z_t | x0) = alpha_t onehot(x0) + (1 - alpha_t) / K. The network is plugged in for x0 in the posterior, which fixes
+what x_theta means: the reverse process is exact token by token if x_theta is p(x0_i | z_t without its token i), the
+prediction that leaves the token's own state out. The state re-enters as its likelihood,
+K alpha_t <z_t, x> + 1 - alpha_t.
 
 Shapes: x0, z_t, z_s, rival (B, L) int64; u (B, L) float; alpha_t, alpha_s broadcast against (B, L). K tokens.
 """
