@@ -20,6 +20,15 @@ def vp_of_snr_root(snr_root: Tensor) -> tuple[Tensor, Tensor]:
     return torch.rsqrt(1.0 + snr_root.reciprocal().square()), torch.rsqrt(1.0 + snr_root.square())
 
 
+def vp_of_gamma(gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha_tilde_t, sigma_tilde_t) with squares sigmoid(-gamma) and sigmoid(gamma), elementwise.
+
+    gamma is minus the logarithm of the signal-to-noise ratio, Duo's (arXiv 2506.10892) coordinate of the noise level:
+    snr_root = exp(-gamma / 2).
+    """
+    return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+
+
 def latent_of_noise(x0: Tensor, eps: Tensor, alpha_tilde_t: Tensor, sigma_tilde_t: Tensor) -> Tensor:
     """w_t = alpha_tilde_t onehot(x0) + sigma_tilde_t eps, (B, L, K) in the dtype of eps.
 

@@ -28,6 +28,22 @@ def test_a_uniform_model_scores_log_v():
     assert measured["valid_ppl"] == math.exp(measured["valid_nelbo"])
 
 
+def test_a_uniform_state_model_without_knowledge_scores_the_information_of_the_noise():
+    """x_theta = 1/V: the bound is KL(q(z | x0) || 1/V) at t_min less that at t = 1, near log V."""
+    config = DiTConfig(rows=V, hidden=16, layers=1, heads=1, length=32, cond_dim=8)
+    model = Denoiser(DenoiserConfig(config, mask_id=None, time_conditioned=True)).eval()
+    x0 = torch.randint(0, V, (512, 32), generator=torch.Generator().manual_seed(0))
+    measured = nelbo(model, [x0, x0, x0, x0], seed=1)
+
+    def information(alpha: float) -> float:
+        keep, other = alpha + (1 - alpha) / V, (1 - alpha) / V
+        return keep * math.log(V * keep) + (V - 1) * other * math.log(V * other)
+
+    expected = information(1 - (1 - 1e-3) * 1e-3) - information(1e-3)
+    assert abs(measured["valid_nelbo"] - expected / (1 - 1e-3)) < 4 * measured["valid_nelbo_se"]
+    assert measured["valid_nelbo_se"] < 0.05 and expected > 0.99 * math.log(V)
+
+
 def test_rows_are_scored_apart():
     model = untrained()
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
+from mcd.process.gaussian import latent_of_noise, vp_of_gamma, vp_of_snr_root
 
 
 @settings(deadline=None)
@@ -28,6 +28,12 @@ def test_more_signal_is_less_noise():
     alpha_tilde_t, sigma_tilde_t = vp_of_snr_root(torch.linspace(0, 20, 500, dtype=torch.float64))
     assert (alpha_tilde_t.diff() > 0).all()
     assert (sigma_tilde_t.diff() < 0).all()
+
+
+def test_gamma_is_minus_the_log_of_the_ratio():
+    gamma = torch.linspace(-8, 8, 33, dtype=torch.float64)
+    for got, expected in zip(vp_of_gamma(gamma), vp_of_snr_root(torch.exp(-gamma / 2)), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-13, atol=0)
 
 
 def test_negative_signal_is_refused():

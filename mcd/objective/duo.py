@@ -1,0 +1,104 @@
+"""Duo: the bound of uniform-state diffusion, with the Gaussian-guided curriculum, which trains uniform teachers.
+
+Source: Duo (arXiv 2506.10892); the curriculum is its first half, distillation (`duo_dcd`) its second.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser, Process
+from mcd.objective.base import Clock, Loss, Objective
+from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
+from mcd.process.schedule import Schedule
+from mcd.process.timestep import sample_u, stratified_t
+from mcd.process.uniform import corrupt, nelbo_tokens, sample_rival, tabled_snr_root
+
+
+@dataclass(frozen=True)
+class Duo(Objective):
+    """Rao-Blackwellised NELBO at stratified times (`process.uniform.nelbo_tokens`), a mean over all B L tokens.
+
+    During the first `curriculum` of training the network is shown soft tokens softmax(w_t / tau) of the Gaussian latent
+    w_t = a onehot(x0) + s eps, in place of z_t = argmax w_t, and t keeps to the window in which alpha_t lies between
+    alpha_min and alpha_max. The loss remains that of z_t at alpha_t: a / s is the root of the signal-to-noise ratio at
+    which Duo's operator gives alpha_t for the model's own K. tau goes from tau_start to tau_end, geometrically.
+    The window's defaults are Duo's, gamma in [-3.55, -1.85] at K = 50257, in alpha. Within it t is uniform in the
+    model's own schedule, where the public code's is uniform in gamma.
+
+    `terms` holds the bound without the cap of `max_weight`, and the plain cross-entropy of corrupted tokens.
+    """
+
+    name: ClassVar[str] = "duo"
+    distils: ClassVar[bool] = False
+    process: ClassVar[Process] = "uniform"
+
+    t_min: float = 1e-3
+    """Smallest time; the bound's share below it is left out."""
+    max_weight: float = math.inf
+    """Largest -alpha_dot / (1 - alpha) of a time, about 1 / t; beyond it the loss is scaled down to it."""
+    curriculum: float = 0.0
+    """Share of the run, at its start, with soft tokens; 0 for none. Duo's is one half."""
+    tau_start: float = 1e-3
+    """Temperature of the soft tokens when the run begins."""
+    tau_end: float = 1e-3
+    """Temperature of the soft tokens when the curriculum ends."""
+    alpha_min: float = 0.049
+    """Least alpha_t of the curriculum."""
+    alpha_max: float = 0.945
+    """Largest alpha_t of the curriculum."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.t_min < 1.0:
+            raise ValueError(f"--t-min {self.t_min}: must be in [0, 1)")
+        if not self.max_weight > 0.0:
+            raise ValueError(f"--max-weight {self.max_weight}: must be positive")
+        if not 0.0 <= self.curriculum <= 1.0:
+            raise ValueError(f"--curriculum {self.curriculum}: must be in [0, 1]")
+        for option, value in (("--tau-start", self.tau_start), ("--tau-end", self.tau_end)):
+            if not 0.0 < value < math.inf:
+                raise ValueError(f"{option} {value}: must be positive and finite")
+        if not 0.0 < self.alpha_min < self.alpha_max < 1.0:
+            raise ValueError(f"--alpha-min {self.alpha_min} --alpha-max {self.alpha_max}: must be 0 < min < max < 1")
+
+    def tau(self, progress: float) -> float | None:
+        """Temperature of the soft tokens at a `Clock.progress`; None when the curriculum is over."""
+        if progress >= self.curriculum:
+            return None
+        return self.tau_start * (self.tau_end / self.tau_start) ** (progress / self.curriculum)
+
+    def window(self, schedule: Schedule) -> tuple[float, float]:
+        """The times between which the curriculum draws."""
+        alphas = torch.tensor([self.alpha_max, self.alpha_min], dtype=torch.float64)
+        low, high = schedule.t_of_alpha(alphas).clamp(0.0, 1.0).tolist()
+        return low, high
+
+    def loss(
+        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
+    ) -> Loss:
+        B, L = x0.shape
+        K, schedule, tau = student.config.vocab_size, student.config.schedule, self.tau(clock.progress)
+        low, high = (self.t_min, 1.0) if tau is None else self.window(schedule)
+        t = stratified_t(B, low, high, generator).to(x0.device)
+        alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
+        if tau is None:
+            rival = sample_rival(x0, K, generator)
+            shown = z_t = corrupt(x0, sample_u(B, L, generator).to(x0.device), rival, alpha_t, K)
+        else:
+            eps = torch.randn(B, L, K, generator=generator).to(x0.device)
+            w_t = latent_of_noise(x0, eps, *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
+            shown, z_t = torch.softmax(w_t / tau, -1), w_t.argmax(-1)
+        log_x_theta = student.log_x_theta(student.hidden(shown, t)).view(B, L, K)
+        bound = nelbo_tokens(log_x_theta, z_t, x0, alpha_t, alpha_dot_t)
+        factor = (self.max_weight * (1.0 - alpha_t) / -alpha_dot_t).clamp(max=1.0)
+        corrupted = z_t != x0
+        cross_entropy = -log_x_theta.detach().gather(-1, x0[..., None])[..., 0][corrupted]
+        terms = {
+            "nelbo": bound.detach().mean().float(),
+            "cross_entropy": cross_entropy.sum() / max(1, cross_entropy.numel()),
+        }
+        counts = {"tokens_corrupted": corrupted.sum(), "tokens": torch.tensor(B * L)}
+        return Loss((bound * factor).mean().float(), terms, counts)

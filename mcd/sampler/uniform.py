@@ -1,0 +1,103 @@
+"""Sampling from uniform-state models: all tokens are redrawn at every step, from noise to text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser, Process
+from mcd.process.categorical import sample_inverse_cdf, temper
+from mcd.process.timestep import descending_grid
+from mcd.process.uniform import psi_posterior_zs
+from mcd.sampler.base import Sampler, Step, row_generator
+from mcd.sampler.padded import HEAD_ROWS, hidden_of_call, log_x_theta_parts
+
+
+@dataclass(frozen=True)
+class Uniform(Sampler):
+    """The reverse process of Duo (arXiv 2506.10892) on a uniform grid from t = 1 to t = 0, by inverse CDF in float64.
+
+    Every blank starts as a uniform token. The start is pure noise, so the first step takes alpha_t = 0, whatever the
+    schedule leaves at t = 1; the last step ends at alpha_s = 1 and draws the clean token given z_t, so there is no
+    further call for "noise removal". One step is thus a draw from x_theta at noise. Given tokens are shown as they are
+    at every step. A row draws (steps + 1) L numbers from its stream: another number of steps is another sample.
+
+    Steps are those of a Psi-sampler (arXiv 2602.21185): with probability 1 - kappa a token is not drawn from the
+    reverse posterior but predicted clean and noised afresh (`process.uniform.psi_posterior_zs`), which lets late steps
+    mend early mistakes; kappa is constant here and 1 is ancestral. temperature and top_p act on x_theta.
+    Memory: a few (128, V) float64 arrays beside the network's.
+    """
+
+    name: ClassVar[str] = "uniform"
+    process: ClassVar[Process] = "uniform"
+    remasks: ClassVar[bool] = True
+
+    tail: Literal["sampled", "greedy"] = "sampled"
+    """The last step: a draw, or Duo's greedy tail, the argmax of x_theta at every position. The public code takes that
+    argmax in a call of its own at t = 1e-5, after all the steps; here it takes the place of the last."""
+    kappa: float = 1.0
+    """Share of the reverse posterior in a step; the rest predicts and noises afresh."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tail not in ("sampled", "greedy"):
+            raise ValueError(f"--tail {self.tail}: known are sampled, greedy")
+        if not 0.0 <= self.kappa <= 1.0:
+            raise ValueError(f"--kappa {self.kappa}: must be in [0, 1]")
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "sampler": self.name,
+            "order": "all tokens at every step",
+            "precision": "fp64",
+            "grid": "uniform t, 1 to 0",
+            "tail": self.tail,
+            "kappa": self.kappa,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+
+    @torch.inference_mode()
+    def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        K, schedule = denoiser.config.vocab_size, denoiser.config.schedule
+        generators = [row_generator(seed, row) for row in rows]
+
+        def draws() -> Tensor:
+            v = [torch.rand(z.shape[1], dtype=torch.float64, generator=generator) for generator in generators]
+            return torch.stack(v).to(z.device)
+
+        wanted = z == denoiser.blank_id
+        active = wanted.any(dim=1)
+        z = torch.where(wanted, (draws() * K).long().clamp(max=K - 1), z)
+        nfe = torch.zeros(len(rows), dtype=torch.int64)
+        yield Step(z.clone(), 1.0, nfe.clone())
+        for t, s in pairwise(descending_grid(self.steps)):
+            alpha_t = schedule.alpha(t) if t < 1.0 else torch.zeros_like(t)
+            alpha_s = schedule.alpha(s) if s > 0.0 else torch.ones_like(s)
+            v = draws()
+            for chunk in active.nonzero(as_tuple=True)[0].split(self.rows_per_call) if active.any() else ():
+                z[chunk] = self._redraw(denoiser, z[chunk], wanted[chunk], v[chunk], t, alpha_t, alpha_s)
+            nfe += active.cpu().long()
+            yield Step(z.clone(), float(s), nfe.clone())
+
+    def _redraw(
+        self, denoiser: Denoiser, z: Tensor, wanted: Tensor, v: Tensor, t: Tensor, alpha_t: Tensor, alpha_s: Tensor
+    ) -> Tensor:
+        """One step of at most `rows_per_call` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
+        where = wanted.flatten().nonzero(as_tuple=True)[0]
+        hidden = hidden_of_call(denoiser, z, t.to(z.device).float().expand(len(z)), where, self.rows_per_call)
+        alpha_t, alpha_s = alpha_t.to(z.device), alpha_s.to(z.device)
+        drawn = []
+        parts = (x.flatten()[where].split(HEAD_ROWS) for x in (z, v))
+        for log_p, z_part, v_part in zip(log_x_theta_parts(denoiser, hidden), *parts, strict=True):
+            log_p = temper(log_p[: len(v_part)], self.temperature, self.top_p)
+            if self.tail == "greedy" and alpha_s == 1.0:
+                drawn.append(log_p.argmax(-1))
+                continue
+            levels = alpha_t.expand(len(v_part)), alpha_s.expand(len(v_part))
+            q = psi_posterior_zs(z_part, log_p.exp(), *levels, self.kappa)
+            drawn.append(sample_inverse_cdf(q.log(), v_part))
+        return z.flatten().index_copy(0, where, torch.cat(drawn)).view_as(z)
