@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -86,7 +88,9 @@ class Lab:
         spawn = multiprocessing.get_context("spawn")
         with (
             watching(what) as watch,
-            ProcessPoolExecutor(self.jobs, mp_context=spawn, initializer=_one_thread) as pool,
+            ProcessPoolExecutor(
+                self.jobs, mp_context=spawn, initializer=_start_worker, initargs=(os.getpid(),)
+            ) as pool,
         ):
             while waiting or running:
                 for name, (needs, work, args) in list(waiting.items()):
@@ -105,9 +109,17 @@ class Lab:
                     watch.tell(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
 
 
-def _one_thread() -> None:
+def _start_worker(parent: int) -> None:
+    """One thread, and no longer life than the parent's: an orphan would train on beside the run that is started anew."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train(argv: list[str], log: Path, may_fail: bool) -> None:

@@ -79,7 +79,7 @@ def text_teachers(scale: Scale) -> list[Run]:
     return [
         Run("data/sotu", ("prepare", "--data", "sotu", "--vocab-size", "2048", "--length", "64")),
         Run("text/mdlm", ("train", *TEXT_TRAINING, "--steps", "6000")),
-        Run("text/duo", ("train", *UNIFORM, *TEXT_TRAINING, "--steps", "6000")),
+        Run("text/duo", ("train", *UNIFORM, *TEXT_TRAINING, "--steps", "3000")),
         Run("text/ar", ("train", "--method", "ar", *TEXT_TRAINING, "--steps", "3000")),
     ]
 
