@@ -86,7 +86,7 @@ def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
 
 
 def verdicts(matched: list[dict[str, Any]]) -> list[str]:
-    """For each language (or text) and number of steps, each student against its own teacher at the student's entropy."""
+    """For each language (or text) and steps, each student against its own teacher at the student's entropy."""
     said = []
     groups = defaultdict(list)
     for row in matched:
@@ -96,6 +96,6 @@ def verdicts(matched: list[dict[str, Any]]) -> list[str]:
             reached = [row for row in rows if row["teacher_value"] is not None]
             better = sum(row["value"] < row["teacher_value"] for row in reached)
             said.append(
-                f"{language}, {steps} steps, {measure}: {method} is below its cooled teacher in {better} of {len(reached)}"
+                f"{language}, {steps} steps, {measure}: {method} below its cooled teacher in {better} of {len(reached)}"
             )
     return said

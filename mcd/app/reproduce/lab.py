@@ -110,7 +110,7 @@ class Lab:
 
 
 def _start_worker(parent: int) -> None:
-    """One thread, and no longer life than the parent's: an orphan would train on beside the run that is started anew."""
+    """One thread, and no longer life than the parent's: an orphan would train on beside the run begun anew."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 

@@ -1,7 +1,7 @@
 """The trainings behind the experiments, at two scales: minutes of two cores, and the papers' own on OpenWebText.
 
-Every training is a command line that can be typed. At the CPU scale rows have 64 tokens, and the rounds look ahead by 2,
-4, 8, 16 and 32 of them, as the paper's do by 2 to 32 of 1,024. SDTT looks ahead as far (in its own paper half as far in
+Every training is a command line that can be typed. At the CPU scale rows have 64 tokens, and the rounds look ahead by
+2, 4, 8, 16 and 32 of them, as the paper's do by 2 to 32 of 1,024. SDTT looks ahead as far (in its own paper half as far in
 the same round), so that rounds are equal in what they ask for.
 """
 

@@ -1,4 +1,4 @@
-"""Table 1: Gen PPL of five rounds of MCD, SDTT and Duo-DCD by number of steps, with their teachers and the yardsticks."""
+"""Table 1: Gen PPL of five rounds of MCD, SDTT and Duo-DCD by number of steps, with teachers and yardsticks."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def findings(measured: list[Measured]) -> list[str]:
     last = [value["mcd", ROUNDS, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps]
     fourth = [value["mcd", ROUNDS - 1, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps]
     said = [
-        f"MCD round {ROUNDS} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(last)} of {len(steps)} numbers of steps",
+        f"MCD round {ROUNDS} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(last)} of {len(steps)} step counts",
         f"MCD round {ROUNDS - 1} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(fourth)} of {len(steps)}",
     ]
     for method in ("mcd", "sdtt", "duo-dcd"):
@@ -69,7 +69,7 @@ def findings(measured: list[Measured]) -> list[str]:
             if (teacher, None, 16 * n) in value:
                 student, slow = value[method, ROUNDS, n], value[teacher, None, 16 * n]
                 said.append(
-                    f"{method} round {ROUNDS}, {n} steps: {student['gen_ppl']:.0f} at entropy {student['entropy']:.3f}; "
+                    f"{method} round {ROUNDS}, {n} steps: {student['gen_ppl']:.0f} at {student['entropy']:.3f} nats; "
                     f"teacher, {16 * n} steps: {slow['gen_ppl']:.0f} at {slow['entropy']:.3f}"
                 )
     return said

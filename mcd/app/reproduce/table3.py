@@ -23,6 +23,7 @@ def plan(scale: Scale) -> Plan:
 
 
 def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+    """Measure the cells; `findings` say by how much each student's Gen PPL differs from the teacher's."""
     measured = lab.measure(plan.cells)
     rows = [one.row for one in measured]
     write_specimens(out / "table3_samples.md", [one for one in measured if one.cell.steps in (8, 64)], lab.work)
