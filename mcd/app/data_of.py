@@ -11,6 +11,7 @@ from mcd.data.corpus import DataError, documents, source_sha256
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
+from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
 
 
@@ -62,6 +63,18 @@ def data_of_model(model: Path) -> str:
             except ModelError as error:
                 raise UsageError(f"{error}; {folder / 'run.json'} names it as the teacher; give --data") from None
     raise UsageError(f"{model} does not say what it was trained on; give --data")
+
+
+def language_of(model: Denoiser) -> str | None:
+    """The known language that a model was trained on, or None when it was text or nothing says."""
+    if model.folder is None:
+        return None
+    try:
+        data = data_of_model(model.folder)
+        source = read_manifest(Path(data))["recipe"]["source"] if (Path(data) / MANIFEST).is_file() else data
+    except (UsageError, DataError):
+        return None
+    return source if source in LANGUAGES else None
 
 
 def _trained_on(run: Path) -> tuple[str | None, str | None]:

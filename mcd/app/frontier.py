@@ -171,12 +171,12 @@ def curve_of(label: str, steps: int, members: "Sequence[Measured]") -> Curve:
             import numpy as np
             import torch
 
-            language = LANGUAGES[cell.language]()
-            nll = -language.log_likelihood(torch.from_numpy(ids).long()).numpy()
+            language, rows = LANGUAGES[cell.language](), torch.from_numpy(ids).long()
+            nll = -language.log_likelihood(rows).numpy()
             law = language.ngram(2).flatten().numpy()
             qualities = {
                 "nll": ratio(nll, np.full(len(ids), float(ids.shape[1]))),
-                "tv_bigram": total_variation(bigram_counts(ids, language.vocab_size), law),
+                "tv_bigram": total_variation(bigram_counts(rows, language.vocab_size).numpy(), law),
             }
         for name, quality in qualities.items():
             points.setdefault(name, []).append(Point(temperature, entropy, quality))

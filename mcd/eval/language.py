@@ -97,6 +97,14 @@ def _ngrams(ids: Tensor, V: int, n: int) -> Tensor:
     return (counts / counts.sum()).view((V,) * n)
 
 
+def bigram_counts(ids: Tensor, V: int) -> Tensor:
+    """How often each pair of neighbours stands in each row: ids (N, L) to (N, V * V) float64, first token major."""
+    label = ids[:, :-1] * V + ids[:, 1:]
+    return torch.zeros(len(ids), V * V, dtype=torch.float64).scatter_add_(
+        1, label, torch.ones(1).double().expand_as(label)
+    )
+
+
 @functools.cache
 def _ngram_law(language: Language, n: int) -> Tensor:
     return language.ngram(n)

@@ -11,7 +11,7 @@ import torch
 
 from mcd.data.hidden_markov import stationary_law
 from mcd.data.language import LANGUAGES
-from mcd.eval.language import ExactDenoiser, sampling_floor, truth_metrics
+from mcd.eval.language import ExactDenoiser, bigram_counts, sampling_floor, truth_metrics
 from mcd.eval.likelihood import nelbo_rows
 from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock
@@ -177,3 +177,14 @@ def test_what_has_no_posterior_is_refused():
         model.hidden(torch.full((1, 17), 32), t)
     with pytest.raises(ValueError, match="ids must lie in"):
         truth_metrics(torch.full((2, 8), 32), model.language)
+
+
+def test_bigram_counts_pool_to_the_shares(seeded):
+    """Row by row by hand, and pooled: the law that the total variation is measured on."""
+    ids = torch.randint(0, 5, (7, 9), generator=seeded(0))
+    counts = bigram_counts(ids, 5)
+    slow = torch.zeros(7, 25, dtype=torch.float64)
+    for n in range(7):
+        for i in range(8):
+            slow[n, int(ids[n, i]) * 5 + int(ids[n, i + 1])] += 1
+    assert torch.equal(counts, slow)

@@ -1,8 +1,8 @@
 """The trainings behind the experiments, at two scales: minutes of two cores, and the papers' own on OpenWebText.
 
 Every training is a command line that can be typed. At the CPU scale rows have 64 tokens, and the rounds look ahead by
-2, 4, 8, 16 and 32 of them, as the paper's do by 2 to 32 of 1,024. SDTT looks ahead as far (in its own paper half as far in
-the same round), so that rounds are equal in what they ask for.
+2, 4, 8, 16 and 32 of them, as the paper's do by 2 to 32 of 1,024. SDTT looks ahead as far, in its own paper half as far
+in the same round, so that rounds are equal in what they ask for.
 """
 
 from dataclasses import dataclass
@@ -72,12 +72,18 @@ TEXT_TRAINING = ("--data", "@data/sotu", "--recipe", "sotu", *SMALL, *ROWS)
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
 
 
+def text_data(scale: Scale) -> list[Run]:
+    """The bundled text in tokens; OpenWebText is prepared by the first training."""
+    prepare = ("prepare", "--data", "sotu", "--vocab-size", "2048", "--length", "64")
+    return [Run("data/sotu", prepare)] if scale.name == "cpu" else []
+
+
 def text_teachers(scale: Scale) -> list[Run]:
     """The teachers of Table 1 that are ours to train: masked, uniform, and the autoregressive yardstick."""
     if scale.name != "cpu":
         return []
     return [
-        Run("data/sotu", ("prepare", "--data", "sotu", "--vocab-size", "2048", "--length", "64")),
+        *text_data(scale),
         Run("text/mdlm", ("train", *TEXT_TRAINING, "--steps", "6000")),
         Run("text/duo", ("train", *UNIFORM, *TEXT_TRAINING, "--steps", "3000")),
         Run("text/ar", ("train", "--method", "ar", *TEXT_TRAINING, "--steps", "3000")),

@@ -6,7 +6,7 @@ from typing import Any
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.plan import Plan
 from mcd.app.reproduce.samples import write_specimens
-from mcd.app.reproduce.scales import Scale, text_student
+from mcd.app.reproduce.scales import Scale, text_data, text_student
 from mcd.app.reproduce.table1 import shared_protocol, text_cell
 
 STUDENTS = ("mcd", "sdtt")
@@ -14,7 +14,7 @@ STUDENTS = ("mcd", "sdtt")
 
 def plan(scale: Scale) -> Plan:
     """The larger teacher and its students of one round."""
-    runs = [text_student(scale, method, "large", rounds=1) for method in STUDENTS]
+    runs = text_data(scale) + [text_student(scale, method, "large", rounds=1) for method in STUDENTS]
     models = [(scale.teachers["large"], "mdlm-large", None), *((f"large/{m}", f"{m}-large", 1) for m in STUDENTS)]
     cells = [
         text_cell(scale, model, steps, label, None, judge=1) for model, label, _ in models for steps in scale.steps
