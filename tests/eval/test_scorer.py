@@ -256,7 +256,7 @@ def test_batches_hold_every_text_once_and_keep_the_budget():
 
 def test_a_row_has_the_keys_of_the_contract_and_stamps_what_is_known():
     ids = [[1, 2, 3, 4], [1, 1, 1, 1]]
-    row = measure(ids, ["1234", "1111"], toy(), Protocol(sampler="ancestral"), model="demo", steps=8, nfe=7.5, round=1)
+    row = measure(ids, ["1234", "1111"], toy(), Protocol(sampler="ancestral"), model="demo", steps=8, nfe=7.5, round=1).row
     assert row["gen_ppl"] == pytest.approx(VOCABULARY, rel=1e-7)
     assert row["entropy"] == pytest.approx(math.log(4) / 2) and row["entropy_lo"] < row["entropy_hi"]
     assert (row["repetition_2"], row["repetition_4"]) == (pytest.approx(1 / 3), 0.0)
@@ -268,7 +268,7 @@ def test_a_row_has_the_keys_of_the_contract_and_stamps_what_is_known():
 
 
 def test_without_a_scorer_gen_ppl_is_none_and_the_rest_is_there():
-    row = measure(torch.tensor([[1, 2], [3, 3]]), ["a", "b"], None, Protocol(scorer="smollm2"), model="demo")
+    row = measure(torch.tensor([[1, 2], [3, 3]]), ["a", "b"], None, Protocol(scorer="smollm2"), model="demo").row
     assert [row[key] for key in ("gen_ppl", "gen_ppl_lo", "gen_ppl_hi", "scored_tokens")] == [None] * 4
     assert row["entropy"] == pytest.approx(math.log(2) / 2)
     assert row["protocol"]["scorer"] is None  # nothing was scored, so nobody is named
