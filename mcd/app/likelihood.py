@@ -1,6 +1,7 @@
 """`mcd eval MODEL --likelihood`: how likely a model finds a text, as a bound (exact for autoregressive models)."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +96,9 @@ def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool
         loader = open_loader(Path(name), "valid", 1, length)
     else:
         eos = eos_id_of(tokenizer)
-        tokens = [token for text in _texts(name) for token in (*tokenizer.encode(text, add_special_tokens=False).ids, eos)]
+        tokens = [
+            token for text in _texts(name) for token in (*tokenizer.encode(text, add_special_tokens=False).ids, eos)
+        ]
         loader = Loader(np.array(tokens, dtype=np.int64), length, 1, eos, wrap, shuffle=False)
         if loader.stride < 1:
             raise DataError(f"--length {length}: must be at least 3 with --wrap")
@@ -104,7 +107,7 @@ def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool
     return spread_rows(loader, num), loader.wrap
 
 
-def _texts(name: str) -> Any:
+def _texts(name: str) -> Iterable[str]:
     """The documents of a name as --likelihood takes it."""
     preset, _, file = name.partition("=")
     if preset in PRESETS:
@@ -112,6 +115,6 @@ def _texts(name: str) -> Any:
     if name in BUNDLED:
         return (text for i, text in enumerate(documents(name)) if i % Recipe.valid_every == 0)
     try:
-        return iter(list(documents(name)))
+        return list(documents(name))
     except DataError as error:
         raise DataError(str(error).replace("--data", "--likelihood", 1)) from None

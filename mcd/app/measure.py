@@ -11,12 +11,14 @@ from torch import Tensor
 
 from mcd.app.errors import UsageError
 from mcd.app.samples_file import read_samples
+from mcd.data.language import LANGUAGES
 from mcd.data.loader import open_loader, spread_rows
 from mcd.data.shards import read_tokens, tokenizer_of
 from mcd.data.tokenizer import tokenizer_of_model
 from mcd.eval.clouds import Reference, reference_of
 from mcd.eval.control import CONTROLS, tuned
 from mcd.eval.diversity import sample_entropy
+from mcd.eval.language import truth_metrics
 from mcd.eval.metrics import PLAIN, Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
 from mcd.eval.scorer import SampleScore, Scorer, same_vocabulary
@@ -45,12 +47,14 @@ def measure_model(
     round: int | None = None,
     *,
     scoring: Scoring = PLAIN,
+    language: str | None = None,
     extra: Callable[[Tensor], dict[str, Any]] | None = None,
 ) -> Cell:
     """Sample `num` rows and measure them.
 
-    extra: what else to measure on the ids (N, L), such as their likelihood under a known language; merged into the
-    row. Raises UsageError when the scorer is to take ids as they are and has another vocabulary.
+    language: the known language (of LANGUAGES) whose truth judges the ids. extra: what else to measure on the ids
+    (N, L). Both are merged into the row.
+    Raises UsageError when the scorer is to take ids as they are and has another vocabulary.
     """
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
@@ -60,6 +64,8 @@ def measure_model(
     protocol = Protocol(
         **sampler.protocol(), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()
     )
+    more = truth_metrics(ids, LANGUAGES[language](), seed=seed) if language else {}
+    more |= extra(ids) if extra else {}
     mean_nfe = nfe.double().mean().item()
     measured = measure(
         ids.numpy(),
@@ -71,7 +77,7 @@ def measure_model(
         steps=sampler.steps,
         nfe=mean_nfe,
         scoring=scoring,
-        extra=extra(ids) if extra else None,
+        extra=more,
         seed=seed,
     )
     samples = [
@@ -162,9 +168,7 @@ def control_rows(
     return rows
 
 
-def held_out_reference(
-    folder: Path, name: str, num: int, length: int | None, seed: int, scorer: Scorer
-) -> Reference:
+def held_out_reference(folder: Path, name: str, num: int, length: int | None, seed: int, scorer: Scorer) -> Reference:
     """Real text to compare samples with: at most `num` held-out rows of `folder`, prepared data.
 
     They lie between those of `held_out_rows`, so that real text is not compared with itself where there is enough.

@@ -120,7 +120,9 @@ class Reference:
 def reference_of(name: str, texts: Sequence[str], scorer: Scorer, seed: int = 0) -> Reference:
     """The reference of real `texts`, at least four of them, read by `scorer`; `seed` is that of all its intervals."""
     cloud = scorer.features(list(texts))
-    return Reference(name, cloud, energy_floor(cloud, seed=seed), mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed)
+    return Reference(
+        name, cloud, energy_floor(cloud, seed=seed), mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed
+    )
 
 
 def _distances(X: NDArray, Y: NDArray) -> NDArray:

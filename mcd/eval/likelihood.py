@@ -67,7 +67,9 @@ def nelbo_means(denoiser: Denoiser, batches: list[Tensor], draws: int = 1, seed:
     make smaller, and that rows differ, which only more rows do. Draws of a row are as if independent.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = (torch.stack([nelbo_rows(denoiser, x0.to(denoiser.device), generator) for _ in range(draws)]) for x0 in batches)
+    rows = (
+        torch.stack([nelbo_rows(denoiser, x0.to(denoiser.device), generator) for _ in range(draws)]) for x0 in batches
+    )
     return torch.cat([row.mean(0) for row in rows])
 
 

@@ -68,7 +68,11 @@ def measure(
         raise ValueError(f"need as many texts as rows of ids, at least one; got {len(texts)} and {len(entropies)}")
     score: GenPPL | None = None
     if scorer:
-        own = None if scoring.retokenise else [row.tolist() if isinstance(row, Tensor) else list(row) for row in ids]
+        own = (
+            None
+            if scoring.retokenise
+            else [row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row) for row in ids]
+        )
         score = gen_ppl(list(texts), scorer, averaging=scoring.averaging, ids=own, resamples=resamples, seed=seed)
     compared = scoring.reference.row(texts, scorer) if scoring.reference and scorer else {}
     repeated = repetitions(ids, 4)

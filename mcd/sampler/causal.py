@@ -36,7 +36,7 @@ class Causal(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        N, L = z.shape
+        L = z.shape[1]
         z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
         wanted = z == denoiser.blank_id
         v = torch.stack([torch.rand(L, dtype=torch.float64, generator=row_generator(seed, row)) for row in rows])
