@@ -74,4 +74,5 @@ _EXTRAS = {
     "datasets": "hub",
     "huggingface_hub": "hub",
     "pyarrow": "hub",
+    "mauve": "mauve",
 }

@@ -1,16 +1,19 @@
-"""`mcd eval`: measure samples of a model, or of a file."""
+"""`mcd eval`: measure samples of a model or of a file, held-out text, controls, or how likely a model finds text."""
 
 import json
-import math
 import shlex
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
+from mcd.app.likelihood import KEYS as LIKELIHOOD_KEYS
+from mcd.app.likelihood import LikelihoodOptions
+from mcd.app.metrics_table import print_rows
 from mcd.app.sampling import SamplingOptions, parse_with_sampler, sampler_of
 
 COLUMNS = {
@@ -25,34 +28,59 @@ COLUMNS = {
     "repetition_4",
     "distinct_2",
 }
-"""Keys of a row of metrics.json that the table shows."""
+"""Keys of a row of metrics.json that the table of samples shows."""
+CONTROL = "control"
+"""The source that is no text and no model: nonsense of the reference's tokens."""
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How samples are scored."""
+
+    scorer: str = "smollm2"
+    """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large."""
+    scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers the scorer computes with; bf16 is about twice as fast, and part of the protocol."""
+    averaging: Literal["pooled", "per-sample"] = "pooled"
+    """The main Gen PPL: over all tokens (MDLM), or the mean over samples of their own means (SDTT). Both are kept."""
+    retokenise: bool = True
+    """Let the scorer tokenise the text anew (MDLM); else it scores the model's ids as they are (SDTT), which takes a
+    scorer of the same vocabulary."""
+    reference: str | None = None
+    """Real text to compare samples with, by energy distance and MAUVE: sotu, a prepared folder, or a file, of which
+    --num held-out rows are taken. MAUVE needs the extra `mauve`."""
 
 
 @dataclass(frozen=True)
 class EvalArgs:
-    """Measure Gen PPL, entropy, repetition and distinct n-grams with 95 % bootstrap intervals, each with its protocol.
+    """Measure Gen PPL, entropy, repetition, distinct n-grams and self-BLEU, with 95 % bootstrap intervals, each with
+    its protocol; or the likelihood of given text.
 
     SOURCE is a model (sampled at each of --steps), a .jsonl file written by `mcd sample`, or `sotu` or a prepared data
-    folder for its held-out text (the reference rows: as it is, and with its words shuffled).
+    folder for its held-out text (the reference rows: as it is, and with its words shuffled). `control` with --reference
+    makes two kinds of nonsense of that text's tokens, as varied as the text, to show what Gen PPL cannot see.
 
     Examples:
       mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
-      mcd eval student.jsonl --scorer gpt2-large --out metrics.json
+      mcd eval demo --reference sotu --scorer-precision bf16 --out metrics.json
+      mcd eval student.jsonl --scorer gpt2-large --averaging per-sample --out metrics.json
       mcd eval sotu --num 64 --out reference.json
+      mcd eval control --reference sotu --out control.json
+      mcd eval demo --likelihood sotu letters.txt --num 256 --draws 8 --out likelihood.json
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A model (a folder, a hub id, demo), a .jsonl of samples, or held-out text (sotu, or a prepared folder)."""
+    """A model (a folder, a hub id, demo), a .jsonl of samples, held-out text (sotu, a prepared folder), or control."""
     out: Path
     """metrics.json to write."""
-    scorer: str = "smollm2"
-    """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large."""
     steps: tuple[int, ...] = (8, 32)
     """Numbers of steps."""
     num: int = 64
-    """Samples a cell."""
+    """Samples a cell, rows of a text."""
     seed: int = 0
     """Of samples and intervals."""
+    scoring: ScoringOptions = ScoringOptions()
+    likelihood: LikelihoodOptions = LikelihoodOptions()
     sampling: SamplingOptions = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
@@ -60,52 +88,121 @@ class EvalArgs:
 
 def main(argv: list[str]) -> int:
     args = parse_with_sampler(EvalArgs, argv, "eval")
-    if args.num < 1 or not args.steps or min(args.steps) < 1:
-        raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
-    check_seed(args.seed)
-    samplers = [sampler_of(args, steps) for steps in args.steps]
+    samplers = _checked(args)
     if args.dry_run:
-        return show_dry_run({"source": args.source, "samplers": [s.protocol() | {"steps": s.steps} for s in samplers]})
+        return show_dry_run(
+            {
+                "source": args.source,
+                "scoring": asdict(args.scoring),
+                **({"likelihood": asdict(args.likelihood)} if args.likelihood.likelihood else {}),
+                "samplers": [s.protocol() | {"steps": s.steps} for s in samplers],
+            }
+        )
     check_out(args.out)
     read_metrics(args.out)
-
-    from mcd.eval.scorer import load_scorer
-
     set_threads(args.sampling.threads)
-    scorer = None if args.scorer == "none" else load_scorer(args.scorer)
-    rows = _rows(args, samplers, scorer)
+    rows = _likelihoods(args) if args.likelihood.likelihood else _rows(args, samplers)
     write_metrics(args.out, rows, f"mcd eval {shlex.join(argv)}")
     print_rows(rows)
     return 0
 
 
-def _rows(args: EvalArgs, samplers: list[Any], scorer: Any) -> list[dict[str, Any]]:
+def _checked(args: Any) -> list[Any]:
+    """The sampler at each number of steps. Raises UsageError for options that make no sense."""
+    if args.num < 1 or not args.steps or min(args.steps) < 1:
+        raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
+    check_seed(args.seed)
+    if not 1 <= args.likelihood.draws <= 1000:
+        raise UsageError(f"--draws {args.likelihood.draws}: must be 1 to 1000")
+    if args.source == CONTROL and args.scoring.reference is None:
+        raise UsageError("control is made of held-out text; name it: --reference sotu, a file or a prepared folder")
+    if args.scoring.reference is not None and args.scoring.scorer == "none" and args.source != CONTROL:
+        raise UsageError("--reference: texts are compared by the scorer's features; leave out --scorer none")
+    return [sampler_of(args, steps) for steps in args.steps]
+
+
+def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     from mcd.app.data_of import prepared
-    from mcd.app.measure import held_out_rows, measure_file, measure_model
+    from mcd.app.measure import control_rows, held_out_reference, held_out_rows, measure_file, measure_model
     from mcd.app.watch import watching
     from mcd.data.corpus import BUNDLED
     from mcd.data.shards import MANIFEST
+    from mcd.eval.clouds import HAS_MAUVE
+    from mcd.eval.metrics import Scoring
+    from mcd.eval.scorer import load_scorer
 
-    path = Path(args.source)
+    options, path, cache = args.scoring, Path(args.source), args.out.parent / "data"
+    scorer = None if options.scorer == "none" else load_scorer(options.scorer, options.scorer_precision)
+    scoring = Scoring(options.averaging, options.retokenise)
+
+    def compared(length: int | None, tokenizer: Path | None = None) -> Scoring:
+        """The scoring with --reference, if there is one."""
+        if options.reference is None or scorer is None:
+            return scoring
+        if not HAS_MAUVE:
+            print("MAUVE is left out: mauve-text is not installed; pip install 'mcd-lm[mauve]'", file=sys.stderr)
+        folder = _prepared(options.reference, cache, tokenizer)
+        return replace(
+            scoring, reference=held_out_reference(folder, options.reference, args.num, length, args.seed, scorer)
+        )
+
+    length = args.sampling.length
+    if args.source == CONTROL:
+        folder = _prepared(options.reference, cache)
+        return control_rows(folder, args.num, length, args.seed, scorer, scoring=compared(length))
     if args.source in BUNDLED or (path / MANIFEST).is_file():
-        folder = prepared(args.source, args.out.parent / "data")
-        return held_out_rows(folder, args.num, args.sampling.length, args.seed, scorer)
+        folder = prepared(args.source, cache)
+        return held_out_rows(folder, args.num, length, args.seed, scorer, compared(length))
     if path.suffix == ".jsonl" and not path.is_dir():
-        return [measure_file(path, scorer, args.seed)]
+        return [measure_file(path, scorer, args.seed, compared(length))]
 
+    from mcd.model.pretrained import from_pretrained
+
+    denoiser = from_pretrained(args.source, args.sampling.weights)
+    assert denoiser.folder is not None
+    length = args.sampling.length_for(denoiser)
+    if denoiser.config.process == "autoregressive":
+        samplers = [replace(samplers[0], steps=length)]  # left to right, whatever --steps
+    scoring, weights = compared(length, denoiser.folder / "tokenizer.json"), args.sampling.weights
+    rows = []
+    with watching("eval") as watch:
+        for i, sampler in enumerate(samplers):
+            cell = measure_model(
+                denoiser, sampler, scorer, args.num, length, args.seed, weights, args.source, scoring=scoring
+            )
+            rows.append(cell.row)
+            watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")
+    return rows
+
+
+def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Path:
+    """The prepared folder of --reference: tokens of a model's where it is text, its own where it is prepared."""
+    from mcd.app.data_of import prepared
+    from mcd.data.corpus import DataError
+    from mcd.data.shards import MANIFEST
+
+    try:
+        return prepared(reference, cache, None if (Path(reference) / MANIFEST).is_file() else tokenizer)
+    except DataError as error:
+        raise UsageError(str(error).replace("--data", "--reference", 1)) from None
+
+
+def _likelihoods(args: Any) -> list[dict[str, Any]]:
+    from mcd.app.likelihood import likelihood_row
+    from mcd.app.watch import watching
     from mcd.model.pretrained import from_pretrained
 
     denoiser = from_pretrained(args.source, args.sampling.weights)
     length = args.sampling.length_for(denoiser)
     rows = []
     with watching("eval") as watch:
-        for i, sampler in enumerate(samplers):
+        for i, name in enumerate(args.likelihood.likelihood):
             rows.append(
-                measure_model(
-                    denoiser, sampler, scorer, args.num, length, args.seed, args.sampling.weights, args.source
-                ).row
+                likelihood_row(
+                    denoiser, name, args.likelihood, args.num, length, args.seed, args.sampling.weights, args.source
+                )
             )
-            watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")
+            watch.tell((i + 1) / len(args.likelihood.likelihood), name)
     return rows
 
 
@@ -128,86 +225,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     except (ValueError, KeyError, TypeError, RecursionError):
         rows = None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(row) >= COLUMNS for row in rows):
+    if not isinstance(rows, list) or not all(_known(row) for row in rows):
         raise UsageError(f"--out {path}: is there, and is damaged or no metrics.json of ours; name a new file")
     return rows
 
 
-def print_rows(rows: list[dict[str, Any]]) -> None:
-    """The rows as a table on the terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    table.add_column("model", overflow="ellipsis", no_wrap=True, min_width=14, max_width=16)
-    for heading in ("round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        ppl, interval = "-", "-"
-        if row["gen_ppl"] is not None:
-            ppl = f"{row['gen_ppl']:.1f}"
-        if row["gen_ppl"] is not None and row["gen_ppl_lo"] is not None and row["gen_ppl_hi"] is not None:
-            decimals = 1 if row["gen_ppl_hi"] < 1000 else 0
-            interval = f"{row['gen_ppl_lo']:.{decimals}f}-{row['gen_ppl_hi']:.{decimals}f}"
-        table.add_row(
-            Path(row["model"]).name,
-            str(row["round"] or "-"),
-            str(row["steps"] or "-"),
-            f"{row['nfe']:.1f}" if row["nfe"] is not None else "-",
-            ppl,
-            interval,
-            f"{row['entropy']:.3f}",
-            f"{row['repetition_4']:.3f}",
-            f"{row['distinct_2']:.3f}",
-        )
-    Console().print(table)
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The rows of a samples file. Raises UsageError, naming the line, when it is not one."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not text") from None
-    rows = []
-    for i, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append(_checked(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{path}, line {i}: not a sample ({error})") from None
-    if not rows:
-        raise UsageError(f"{path}: holds no samples")
-    return rows
-
-
-def _checked(row: Any) -> dict[str, Any]:
-    """A sample as `mcd sample` writes it, or ValueError that says what is wrong with it."""
-    from mcd.eval.protocol import protocol_of_dict
-
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    ids, text, nfe, protocol = (row.get(key) for key in ("ids", "text", "nfe", "protocol"))
-    if not isinstance(ids, list) or not all(_whole(i) for i in ids):
-        raise ValueError("ids must be a list of token ids, 0 to 2**31 - 1")
-    if not isinstance(text, str):
-        raise ValueError("text must be a string")
-    for key in ("row", "round", "steps"):
-        if row.get(key) is not None and not _whole(row[key]):
-            raise ValueError(f"{key} must be a whole number, 0 to 2**31 - 1")
-    if nfe is not None and (type(nfe) not in (int, float) or not 0 <= nfe < math.inf):
-        raise ValueError("nfe must be a number, at least 0")
-    if not isinstance(row.get("model", ""), str | None):
-        raise ValueError("model must be a string")
-    f"{text}{row.get('model')}".encode()  # a lone surrogate is a ValueError
-    if protocol is not None and not isinstance(protocol, dict):
-        raise ValueError("protocol must be an object")
-    protocol_of_dict(protocol or {})
-    return row
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+def _known(row: Any) -> bool:
+    """Is it a row of samples, or one of likelihood?"""
+    return isinstance(row, dict) and (set(row) >= COLUMNS or set(row) >= LIKELIHOOD_KEYS)

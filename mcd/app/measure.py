@@ -1,28 +1,38 @@
-"""Measuring cells: samples of a model, a file of samples, held-out text and its shuffled words."""
+"""Measuring cells: samples of a model, a file of samples, held-out text, its shuffled words, and the controls."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer
+from torch import Tensor
 
 from mcd.app.errors import UsageError
+from mcd.app.samples_file import read_samples
+from mcd.data.language import LANGUAGES
 from mcd.data.loader import open_loader, spread_rows
-from mcd.data.shards import tokenizer_of
+from mcd.data.shards import read_tokens, tokenizer_of
 from mcd.data.tokenizer import tokenizer_of_model
-from mcd.eval.metrics import measure, shuffled
+from mcd.eval.clouds import Reference, reference_of
+from mcd.eval.control import CONTROLS, tuned
+from mcd.eval.diversity import sample_entropy
+from mcd.eval.language import truth_metrics
+from mcd.eval.metrics import PLAIN, Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
-from mcd.eval.scorer import Scorer
+from mcd.eval.scorer import SampleScore, Scorer, same_vocabulary
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Sampler, sample
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of metrics.json and the samples it was measured on."""
+    """One row of metrics.json, the samples it was measured on, and the scorer's scores of them."""
 
     row: dict[str, Any]
     samples: list[dict[str, Any]]
+    scores: list[SampleScore] | None = None
 
 
 def measure_model(
@@ -35,33 +45,56 @@ def measure_model(
     weights: Literal["ema", "raw"],
     model: str,
     round: int | None = None,
+    *,
+    scoring: Scoring = PLAIN,
+    language: str | None = None,
+    extra: Callable[[Tensor], dict[str, Any]] | None = None,
 ) -> Cell:
-    """Sample `num` rows and measure them."""
+    """Sample `num` rows and measure them.
+
+    language: the known language (of LANGUAGES) whose truth judges the ids. extra: what else to measure on the ids
+    (N, L). Both are merged into the row.
+    Raises UsageError when the scorer is to take ids as they are and has another vocabulary.
+    """
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
+    _check_vocabulary(scoring, scorer, tokenizer)
     ids, nfe = sample(sampler, denoiser, num, length, seed)
     texts = [tokenizer.decode(row) for row in ids.tolist()]
     protocol = Protocol(
         **sampler.protocol(), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()
     )
+    more = truth_metrics(ids, LANGUAGES[language](), seed=seed) if language else {}
+    more |= extra(ids) if extra else {}
     mean_nfe = nfe.double().mean().item()
-    row = measure(
-        ids.numpy(), texts, scorer, protocol, model=model, round=round, steps=sampler.steps, nfe=mean_nfe, seed=seed
+    measured = measure(
+        ids.numpy(),
+        texts,
+        scorer,
+        protocol,
+        model=model,
+        round=round,
+        steps=sampler.steps,
+        nfe=mean_nfe,
+        scoring=scoring,
+        extra=more,
+        seed=seed,
     )
     samples = [
         {"row": i, "seed": seed, "steps": sampler.steps, "nfe": calls, "ids": row_ids, "text": text}
         for i, (calls, row_ids, text) in enumerate(zip(nfe.tolist(), ids.tolist(), texts, strict=True))
     ]
-    return Cell(row, [{"model": model, "round": round, **one} for one in samples])
+    return Cell(measured.row, [{"model": model, "round": round, **one} for one in samples], measured.scores)
 
 
-def measure_file(path: Path, scorer: Scorer | None, seed: int) -> dict[str, Any]:
+def measure_file(path: Path, scorer: Scorer | None, seed: int, scoring: Scoring = PLAIN) -> dict[str, Any]:
     """Measure the samples of a file, which carries their protocol.
 
-    Raises UsageError when its rows are of several requests, or one is there twice.
+    Raises UsageError when its rows are of several requests, or one is there twice; and for ids to be scored as they
+    are, since the file does not carry the tokenizer they are of.
     """
-    from mcd.app.evaluate import read_samples
-
+    if not scoring.retokenise:
+        raise UsageError(f"--no-retokenise: {path} does not carry the tokenizer of its ids; name the model instead")
     rows = read_samples(path)
     for key in ("model", "weights_sha256", "round", "steps", "seed", "template", "protocol"):
         if any(row.get(key) != rows[0].get(key) for row in rows):
@@ -79,23 +112,77 @@ def measure_file(path: Path, scorer: Scorer | None, seed: int) -> dict[str, Any]
         model=rows[0].get("model") or path.stem,
         steps=rows[0].get("steps"),
         nfe=sum(nfe) / len(nfe) if nfe else None,
+        scoring=scoring,
         seed=seed,
-    )
+    ).row
 
 
-def held_out_rows(folder: Path, num: int, length: int | None, seed: int, scorer: Scorer | None) -> list[dict[str, Any]]:
+def held_out_rows(
+    folder: Path, num: int, length: int | None, seed: int, scorer: Scorer | None, scoring: Scoring = PLAIN
+) -> list[dict[str, Any]]:
     """Two reference rows: held-out text as it is (`text`) and with its words in random order (`shuffled`).
 
     folder: prepared data; the rows are spread evenly over its held-out documents.
     """
     loader = open_loader(folder, "valid", 1, length)
     tokenizer = tokenizer_of(folder)
+    _check_vocabulary(scoring, scorer, tokenizer)
     ids = spread_rows(loader, num).tolist()
     texts = [tokenizer.decode(row) for row in ids]
     protocol = Protocol(length=loader.length, seed=seed)
     mixed = shuffled(texts, seed)
     mixed_ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in mixed]
     return [
-        measure(ids, texts, scorer, protocol, model="text", seed=seed),
-        measure(mixed_ids, mixed, scorer, protocol, model="shuffled", seed=seed),
+        measure(ids, texts, scorer, protocol, model="text", scoring=scoring, seed=seed).row,
+        measure(mixed_ids, mixed, scorer, protocol, model="shuffled", scoring=scoring, seed=seed).row,
     ]
+
+
+def control_rows(
+    folder: Path,
+    num: int,
+    length: int | None,
+    seed: int,
+    scorer: Scorer | None,
+    target: float | None = None,
+    scoring: Scoring = PLAIN,
+) -> list[dict[str, Any]]:
+    """The rows `control-periodic` and `control-topk`: nonsense of the held-out tokens of `folder`, prepared data.
+
+    target: the mean sample entropy they are tuned to, nats; that of the held-out text itself when None. Their rows
+    also hold `control_k`, the knob, and `entropy_target`.
+    """
+    loader = open_loader(folder, "valid", 1, length)
+    tokenizer = tokenizer_of(folder)
+    _check_vocabulary(scoring, scorer, tokenizer)
+    aim = sample_entropy(spread_rows(loader, num)) if target is None else target
+    protocol = Protocol(length=loader.length, seed=seed)
+    rows = []
+    for name, control in CONTROLS.items():
+        found = tuned(control, read_tokens(folder, "valid"), aim, num, loader.length, seed)
+        texts = [tokenizer.decode(row) for row in found.ids.tolist()]
+        extra = {"control_k": found.k, "entropy_target": aim}
+        rows.append(
+            measure(found.ids, texts, scorer, protocol, model=name, scoring=scoring, extra=extra, seed=seed).row
+        )
+    return rows
+
+
+def held_out_reference(folder: Path, name: str, num: int, length: int | None, seed: int, scorer: Scorer) -> Reference:
+    """Real text to compare samples with: at most `num` held-out rows of `folder`, prepared data.
+
+    They lie between those of `held_out_rows`, so that real text is not compared with itself where there is enough.
+    """
+    tokenizer = tokenizer_of(folder)
+    ids = spread_rows(open_loader(folder, "valid", 1, length), 2 * num)[1::2].tolist()
+    if len(ids) < 4:
+        raise UsageError(f"--reference {name}: has {len(ids)} held-out rows of that length and --num; need 4")
+    return reference_of(name, [tokenizer.decode(row) for row in ids], scorer, seed)
+
+
+def _check_vocabulary(scoring: Scoring, scorer: Scorer | None, tokenizer: Tokenizer) -> None:
+    if scorer is not None and not scoring.retokenise and not same_vocabulary(scorer, tokenizer.get_vocab()):
+        raise UsageError(
+            f"--no-retokenise: the scorer {scorer.name} has another vocabulary than the text's tokens, which it can "
+            "only read as text; leave the option out, or name a scorer with the same tokenizer"
+        )

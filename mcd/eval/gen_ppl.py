@@ -5,40 +5,89 @@ the protocol (mcd/eval/metrics.py).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from mcd.eval.bootstrap import RESAMPLES, ratio_interval
-from mcd.eval.scorer import Scorer
+from mcd.eval.bootstrap import RESAMPLES, Interval, mean_interval, ratio_interval
+from mcd.eval.scorer import SampleScore, Scorer
+
+Averaging = Literal["pooled", "per-sample"]
 
 
 @dataclass(frozen=True)
 class GenPPL:
-    """`value` with its 95 % interval over samples; None where there is nothing to tell it from.
+    """`value` with its 95 % interval over samples, by the averaging asked for; None where nothing was scored.
 
-    `tokens` of the scorer were scored; `truncated` texts were longer than its context.
+    `pooled` and `per_sample` are the values of both conventions, `scores` what they were computed from: `tokens` of
+    the scorer in all; `truncated` texts were longer than its context.
     """
 
     value: float | None
     lo: float | None
     hi: float | None
-    samples: int
-    tokens: int
-    truncated: int
+    pooled: float | None
+    per_sample: float | None
+    scores: list[SampleScore]
+
+    @property
+    def samples(self) -> int:
+        """Texts."""
+        return len(self.scores)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the scorer, of all texts."""
+        return sum(score.tokens for score in self.scores)
+
+    @property
+    def truncated(self) -> int:
+        """Texts longer than the scorer's context."""
+        return sum(score.truncated for score in self.scores)
 
 
-def gen_ppl(texts: list[str], scorer: Scorer, *, resamples: int = RESAMPLES, seed: int = 0) -> GenPPL:
-    """exp(sum of NLL / sum of tokens) over all texts: pooled, each token of the scorer weighs the same.
+def gen_ppl(
+    texts: list[str],
+    scorer: Scorer,
+    *,
+    averaging: Averaging = "pooled",
+    ids: Sequence[Sequence[int]] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> GenPPL:
+    """exp of the mean NLL a token, over all texts, by one of two conventions that give other numbers.
 
-    MDLM's convention (diffusion.py, `compute_generative_perplexity`): decode, tokenise again by the scorer, then pool.
-    SDTT's (mean per text, then exp) gives other numbers; the protocol's `averaging` tells which. The interval is the
-    percentile bootstrap over whole texts. Raises ValueError when there is no text, or the scorer answers NaN.
+    "pooled", MDLM's (diffusion.py, `compute_generative_perplexity`): sum of NLL / sum of tokens, so that each token of
+    the scorer weighs the same. "per-sample", SDTT's (run_eval.py): the mean over texts of each text's own mean NLL;
+    texts with nothing to score are left out. Both are computed; `averaging` says which has the interval, the
+    percentile bootstrap over whole texts.
+
+    Texts are tokenised anew by the scorer, as MDLM does; with `ids`, rows of the scorer's own token ids, those are
+    scored as they are, as SDTT does (`Scorer.nll_of_ids`). Raises ValueError when there is no text, or the scorer
+    answers NaN.
     """
     if not texts:
         raise ValueError("Gen PPL needs at least one text")
-    scores = scorer.nll(texts)
+    scores = scorer.nll(texts) if ids is None else scorer.nll_of_ids(ids)
     if any(math.isnan(score.nll) for score in scores):
         raise ValueError(f"scorer {scorer.name} in {scorer.precision} answers NaN; fp32 may mend it")
-    tokens = [score.tokens for score in scores]
-    mean = ratio_interval([score.nll for score in scores], tokens, resamples=resamples, seed=seed)
-    value, lo, hi = (None if x is None or math.isnan(x) else math.exp(x) for x in (mean.value, mean.lo, mean.hi))
-    return GenPPL(value, lo, hi, len(texts), sum(tokens), sum(score.truncated for score in scores))
+    both = {
+        "pooled": ratio_interval([s.nll for s in scores], [s.tokens for s in scores], resamples=resamples, seed=seed),
+        "per-sample": _per_sample(scores, resamples, seed),
+    }
+    main = both[averaging]
+    return GenPPL(
+        *(_exp(x) for x in (main.value, main.lo, main.hi)),
+        pooled=_exp(both["pooled"].value),
+        per_sample=_exp(both["per-sample"].value),
+        scores=scores,
+    )
+
+
+def _per_sample(scores: list[SampleScore], resamples: int, seed: int) -> Interval:
+    means = [score.nll / score.tokens for score in scores if score.tokens]
+    return mean_interval(means, resamples=resamples, seed=seed) if means else Interval(math.nan, None, None)
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else math.exp(value)

@@ -20,6 +20,8 @@ class Protocol:
     scorer_context: int | None = None  # tokens
     retokenised: bool | None = None  # decoded and tokenised again by the scorer, or its own ids scored as they are
     averaging: Literal["pooled", "per-sample"] | None = None
+    reference: str | None = None  # real text that samples were compared with
+    reference_samples: int | None = None
     sampler: str | None = None
     order: str | None = None  # where u comes from: iid, stratified, ...
     precision: str | None = None  # of the categorical draws
@@ -38,7 +40,8 @@ class Protocol:
 
     def digest(self) -> str:
         """Twelve hex digits, the same on every machine: equal protocols, equal digests."""
-        text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        said = {name: value for name, value in self.as_dict().items() if value is not None}  # later fields change none
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def differences(self, other: "Protocol", ignore: Collection[str] = ()) -> list[str]:

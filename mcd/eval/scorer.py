@@ -6,15 +6,17 @@ folder or hub id (`gpt2-large`, Llama 3), can take its place. transformers is im
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcd.eval import smollm
@@ -77,7 +79,41 @@ class Scorer:
         start = time.perf_counter()
         rows, truncated = self._tokenise(texts)
         unscored = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None}
-        scores: list[SampleScore] = [SampleScore(0.0, 0, False)] * len(texts)
+        return self._score(rows, truncated, unscored, start)
+
+    def nll_of_ids(self, rows: Sequence[Sequence[int]]) -> list[SampleScore]:
+        """The score of rows of the scorer's own token ids, as they are: SDTT's way (arXiv 2410.21035, run_eval.py).
+
+        Nothing is put in front, so a row's first token is context only; special tokens are scored as any other. For
+        models whose vocabulary is the scorer's (`same_vocabulary`).
+        """
+        most = self.context + 1
+        cut = [list(row[:most]) for row in rows]
+        return self._score(cut, [len(row) > most for row in rows], set(), time.perf_counter())
+
+    def features(self, texts: list[str]) -> NDArray:
+        """The last hidden states of each text, averaged over its tokens: float64 (N, D), in the order given.
+
+        BOS in front, where there is one, is read and left out of the average; of an empty text it is all there is
+        (zeros without BOS). Texts are cut at the context. Raises ValueError for a model without hidden states.
+        """
+        body = getattr(self.model, "base_model", self.model)
+        if body is self.model:
+            raise ValueError(f"scorer {self.name} has no hidden states to compare texts by")
+        rows = [row[: self.context] for row in self._tokenise(texts)[0]]
+        skip = self.tokenizer.bos_token_id is not None
+        batches = list(_batches([len(row) for row in rows]))
+        work = [[rows[i] for i in batch] for batch in batches]
+        parts = _one_thread_each(lambda part: _pooled(body, part, skip, self.device), work, self.device)
+        features = np.zeros((len(texts), self.model.config.hidden_size))
+        for batch, part in zip(batches, parts, strict=True):
+            features[batch] = part
+        return features
+
+    def _score(
+        self, rows: list[list[int]], truncated: list[bool], unscored: set[int], start: float
+    ) -> list[SampleScore]:
+        scores: list[SampleScore] = [SampleScore(0.0, 0, False)] * len(rows)
         batches = list(_batches([len(row) - 1 for row in rows]))
         work = [[rows[i] for i in batch] for batch in batches]
         sums = _one_thread_each(lambda part: self._score_batch(part, unscored), work, self.device)
@@ -112,6 +148,21 @@ class Scorer:
         parts = [F.cross_entropy(self._head(h).float(), y, reduction="none").double().cpu() for h, y in pairs]
         nll[scored] = torch.cat(parts)
         return list(zip(nll.sum(1).tolist(), scored.sum(1).tolist(), strict=True))
+
+
+def same_vocabulary(scorer: Scorer, vocabulary: Mapping[str, int]) -> bool:
+    """Whether the scorer's token ids mean what those of `vocabulary` (token to id, of another tokenizer) mean."""
+    return dict(scorer.tokenizer.get_vocab()) == dict(vocabulary)
+
+
+@torch.inference_mode()
+def _pooled(body: Any, rows: list[list[int]], skip: bool, device: str) -> NDArray:
+    """Mean hidden states of rows of ids, float64 (n, D); `skip` leaves out the first of a longer row."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    hidden = body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).last_hidden_state.double()
+    means = [states[skip and len(row) > 1 : len(row)].mean(0) for states, row in zip(hidden, rows, strict=True)]
+    return torch.stack(means).cpu().numpy()
 
 
 def load_scorer(name: str | None = None, precision: str = "fp32", device: str = "cpu") -> Scorer:

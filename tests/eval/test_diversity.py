@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.eval.diversity import distinct_n, repetition_n, sample_entropies, sample_entropy
+from mcd.eval.diversity import distinct_n, repetition_n, sample_entropies, sample_entropy, self_bleus
 
 SAMPLES = st.lists(st.lists(st.integers(0, 50_256) | st.integers(0, 3), max_size=12), min_size=1, max_size=5)
 
@@ -58,3 +58,36 @@ def test_tensors_arrays_and_lists_are_the_same():
         assert sample_entropy(twin) == sample_entropy(ids)
         assert distinct_n(twin, 3) == distinct_n(ids, 3)
         assert repetition_n(twin, 3) == repetition_n(ids, 3)
+
+
+def bleu(hypothesis, references, n):
+    """Sentence BLEU by its definition, with NLTK's rules of clipping, brevity and smoothing ("method1")."""
+
+    def count(row, k):
+        return Counter(tuple(row[i : i + k]) for i in range(len(row) - k + 1))
+
+    total = 0.0
+    for k in range(1, n + 1):
+        mine = count(hypothesis, k)
+        theirs = [count(row, k) for row in references]
+        clipped = sum(min(c, max(other[gram] for other in theirs)) for gram, c in mine.items())
+        if k == 1 and clipped == 0:
+            return 0.0
+        total += math.log((clipped or 0.1) / max(1, sum(mine.values()))) / n
+    nearest = min((abs(len(row) - len(hypothesis)), len(row)) for row in references)[1]
+    return math.exp(total + min(0.0, 1.0 - nearest / len(hypothesis)))
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=9), min_size=2, max_size=5), st.integers(1, 4))
+def test_self_bleu_is_the_bleu_of_each_against_all_others(samples, n):
+    expected = [bleu(row, samples[:i] + samples[i + 1 :], n) if row else 0.0 for i, row in enumerate(samples)]
+    assert self_bleus(samples, n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_self_bleu_of_copies_and_of_strangers():
+    row = [1, 2, 3, 4, 5, 6]
+    assert self_bleus(np.array([row, row, row])) == pytest.approx([1.0] * 3)
+    assert self_bleus([row, row, [7, 8, 9, 10]]) == pytest.approx([1.0, 1.0, 0.0])
+    assert self_bleus([row, row[:5]])[1] == pytest.approx(math.exp(1 - 6 / 5))  # a prefix: brevity alone
+    with pytest.raises(ValueError, match="at least two"):
+        self_bleus([row])

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from mcd.eval.likelihood import nelbo, nelbo_rows
+from mcd.eval.likelihood import nelbo, nelbo_means, nelbo_rows
 from mcd.eval.matched import temperature_of_entropy
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -55,6 +55,17 @@ def test_rows_are_scored_apart():
         mine = draws[row::2]
         error = mine.std().item() / math.sqrt(len(mine))
         assert abs(mine.mean().item() + (1 - 1e-3) * log_p[token].item()) < 4 * error
+
+
+def test_draws_of_a_row_are_averaged_and_the_error_is_of_rows():
+    x0 = torch.randint(0, V, (256, 32), generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(1)
+    slow = [sum(nelbo_rows(untrained(), part, generator) for _ in range(3)) / 3 for part in (x0[:100], x0[100:])]
+    means = nelbo_means(untrained(), [x0[:100], x0[100:]], draws=3, seed=1)
+    torch.testing.assert_close(means, torch.cat(slow))
+    measured = nelbo(untrained(), [x0[:100], x0[100:]], seed=1, draws=3)
+    assert abs(measured["valid_nelbo_se"] - means.std().item() / 16) < 1e-6
+    assert abs(measured["valid_nelbo"] - (1 - 1e-3) * math.log(V)) < 4 * measured["valid_nelbo_se"]
 
 
 def test_temperature_of_entropy_finds_the_crossing():

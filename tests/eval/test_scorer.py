@@ -12,12 +12,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from mcd.eval import scorer as scoring
+from mcd.eval.control import periodic, tuned
+from mcd.eval.diversity import sample_entropy
 from mcd.eval.gen_ppl import gen_ppl
-from mcd.eval.metrics import measure, shuffled
+from mcd.eval.metrics import Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
 from mcd.eval.scorer import MissingScorer, Scorer, load_scorer
 
@@ -256,7 +259,9 @@ def test_batches_hold_every_text_once_and_keep_the_budget():
 
 def test_a_row_has_the_keys_of_the_contract_and_stamps_what_is_known():
     ids = [[1, 2, 3, 4], [1, 1, 1, 1]]
-    row = measure(ids, ["1234", "1111"], toy(), Protocol(sampler="ancestral"), model="demo", steps=8, nfe=7.5, round=1)
+    row = measure(
+        ids, ["1234", "1111"], toy(), Protocol(sampler="ancestral"), model="demo", steps=8, nfe=7.5, round=1
+    ).row
     assert row["gen_ppl"] == pytest.approx(VOCABULARY, rel=1e-7)
     assert row["entropy"] == pytest.approx(math.log(4) / 2) and row["entropy_lo"] < row["entropy_hi"]
     assert (row["repetition_2"], row["repetition_4"]) == (pytest.approx(1 / 3), 0.0)
@@ -268,7 +273,7 @@ def test_a_row_has_the_keys_of_the_contract_and_stamps_what_is_known():
 
 
 def test_without_a_scorer_gen_ppl_is_none_and_the_rest_is_there():
-    row = measure(torch.tensor([[1, 2], [3, 3]]), ["a", "b"], None, Protocol(scorer="smollm2"), model="demo")
+    row = measure(torch.tensor([[1, 2], [3, 3]]), ["a", "b"], None, Protocol(scorer="smollm2"), model="demo").row
     assert [row[key] for key in ("gen_ppl", "gen_ppl_lo", "gen_ppl_hi", "scored_tokens")] == [None] * 4
     assert row["entropy"] == pytest.approx(math.log(2) / 2)
     assert row["protocol"]["scorer"] is None  # nothing was scored, so nobody is named
@@ -281,3 +286,88 @@ def test_shuffled_keeps_the_words_and_depends_on_seed_and_row_only():
     assert once == shuffled(TEXTS, seed=3) != shuffled(TEXTS, seed=4)
     assert shuffled(TEXTS[:2], seed=3) == once[:2]
     assert [sorted(text.split()) for text in once] == [sorted(text.split()) for text in TEXTS]
+
+
+def test_features_agree_with_one_text_at_a_time_without_padding(smollm2):
+    features = smollm2.features([*TEXTS, ""])
+    assert features.shape == (5, 576)
+    for text, found in zip(TEXTS, features, strict=False):
+        ids = [smollm2.tokenizer.bos_token_id, *smollm2.tokenizer.encode(text, add_special_tokens=False)]
+        with torch.no_grad():
+            states = smollm2.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, 1:]
+        assert found == pytest.approx(states.double().mean(0).numpy(), rel=1e-3, abs=1e-3)
+    assert (features[4] == smollm2.features(["", "x"])[0]).all() and abs(features[4]).sum() > 0  # BOS alone
+
+
+def test_a_model_without_hidden_states_has_no_features():
+    with pytest.raises(ValueError, match="toy has no hidden states"):
+        toy().features(["1"])
+
+
+def test_ids_as_they_are_have_no_start_and_special_tokens_count():
+    right, wrong = math.log(1 + 10 * math.exp(-5)), math.log(1 + 10 * math.exp(-5)) + 5
+    scores = toy(margin=5.0, context=5).nll_of_ids([[0, 1, 2], [9, 10, 0], [5, 1], [7], [0, 1, 2, 3, 4, 5, 6]])
+    assert [score.tokens for score in scores] == [2, 2, 1, 0, 5]
+    assert [score.nll for score in scores] == pytest.approx([2 * right, 2 * right, wrong, 0.0, 5 * right])
+    assert [score.truncated for score in scores] == [False] * 4 + [True]
+
+
+def test_vocabularies_are_equal_only_token_by_token(smollm2):
+    vocabulary = smollm2.tokenizer.get_vocab()
+    assert scoring.same_vocabulary(smollm2, vocabulary)
+    a, b = list(vocabulary)[:2]
+    assert not scoring.same_vocabulary(smollm2, vocabulary | {a: vocabulary[b], b: vocabulary[a]})
+
+
+def test_the_two_averagings_weigh_texts_by_length_or_alike():
+    texts, scorer = ["0123456", "91", ""], toy(margin=5.0)
+    right, wrong = math.log(1 + 10 * math.exp(-5)), math.log(1 + 10 * math.exp(-5)) + 5
+    means = [right, wrong]  # the second: 9 after BOS and 1 after 9 are both unexpected
+    pooled, each = math.exp((7 * right + 2 * wrong) / 9), math.exp(sum(means) / 2)
+    by_token = gen_ppl(texts, scorer)
+    by_text = gen_ppl(texts, scorer, averaging="per-sample")
+    assert (by_token.value, by_token.pooled, by_token.per_sample) == pytest.approx((pooled, pooled, each))
+    assert (by_text.value, by_text.pooled, by_text.per_sample) == pytest.approx((each, pooled, each))
+    assert by_text.lo == pytest.approx(math.exp(right)) and by_text.hi == pytest.approx(math.exp(wrong))
+    assert gen_ppl([""], scorer, averaging="per-sample").value is None
+
+
+def test_the_row_names_its_averaging_and_keeps_both():
+    ids, texts = [[0, 1, 2, 3], [5, 1, 1, 1]], ["0123", "5111"]
+    way = Scoring("per-sample", retokenise=False)
+    measured = measure(ids, texts, toy(margin=5.0), Protocol(), model="m", scoring=way, extra={"nll": 1.5})
+    row = measured.row
+    assert row["gen_ppl"] == row["gen_ppl_per_sample"] == row["gen_ppl_pooled"] > 1.0  # rows of one length
+    assert (row["protocol"]["averaging"], row["protocol"]["retokenised"]) == ("per-sample", False)
+    assert row["nll"] == 1.5 and row["scored_tokens"] == 6 == sum(s.tokens for s in measured.scores or [])
+    assert 0.0 < row["self_bleu_lo"] <= row["self_bleu"] <= row["self_bleu_hi"] < 1.0
+    assert measure([[1, 2]], ["12"], None, Protocol(), model="m").row["self_bleu"] is None
+
+
+BRIDGE = (
+    "The committee met in the morning to hear what the engineers had found in the old bridge over the river. Two of"
+    " its pillars stood on sand, and the third had been moved by the flood of last spring. Nobody had thought that "
+    "the water could rise so far above the road, and most people in the town remembered no such year. The mayor "
+    "asked how long the work would take. He was told that it could be done before winter if the money came soon, "
+    "but that no heavy carts should cross until then. Farmers who bring their wheat to market would have to go "
+    "round by the northern valley, which costs them half a day. It was agreed at last to send a letter to the "
+    "governor, and to close the bridge at night. When the meeting ended, several men walked down to look at the "
+    "stones for themselves."
+)
+
+
+def test_at_the_entropy_of_text_a_period_scores_far_below_shuffled_words(smollm2):
+    """Words as tokens: the real scorer on real words."""
+    words = BRIDGE.split()
+    ids = np.unique(words, return_inverse=True)[1]
+    rows = np.stack([ids[start : start + 60] for start in (0, 25, 50, 70)])
+    vocabulary = np.unique(words)
+
+    def text(rows):
+        return [" ".join(vocabulary[row]) for row in rows]
+
+    target = sample_entropy(rows) - 0.2  # a row of the text says the second word twice and more
+    found = tuned(periodic, ids, target, 4, 60, seed=0)
+    assert found.entropy == pytest.approx(target, abs=0.03)
+    nonsense, mixed = gen_ppl(text(found.ids), smollm2), gen_ppl(shuffled(text(rows), 0), smollm2)
+    assert nonsense.hi is not None and mixed.lo is not None and nonsense.hi < mixed.lo

@@ -75,7 +75,7 @@ def test_a_function_of_its_arguments_alone(objective, tiny, x0):
     again = loss_of(objective, student, teacher, x0, seed=5)
     other = loss_of(objective, student, teacher, x0, seed=6)
     assert torch.equal(first.total, again.total) and first.as_floats() == again.as_floats()
-    assert not torch.equal(first.total, other.total)
+    assert objective.process == "autoregressive" or not torch.equal(first.total, other.total)  # it draws nothing
     assert all(torch.equal(a, b) for a, b in zip(before, (*student.parameters(), *teacher.parameters()), strict=True))
 
 

@@ -128,7 +128,7 @@ def _read_run(folder: Path) -> Run:
     has_stats = (folder / "stats.jsonl").is_file()
     return Run(
         name=name,
-        cells=[_cell(name, folder / "metrics.json", i, row) for i, row in enumerate(cells)],
+        cells=[_cell(name, folder / "metrics.json", i, row) for i, row in enumerate(cells) if not _is_likelihood(row)],
         samples=[samples for path in _by_number(folder.glob("samples_*.jsonl")) if (samples := _samples(name, path))],
         trajectories=_trajectories(name, folder / "trajectory.jsonl"),
         stats=[row for row in read_stats(folder) if isinstance(row, dict) and "step" in row] if has_stats else [],
@@ -137,6 +137,11 @@ def _read_run(folder: Path) -> Run:
         schedule=_mapping(model.get("schedule")) or None,
         command=command and str(command),
     )
+
+
+def _is_likelihood(row: Any) -> bool:
+    """Rows of `mcd eval --likelihood` are of a model and a text, not of samples: the page has no place for them."""
+    return isinstance(row, dict) and "valid_nelbo" in row
 
 
 def _cell(run: str, path: Path, i: int, row: Any) -> Cell:

@@ -1,0 +1,120 @@
+"""`mcd eval MODEL --likelihood`: how likely a model finds a text, as a bound (exact for autoregressive models)."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mcd.app.errors import UsageError
+from mcd.data.corpus import BUNDLED, DataError, documents
+from mcd.data.loader import Loader, open_loader, spread_rows
+from mcd.data.shards import MANIFEST, Recipe, read_manifest
+from mcd.data.tokenizer import eos_id_of, tokenizer_of_model, tokenizer_sha256
+from mcd.eval.bootstrap import mean_interval
+from mcd.eval.likelihood import nelbo_means
+from mcd.eval.protocol import Protocol
+from mcd.eval.zeroshot import PRESETS, documents_of
+from mcd.model.denoiser import Denoiser
+
+BATCH = 16  # rows of a network call
+KEYS = {"model", "text", "valid_nelbo", "valid_nelbo_se", "valid_ppl", "rows", "draws", "protocol"}
+"""Keys of every row of likelihood."""
+
+
+@dataclass(frozen=True)
+class LikelihoodOptions:
+    """Instead of samples, the bound on given text (its zero-shot perplexity, where it is not what was trained on)."""
+
+    likelihood: tuple[str, ...] = ()
+    """Texts: sotu or a prepared folder (its held-out part), a file (all of it), ptb, wikitext103, lm1b, lambada,
+    ag_news, pubmed, arxiv (from the hub; NAME=FILE takes a copy of your own). At most --num rows of each."""
+    draws: int = 4
+    """Draws of the bound for each row; more make the error smaller."""
+    wrap: bool = False
+    """Rows of text begin and end with the end-of-text token, as in MDLM's figures."""
+
+
+def likelihood_row(
+    denoiser: Denoiser,
+    name: str,
+    options: LikelihoodOptions,
+    num: int,
+    length: int,
+    seed: int,
+    weights: Literal["ema", "raw"],
+    model: str,
+    round: int | None = None,
+) -> dict[str, Any]:
+    """The row of metrics.json of one model on one text: `valid_nelbo`, nats a token, with its standard error and 95 %
+    bootstrap interval over rows, and `valid_ppl`, its exponential. `exact` says that it is no bound but the likelihood.
+
+    Raises UsageError or DataError where the text is not there, or prepared for another vocabulary.
+    """
+    assert denoiser.folder is not None
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
+    x0, wrap = text_rows(name, tokenizer, length, num, options.wrap)
+    exact = denoiser.config.process == "autoregressive"
+    draws = 1 if exact else options.draws
+    means = nelbo_means(denoiser, list(x0.split(BATCH)), draws, seed).double().cpu().numpy()
+    interval = mean_interval(means, seed=seed)
+    protocol = Protocol(samples=len(x0), length=length, weights=weights, seed=seed, threads=torch.get_num_threads())
+    return {
+        "model": model,
+        "round": round,
+        "steps": None,
+        "text": name,
+        "valid_nelbo": interval.value,
+        "valid_nelbo_se": means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else None,
+        "valid_nelbo_lo": interval.lo,
+        "valid_nelbo_hi": interval.hi,
+        "valid_ppl": math.exp(min(interval.value, 700.0)),
+        "exact": exact,
+        "rows": len(x0),
+        "draws": draws,
+        "wrap": wrap,
+        "protocol": {**protocol.as_dict(), "digest": protocol.digest()},
+    }
+
+
+def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool = False) -> tuple[Tensor, bool]:
+    """At most `num` rows of the text `name`, spread evenly over it, (N, L) int64, and whether they are wrapped.
+
+    A prepared folder and the bundled text give their held-out part, prepared data with the wrapping of its recipe;
+    anything else gives all of it, each document followed by the end of text. Raises UsageError for data prepared with
+    another tokenizer, DataError where there is no such text or not enough for one row.
+    """
+    if (Path(name) / MANIFEST).is_file():
+        manifest = read_manifest(Path(name))
+        if manifest["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
+            raise UsageError(f"--likelihood {name}: prepared with another tokenizer than the model's; give its text")
+        loader = open_loader(Path(name), "valid", 1, length)
+    else:
+        eos = eos_id_of(tokenizer)
+        tokens = [
+            token for text in _texts(name) for token in (*tokenizer.encode(text, add_special_tokens=False).ids, eos)
+        ]
+        loader = Loader(np.array(tokens, dtype=np.int64), length, 1, eos, wrap, shuffle=False)
+        if loader.stride < 1:
+            raise DataError(f"--length {length}: must be at least 3 with --wrap")
+        if loader.rows < 1:
+            raise DataError(f"--likelihood {name}: has {len(tokens)} tokens, less than a row; give a smaller --length")
+    return spread_rows(loader, num), loader.wrap
+
+
+def _texts(name: str) -> Iterable[str]:
+    """The documents of a name as --likelihood takes it."""
+    preset, _, file = name.partition("=")
+    if preset in PRESETS:
+        return documents_of(preset, Path(file) if file else None)
+    if name in BUNDLED:
+        return (text for i, text in enumerate(documents(name)) if i % Recipe.valid_every == 0)
+    try:
+        return list(documents(name))
+    except DataError as error:
+        raise DataError(str(error).replace("--data", "--likelihood", 1)) from None

@@ -1,0 +1,33 @@
+"""AR: next-token cross-entropy of a causal network, the yardstick that MDLM and Duo both report beside diffusion.
+
+Source: MDLM (arXiv 2406.07524), Section 5.1, the "AR" rows: the same transformer, causal, and exact likelihood.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser, Process
+from mcd.objective.base import Clock, Loss, Objective
+
+
+@dataclass(frozen=True)
+class AR(Objective):
+    """Mean of -log p(x_i | x_1 ... x_(i-1)) over all tokens, the first given the start of text; nothing is random."""
+
+    name: ClassVar[str] = "ar"
+    distils: ClassVar[bool] = False
+    process: ClassVar[Process] = "autoregressive"
+
+    def loss(
+        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
+    ) -> Loss:
+        B, L = x0.shape
+        start = torch.full_like(x0[:, :1], student.mask_id)
+        t = torch.zeros(B, device=x0.device)
+        hidden = student.hidden(torch.cat((start, x0[:, :-1]), dim=1), t)
+        cross_entropy = student.head_loss(hidden, x0.flatten()).sum() / (B * L)
+        counts = {"tokens": torch.tensor(B * L)}
+        return Loss(cross_entropy, {"cross_entropy": cross_entropy.detach()}, counts)
