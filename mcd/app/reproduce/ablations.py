@@ -58,9 +58,9 @@ def plan(scale: Scale) -> Plan:
     return Plan(list(dict.fromkeys(runs)), cells)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Means over seeds; and each variant against the teacher of its size cooled to its entropy, seed by seed."""
-    measured = lab.measure(plan.cells)
+    measured = lab.measure(plan(scale).cells)
     matched = []
     for hidden in SIZES:
         tag = "" if hidden == LANGUAGE_SIZE else f"-h{hidden}"

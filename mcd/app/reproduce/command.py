@@ -105,9 +105,9 @@ def _run(args: ReproduceArgs, module: Any, command: str) -> int:
         from mcd.app.reproduce.scales import SCALES
 
         lab = Lab(args.work / args.scale, args.jobs)
-        plan = module.plan(SCALES[args.scale])
-        lab.train(plan.runs)
-        result = module.run(plan, lab, out)
+        scale = SCALES[args.scale]
+        lab.train(module.plan(scale).runs)
+        result = module.run(scale, lab, out)
     write_json(out / f"{args.name}.json", {"command": command, **result})
     print(f"{out / args.name}.json: {len(result['rows'])} rows")
     return 0

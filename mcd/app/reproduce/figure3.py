@@ -15,9 +15,9 @@ def plan(scale: Scale) -> Plan:
     return table1.plan(scale)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Two panels a method: Gen PPL and entropy of the teacher and each round."""
-    result = table1.run(plan, lab, out)
+    result = table1.run(scale, lab, out)
     rows = [row for row in result["rows"] if row["steps"] is not None and row["model"] != "ar"]
     draw(rows, out / "figure3.png")
     return result | {"rows": rows}

@@ -62,10 +62,10 @@ def plan(scale: Scale) -> Plan:
     return Plan(runs, cells)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Points of every curve, then the rows at matched entropy."""
     groups = defaultdict(list)
-    for one in lab.measure(plan.cells):
+    for one in lab.measure(plan(scale).cells):
         groups[one.cell.language, one.cell.seed, one.cell.steps, one.cell.label].append(one)
     curves = [curve_of(label, steps, members) for (_, _, steps, label), members in groups.items()]
     rows = [point_row(one) for members in groups.values() for one in members]

@@ -155,7 +155,7 @@ def _measure(cell: Cell, source: str, path: Path, data: Path) -> None:
         scorer = _scorer(cell.scorer, cell.scorer_precision)
         measured = measure_model(model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round)
     arrays = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
-    if getattr(measured, "scores", None) is not None:
+    if measured.scores is not None:
         arrays["nll"] = np.array([score.nll for score in measured.scores])
         arrays["tokens"] = np.array([score.tokens for score in measured.scores])
     np.savez_compressed(path.with_suffix(".npz"), **arrays)

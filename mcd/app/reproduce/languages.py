@@ -42,13 +42,13 @@ def language_cell(model: str, language: str, steps: int, label: str, seed: int, 
     return Cell(model, steps, NUM, label, None, LENGTH, options_of(**options), seed, language=language)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """A row for each (language, method, steps): means over seeds, their spread, and the floor of each measure."""
-    measured = lab.measure(plan.cells)
+    measured = lab.measure(plan(scale).cells)
     rows = over_seeds(measured)
     likelihoods = [
         likelihood_row(from_pretrained(str(lab.work / run.name)), language, process, int(seed))
-        for run in plan.runs
+        for run in plan(scale).runs
         if run.command[0] == "train"
         for language, process, seed in [re.split(r"/|-s", run.name)]
     ]

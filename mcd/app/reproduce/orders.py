@@ -33,7 +33,7 @@ def plan(scale: Scale) -> Plan:
     return Plan(data + runs, cells)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Means over seeds, a row for each (language, model, way, steps)."""
-    rows = over_seeds(lab.measure(plan.cells))
+    rows = over_seeds(lab.measure(plan(scale).cells))
     return {"protocol": {"samples": NUM, "length": LENGTH, "seeds": list(SEEDS)}, "rows": rows}

@@ -5,6 +5,7 @@ from typing import Any
 
 from mcd.app.reproduce.lab import Lab, Measured
 from mcd.app.reproduce.plan import Cell, Plan
+from mcd.app.reproduce.references import reference_rows
 from mcd.app.reproduce.samples import write_specimens
 from mcd.app.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
 
@@ -37,14 +38,14 @@ def text_cell(scale: Scale, model: str, steps: int, label: str, round: int | Non
     )
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Measure the cells; reference rows (held-out text, its words shuffled, nonsense) come first."""
-    measured = lab.measure(plan.cells)
+    measured = lab.measure(plan(scale).cells)
     rows = [one.row for one in measured]
     write_specimens(out / "table1_samples.md", [one for one in measured if one.cell.steps in (8, 64)], lab.work)
     return {
         "protocol": shared_protocol(rows),
-        "rows": [*lab.references(plan.cells[0]), *rows],
+        "rows": [*reference_rows(lab, scale), *rows],
         "findings": findings(measured),
     }
 

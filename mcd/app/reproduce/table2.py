@@ -48,9 +48,9 @@ def plan(scale: Scale) -> Plan:
     return Plan(runs, cells)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Quality after the round; then, for each loss, whether it failed, by which criterion, and its regimes."""
-    rows: list[dict[str, Any]] = over_seeds(lab.measure(plan.cells))
+    rows: list[dict[str, Any]] = over_seeds(lab.measure(plan(scale).cells))
     verdicts = [row for seed in SEEDS for row in _verdicts(lab.work, seed)]
     regimes = [row for seed in SEEDS for row in gradients_by_regime(lab.work, seed)]
     return {

@@ -22,9 +22,9 @@ def plan(scale: Scale) -> Plan:
     return Plan(runs, cells)
 
 
-def run(plan: Plan, lab: Lab, out: Path) -> dict[str, Any]:
+def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Measure the cells; `findings` say by how much each student's Gen PPL differs from the teacher's."""
-    measured = lab.measure(plan.cells)
+    measured = lab.measure(plan(scale).cells)
     rows = [one.row for one in measured]
     write_specimens(out / "table3_samples.md", [one for one in measured if one.cell.steps in (8, 64)], lab.work)
     value = {(one.cell.label, one.cell.steps): one.row["gen_ppl"] for one in measured}
