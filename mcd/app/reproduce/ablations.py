@@ -38,7 +38,7 @@ def plan(scale: Scale) -> Plan:
     """Every variant at both numbers of steps; the teacher's temperature sweep; MCD at three sizes."""
     runs, cells = [language_data(LANGUAGE)], []
     for seed in SEEDS:
-        for hidden in SIZES:
+        for hidden in SIZES if seed == SEEDS[0] else (LANGUAGE_SIZE,):
             teacher = language_teacher(LANGUAGE, seed, hidden=hidden)
             name = "" if hidden == LANGUAGE_SIZE else f"h{hidden}"
             student = language_student(LANGUAGE, seed, "mcd", name, hidden=hidden)
@@ -64,8 +64,9 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     matched = []
     for hidden in SIZES:
         tag = "" if hidden == LANGUAGE_SIZE else f"-h{hidden}"
+        seeds = SEEDS if not tag else SEEDS[:1]
         labels = [f"mdlm{tag}", *((f"mcd{tag}",) if tag else VARIANTS)]
-        for seed in SEEDS:
+        for seed in seeds:
             curves = [
                 curve_of(
                     label, n, [m for m in measured if (m.cell.label, m.cell.steps, m.cell.seed) == (label, n, seed)]
