@@ -211,7 +211,9 @@ def matched_rows(curves: list[Curve], first: str | None, entropies: Sequence[flo
                 targets[f"{first} at T = 1"] = by_label[first].natural_entropy()
             targets |= {f"H = {entropy}": entropy for entropy in entropies}
             for name, target in targets.items():
-                for measure in curve.points if target is not None else ():
+                if target is None:
+                    continue
+                for measure in curve.points:
                     own = at_entropy(curve.points[measure], target)
                     cooled = at_entropy(teacher.points[measure], target)
                     scale = math.exp if measure == "gen_ppl" else float

@@ -154,7 +154,7 @@ def _measure(cell: Cell, source: str, path: Path, data: Path) -> None:
         assert cell.scorer is not None
         scorer = _scorer(cell.scorer, cell.scorer_precision)
         measured = measure_model(model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round)
-    arrays = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
+    arrays: dict[str, Any] = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
     if measured.scores is not None:
         arrays["nll"] = np.array([score.nll for score in measured.scores])
         arrays["tokens"] = np.array([score.tokens for score in measured.scores])

@@ -87,7 +87,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 for label in labels:
                     line = [r for r in rows if r.get("language") == language and r["model"] == label and measure in r]
                     line.sort(key=lambda row: row["steps"])
-                    look = {"color": colour_of(label), "linestyle": "--" if label in ("exact", "mdlm", "duo") else "-"}
+                    look: dict[str, Any] = {
+                        "color": colour_of(label),
+                        "linestyle": "--" if label in ("exact", "mdlm", "duo") else "-",
+                    }
                     axis.plot([r["steps"] for r in line], [r[measure] for r in line], marker="o", label=label, **look)
                 floor = next(r["floor"][measure] for r in rows if r.get("language") == language and r.get("floor"))
                 axis.axhline(floor, color="black", linewidth=0.8, linestyle=":")

@@ -10,7 +10,7 @@ from mcd.app.reproduce.samples import write_specimens
 from mcd.app.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
 
 BETWEEN = {"mcd": (8, 16, 32, 64, 512), "sdtt": (8, 16, 32, 64, 512), "duo-dcd": (8, 16, 32, 64)}
-"""Steps of rounds 1 to 4 on two cores: 64 tokens take a masked model no more than 64 calls, a uniform one all of them."""
+"""Steps of rounds 1 to 4 on two cores: 64 tokens take a masked model at most 64 calls, a uniform one all."""
 
 
 def plan(scale: Scale) -> Plan:
