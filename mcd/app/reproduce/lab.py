@@ -103,7 +103,7 @@ class Lab:
                     try:
                         future.result()
                     except BaseException:
-                        pool.shutdown(wait=False, cancel_futures=True)
+                        pool.shutdown(cancel_futures=True)  # what runs is let finish: it can be gone on with
                         raise
                     done.add(name)
                     watch.tell(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
