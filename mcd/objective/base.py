@@ -39,12 +39,14 @@ class Loss(NamedTuple):
 class Objective(ABC):
     """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.loop.fit`).
 
-    `process` is the kind of model it trains.
+    `process` is the kind of model it trains. `snapshots` says whether a round begins with teacher := student; else the
+    teacher stays what the run began with.
     """
 
     name: ClassVar[str]
     distils: ClassVar[bool]
     process: ClassVar[Process] = "masked"
+    snapshots: ClassVar[bool] = True
 
     @abstractmethod
     def loss(

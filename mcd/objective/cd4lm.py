@@ -28,12 +28,13 @@ class CD4LM(Objective):
     region "both" leaves those tokens out of the KL.
 
     Left out of the method, which tunes on questions and answers: the question that is never masked, other counts for
-    answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout: `--rounds 1`. A model
-    with a time input is told the t at which the share masked is expected.
+    answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout, whatever the rounds. A
+    model with a time input is told the t at which the share masked is expected.
     """
 
     name: ClassVar[str] = "cd4lm"
     distils: ClassVar[bool] = True
+    snapshots: ClassVar[bool] = False
 
     student_min: float = 0.4
     """Smallest share of a row that is masked for the student; drawn uniformly, per row."""

@@ -118,11 +118,12 @@ def fit(
         save_checkpoint(run.checkpoints, step, parts, meta)
 
     steps_per_round, too_high = budget.steps_per_round, 0
+    snapshots = objective.snapshots and not config.teacher_ema
     with _stop_requests() as stop:
         while budget.progress(step, elapsed) < 1.0:
             started = time.perf_counter()
             round, in_round = divmod(step, steps_per_round) if steps_per_round else (0, step)
-            if teacher is not None and in_round == 0 and (step == 0 or not config.teacher_ema):
+            if teacher is not None and in_round == 0 and (step == 0 or snapshots):
                 teacher.load_state_dict(student.state_dict())
             clock = Clock(step, round, budget.progress(step, elapsed))
             factor = lr_factor(step, clock.progress, config.warmup_steps, config.lr_decay)

@@ -276,6 +276,23 @@ def test_a_teacher_that_follows_is_the_average_of_the_students(run_fit, tmp_path
             expected = 0.8 * expected + 0.2 * raw[step + 1][name]
 
 
+def test_a_method_may_keep_its_first_teacher(run_fit, tmp_path, tiny_denoiser):
+    student = tiny_denoiser(V=300, length=16)
+    first, teachers = {name: p.clone() for name, p in student.state_dict().items()}, []
+
+    class Frozen(MCD):
+        snapshots = False
+
+        def loss(self, student, teacher, x0, clock, generator) -> Loss:
+            teachers.append({name: p.clone() for name, p in teacher.state_dict().items()})
+            return super().loss(student, teacher, x0, clock, generator)
+
+    run_fit(tmp_path / "run", objective=Frozen(delta0=0.1), student=student)
+    assert len(teachers) == 12
+    assert all(torch.equal(p, first[name]) for teacher in teachers for name, p in teacher.items())
+    assert not all(torch.equal(p, first[name]) for name, p in student.state_dict().items())
+
+
 def test_a_loss_that_stays_high_ends_the_run(run_fit, tmp_path):
     with pytest.raises(Diverged, match="step 10: 10 steps with a loss above --max-loss 1e-06"):
         run_fit(tmp_path / "run", max_loss=1e-6)

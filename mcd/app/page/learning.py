@@ -18,7 +18,7 @@ from mcd.train.run_folder import flat_config
 POINTS = 300  # drawn of a training log; more are averaged
 REGIMES = ("tokens_distilled", "tokens_revealed", "tokens_visible")
 TERMS = {  # of stats.jsonl: colour and words
-    "distillation": ("distilled", "distillation (KL to the teacher where both are masked)"),
+    "distillation": ("distilled", "distillation (divergence from the teacher)"),
     "reconstruction": ("revealed", "reconstruction (cross-entropy on what only the teacher sees)"),
     "cross_entropy": ("distilled", "cross-entropy of masked tokens"),
     "loss": ("teacher", "loss"),
@@ -29,7 +29,7 @@ EXAMPLE_DELTA = 0.25
 
 def regimes_html(runs: Sequence[Run]) -> str:
     """Theory of the three regimes at the widest gap found (or an example), and the counts of each distilling run."""
-    distilled = [run for run in runs if any(name in row for row in run.stats for name in REGIMES)]
+    distilled = [run for run in runs if any(row.keys() >= set(REGIMES) for row in run.stats)]
     main = max(distilled, key=lambda run: _gap(run, _rounds(run)[-1]), default=None)
     gap, where = EXAMPLE_DELTA, f"Drawn for δ = {EXAMPLE_DELTA:g} as an example: no run has a logged distillation."
     if main is not None and _gap(main, _rounds(main)[-1]) > 0:

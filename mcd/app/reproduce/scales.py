@@ -94,7 +94,7 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
     """A student of Table 1 (size "text") or of Table 3 (size "large")."""
     teacher = scale.teachers["large" if size == "large" else TEACHER_OF[method]]
     teacher = f"@{teacher}" if teacher.startswith("text/") else teacher
-    budget = _budget(method, rounds, scale.steps_per_round)
+    budget = _budget(rounds, scale.steps_per_round)
     look_ahead = _options(method) if scale.name == "cpu" else ()
     options = (*scale.text_options, *budget, *look_ahead)
     return Run(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
@@ -131,7 +131,7 @@ def language_student(
     """A student of a known language; `options` override the method's, and `variant` then names the run."""
     teacher = language_teacher(language, seed, TEACHER_OF[method], hidden)
     name = f"{language}/{method}{f'-{variant}' if variant else ''}-s{seed}"
-    budget = (*_budget(method, rounds, LANGUAGE_ROUND), "--batch-size", "32", "--threads", "1", "--seed", str(seed))
+    budget = (*_budget(rounds, LANGUAGE_ROUND), "--batch-size", "32", "--threads", "1", "--seed", str(seed))
     # What is said last counts.
     return Run(
         name,
@@ -149,10 +149,7 @@ def language_student(
     )
 
 
-def _budget(method: str, rounds: int, steps_per_round: int) -> tuple[str, ...]:
-    """CD4LM has one frozen teacher and so one round, of as many steps as all of the others' together."""
-    if method == "cd4lm":
-        rounds, steps_per_round = 1, rounds * steps_per_round
+def _budget(rounds: int, steps_per_round: int) -> tuple[str, ...]:
     return ("--rounds", str(rounds), "--steps-per-round", str(steps_per_round))
 
 
