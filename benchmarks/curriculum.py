@@ -85,8 +85,8 @@ def fitted(objective: Duo, seed: int) -> tuple[list[dict], dict[int, Denoiser]]:
     return rows, kept
 
 
-def gradient_noise(model: Denoiser, objective: Duo, seed: int) -> dict[str, float]:
-    """Trace of the gradient's covariance over fresh batches, and the squared norm of its mean, without bias."""
+def gradient_noise(model: Denoiser, objective: Duo, seed: int) -> dict[str, float | None]:
+    """Trace of the gradient's covariance over fresh batches, and the squared norm of its mean, both without bias."""
     gradients = []
     for draw in range(DRAWS):
         model.zero_grad()
@@ -94,10 +94,13 @@ def gradient_noise(model: Denoiser, objective: Duo, seed: int) -> dict[str, floa
         objective.loss(model, None, batch_of(50_000 + draw, seed), Clock(), generator).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double())
     stacked = torch.stack(gradients)
+    products = (stacked @ stacked.T).fill_diagonal_(0.0)
+    squared_norm = products.sum().item() / (DRAWS * (DRAWS - 1))
+    without = (products.sum() - 2 * products.sum(1)) / ((DRAWS - 1) * (DRAWS - 2))  # the same without one of the draws
+    error = ((DRAWS - 1) * without.var(unbiased=False)).sqrt().item()
     trace = stacked.var(0).sum().item()
-    squared_norm = stacked.mean(0).square().sum().item() - trace / DRAWS
-    ratio = trace / squared_norm if squared_norm > 0.0 else None  # None: the mean is not told from nought
-    return {"trace": trace, "squared_norm": squared_norm, "noise_to_signal": ratio}
+    ratio = trace / squared_norm if squared_norm > 3.0 * error else None  # None: the mean is not told from nought
+    return {"trace": trace, "squared_norm": squared_norm, "squared_norm_se": error, "noise_to_signal": ratio}
 
 
 rows = []

@@ -15,6 +15,9 @@ from mcd.process.uniform import psi_posterior_zs
 from mcd.sampler.base import Sampler, Step, row_generator
 from mcd.sampler.padded import HEAD_ROWS, hidden_of_call, log_x_theta_parts
 
+END_TIME = 1e-5
+"""Where the steps end when the tail is greedy, as in the public code."""
+
 
 @dataclass(frozen=True)
 class Uniform(Sampler):
@@ -36,8 +39,8 @@ class Uniform(Sampler):
     remasks: ClassVar[bool] = True
 
     tail: Literal["sampled", "greedy"] = "sampled"
-    """The last step: a draw, or Duo's greedy tail, the argmax of x_theta at every position. The public code takes that
-    argmax in a call of its own at t = 1e-5, after all the steps; here it takes the place of the last."""
+    """How it ends: with the last step's draw; or Duo's greedy tail, steps down to t = 1e-5 and then, in one more call,
+    the argmax of x_theta at every position."""
     kappa: float = 1.0
     """Share of the reverse posterior in a step; the rest predicts and noises afresh."""
 
@@ -53,7 +56,7 @@ class Uniform(Sampler):
             "sampler": self.name,
             "order": "all tokens at every step",
             "precision": "fp64",
-            "grid": "uniform t, 1 to 0",
+            "grid": "uniform t, 1 to 0" if self.tail == "sampled" else f"uniform t, 1 to {END_TIME}, then argmax",
             "tail": self.tail,
             "kappa": self.kappa,
             "temperature": self.temperature,
@@ -74,7 +77,10 @@ class Uniform(Sampler):
         z = torch.where(wanted, (draws() * K).long().clamp(max=K - 1), z)
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         yield Step(z.clone(), 1.0, nfe.clone())
-        for t, s in pairwise(descending_grid(self.steps)):
+        grid = descending_grid(self.steps)
+        if self.tail == "greedy":
+            grid = torch.cat((descending_grid(self.steps, 1.0, END_TIME), grid[-1:]))
+        for t, s in pairwise(grid):
             alpha_t = schedule.alpha(t) if t < 1.0 else torch.zeros_like(t)
             alpha_s = schedule.alpha(s) if s > 0.0 else torch.ones_like(s)
             v = draws()
