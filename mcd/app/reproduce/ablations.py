@@ -20,14 +20,12 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tau-1": ("mcd", ("--tau0", "1", "--tau-step", "0")),
     "tau-only": ("mcd", ("--delta0", "0")),
     "forward": ("mcd", ("--kl", "forward")),
-    "forward-tau-1": ("mcd", ("--kl", "forward", "--tau0", "1", "--tau-step", "0")),
+    "delta-double": ("mcd", ("--delta0", "0.03125")),
     "delta-constant": ("mcd", ("--delta-growth", "1")),
-    "stratified": ("mcd", ("--order", "stratified")),
     "blockwise": ("mcd", ("--order", "blockwise")),
     "teacher-ema": ("mcd", ("--teacher-ema", "0.95")),
     "sdtt": ("sdtt", ()),
     "sdtt-public-grid": ("sdtt", ("--time-grid", "public")),
-    "sdtt-forward": ("sdtt", ("--divergence", "forward")),
     "cd4lm-published": ("cd4lm", ("--region", "student")),
 }
 """What is changed: the method and its options. Nothing said is the method's default at this scale (scales.py)."""

@@ -40,7 +40,7 @@ def plan(scale: Scale) -> Plan:
         runs.append(teacher)
         cells += [language_cell(teacher.name, LANGUAGE, n, "teacher", seed) for n in STEPS]
         for name, options in LOSSES.items():
-            log = ("--log-every", "1", *options)
+            log = ("--delta0", str(2 / LENGTH), "--log-every", "1", *options)  # two tokens, as in the paper
             stop = language_student(LANGUAGE, seed, "mcd", f"{name}-r1", (*log, "--max-loss", str(MAX_LOSS)), 1)
             unstopped = language_student(LANGUAGE, seed, "mcd", f"{name}-r1-unstopped", log, 1)
             runs += [Run(stop.name, stop.command, may_fail=True), unstopped]
