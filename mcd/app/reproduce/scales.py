@@ -97,6 +97,8 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
     teacher = f"@{teacher}" if teacher.startswith("text/") else teacher
     budget = _budget(rounds, scale.steps_per_round)
     look_ahead = _options(method) if scale.name == "cpu" else ()
+    if look_ahead and size == "large":
+        look_ahead = ("--delta0", "0.03125")  # the one round of Table 3: two tokens, as in the paper
     options = (*scale.text_options, *budget, *look_ahead)
     return Run(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
 
