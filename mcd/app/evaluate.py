@@ -14,7 +14,7 @@ from mcd.app.errors import UsageError
 from mcd.app.likelihood import KEYS as LIKELIHOOD_KEYS
 from mcd.app.likelihood import LikelihoodOptions
 from mcd.app.metrics_table import print_rows
-from mcd.app.sampling import SamplingOptions, parse_with_sampler, sampler_of
+from mcd.app.sampling import SamplingOptions, check_process, parse_with_sampler, sampler_of
 
 COLUMNS = {
     "model",
@@ -122,10 +122,11 @@ def _checked(args: Any) -> list[Any]:
 
 
 def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
-    from mcd.app.data_of import prepared
+    from mcd.app.data_of import language_of, prepared
     from mcd.app.measure import control_rows, held_out_reference, held_out_rows, measure_file, measure_model
     from mcd.app.watch import watching
     from mcd.data.corpus import BUNDLED
+    from mcd.data.language import LANGUAGES
     from mcd.data.shards import MANIFEST
     from mcd.eval.clouds import HAS_MAUVE
     from mcd.eval.metrics import Scoring
@@ -150,7 +151,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     if args.source == CONTROL:
         folder = _prepared(options.reference, cache)
         return control_rows(folder, args.num, length, args.seed, scorer, scoring=compared(length))
-    if args.source in BUNDLED or (path / MANIFEST).is_file():
+    if args.source in (*BUNDLED, *LANGUAGES) or (path / MANIFEST).is_file():
         folder = prepared(args.source, cache)
         return held_out_rows(folder, args.num, length, args.seed, scorer, compared(length))
     if path.suffix == ".jsonl" and not path.is_dir():
@@ -160,15 +161,28 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
 
     denoiser = from_pretrained(args.source, args.sampling.weights)
     assert denoiser.folder is not None
+    check_process(samplers[0], denoiser)
     length = args.sampling.length_for(denoiser)
     if denoiser.config.process == "autoregressive":
         samplers = [replace(samplers[0], steps=length)]  # left to right, whatever --steps
     scoring, weights = compared(length, denoiser.folder / "tokenizer.json"), args.sampling.weights
+    language = language_of(denoiser)
+    if language is not None:
+        scorer = None  # symbols of a known language are no English; its own truth is the judge
     rows = []
     with watching("eval") as watch:
         for i, sampler in enumerate(samplers):
             cell = measure_model(
-                denoiser, sampler, scorer, args.num, length, args.seed, weights, args.source, scoring=scoring
+                denoiser,
+                sampler,
+                scorer,
+                args.num,
+                length,
+                args.seed,
+                weights,
+                args.source,
+                scoring=scoring,
+                language=language,
             )
             rows.append(cell.row)
             watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")

@@ -5,13 +5,16 @@ from typing import Any
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """One table of samples, one of how they compare with real text, one of likelihoods: those there are rows for."""
+    """Tables of samples, of how they compare with real text or a known truth, of likelihoods; those with rows."""
     samples = [row for row in rows if "valid_nelbo" not in row]
     if samples:
         _print(("round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2"), samples, _cells)
     compared = [row for row in samples if row.get("energy") is not None]
     if compared:
         _print(("steps", "energy", "95 % interval", "real text", "MAUVE", "real text"), compared, _comparison)
+    known = [row for row in samples if "tv_bigram" in row]
+    if known:
+        _print(("steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm."), known, _truth)
     likelihoods = [row for row in rows if "valid_nelbo" in row]
     if likelihoods:
         _print(("text", "nats a token", "s.e.", "PPL", "rows", "draws"), likelihoods, _likelihood)
@@ -47,6 +50,16 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['entropy']:.3f}",
         f"{row['repetition_4']:.3f}",
         f"{row['distinct_2']:.3f}",
+    )
+
+
+def _truth(row: dict[str, Any]) -> tuple[str, ...]:
+    values = (row[key] for key in ("nll", "entropy_true", "tv_bigram", "bigram_entropy", "bigram_entropy_true"))
+    shares = (row["coverage"], row["grammatical"])
+    return (
+        str(row["steps"] or "-"),
+        *(f"{value:.3f}" for value in values),
+        *("-" if share is None else f"{share:.3f}" for share in shares),
     )
 
 

@@ -13,7 +13,7 @@ import tyro
 
 from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sampling import SamplingOptions, parse_with_sampler, sampler_of, weights_digest
+from mcd.app.sampling import SamplingOptions, check_process, parse_with_sampler, sampler_of, weights_digest
 
 GROUP = 64
 """Rows drawn and written together: what a kill can cost."""
@@ -77,6 +77,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
 
     set_threads(args.sampling.threads)
     denoiser = from_pretrained(args.model, args.sampling.weights)
+    check_process(sampler, denoiser)
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
     length = args.sampling.length_for(denoiser)
@@ -164,7 +165,7 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> 
 def template_ids(template: str, tokenizer: Any, blank_id: int, length: int) -> Any:
     """The (L,) ids of a template: text tokenised, [MASK] and [MASK:n] masked, masked from its end to `length`.
 
-    Raises UsageError when it is longer than `length`.
+    Raises UsageError when it is longer than `length`, or holds a word that the tokenizer cannot write.
     """
     import re
 
@@ -176,7 +177,12 @@ def template_ids(template: str, tokenizer: Any, blank_id: int, length: int) -> A
             count = (match[1] or "1").lstrip("0")[:9]  # more digits are beyond any length
             ids += [blank_id] * min(int(count or 0), length + 1)
         else:
-            ids += tokenizer.encode(part, add_special_tokens=False).ids
+            try:
+                ids += tokenizer.encode(part, add_special_tokens=False).ids
+            except Exception as error:  # `tokenizers` raises bare Exception for a word it has no token for
+                raise UsageError(
+                    f"--template: {part.strip()!r:.60} is not in the model's vocabulary ({error})"
+                ) from None
     if len(ids) > length:
         raise UsageError(f"--template: is longer than --length {length} tokens")
     return torch.tensor(ids + [blank_id] * (length - len(ids)))

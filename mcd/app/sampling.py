@@ -80,6 +80,16 @@ def _process_of(argv: list[str]) -> str:
     return "masked"
 
 
+def check_process(sampler: Sampler, denoiser: Denoiser) -> None:
+    """Raise UsageError for a sampler of another kind of model."""
+    kind = denoiser.config.process
+    if sampler.process != kind:
+        raise UsageError(
+            f"--sampler {sampler.name}: draws from {sampler.process} models, this one is {kind}; "
+            f"leave it out for {DEFAULT_SAMPLER[kind]}"
+        )
+
+
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:
     """Twelve hex digits that tell the weights of a model from any others."""
     assert denoiser.folder is not None

@@ -26,6 +26,8 @@ class Protocol:
     order: str | None = None  # where u comes from: iid, stratified, ...
     precision: str | None = None  # of the categorical draws
     grid: str | None = None
+    tail: str | None = None  # of uniform diffusion: how the last tokens are settled
+    kappa: float | None = None  # share of the reverse step in a predictor-corrector
     temperature: float | None = None
     top_p: float | None = None
     samples: int | None = None

@@ -10,6 +10,7 @@ import pytest
 
 from mcd.app.cli import COMMANDS, main
 from mcd.data.language import LANGUAGES
+from mcd.sampler import SAMPLERS
 
 TEXT = (
     "The committee met in the morning and the members agreed on the report. "
@@ -403,3 +404,22 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert all(len(row["ids"]) == 16 == len(row["text"].split()) and set(row["text"].split()) <= words for row in rows)
     refused(capsys, ["prepare", "--data", "hmm", "--wrap", "--out", str(tmp_path / "no")], "--wrap", "no end-of-text")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_draws_from_the_command_line(sampler, data, teacher, tmp_path, capsys):
+    """With a model of its process; and one of another process is refused."""
+    process = SAMPLERS[sampler].process
+    model = teacher
+    if process != "masked":
+        model = tmp_path / "model"
+        method = "duo" if process == "uniform" else "ar"
+        argv = ["train", "--method", method, "--data", str(data), "--out", str(model), "--steps", "2"]
+        assert main([*argv, "--batch-size", "2", *TINY]) == 0
+    out = tmp_path / "rows.jsonl"
+    argv = ["sample", str(model), "--steps", "3", "--num", "2", "--length", "8", "--threads", "1", "--out", str(out)]
+    assert main([*argv, "--sampler", sampler]) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 2 and all(len(row["ids"]) == 8 and row["protocol"]["sampler"] == sampler for row in rows)
+    other = "ancestral" if process != "masked" else "causal"
+    refused(capsys, ["sample", str(model), "--sampler", other], f"--sampler {other}", process)

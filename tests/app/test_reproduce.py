@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcd.app.cli import main
-from mcd.app.frontier import Curve, matched_rows
+from mcd.app.curves import Curve, matched_rows
 from mcd.app.reproduce import ablations, figure3, frontier, languages, orders, table1, table2, table3
 from mcd.app.reproduce.command import ALONE, EXPERIMENTS
 from mcd.app.reproduce.lab import Lab

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mcd.app.frontier import curve_of, matched_rows
+from mcd.app.curves import curve_of, matched_rows
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.app.reproduce.plan import Plan

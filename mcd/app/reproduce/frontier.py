@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mcd.app.frontier import curve_of, draw_curves, matched_rows, point_row
+from mcd.app.curves import curve_of, draw_curves, matched_rows, point_row
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import language_cell
 from mcd.app.reproduce.plan import Cell, Plan, options_of

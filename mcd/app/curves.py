@@ -1,0 +1,137 @@
+"""Curves of a temperature sweep: made of cells, read at equal entropy, drawn; for `mcd frontier` and experiments."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mcd.app.reproduce.lab import Measured
+from mcd.app.reproduce.plotting import colour_of, figure
+from mcd.app.reproduce.scales import TEACHER_OF
+from mcd.data.language import LANGUAGES
+from mcd.eval.diversity import sample_entropies
+from mcd.eval.frontier import Match, Point, at_entropy, ratio, total_variation
+from mcd.eval.language import bigram_counts
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One model at one number of steps: its points by measure ("gen_ppl", or "nll" and "tv_bigram" of a language)."""
+
+    label: str
+    steps: int
+    language: str | None
+    seed: int
+    points: dict[str, list[Point]]
+
+    def natural_entropy(self) -> float | None:
+        """The mean entropy at temperature 1, or None where it was not drawn."""
+        points = next(iter(self.points.values()))
+        return next((float(point.entropy.mean()) for point in points if point.temperature == 1.0), None)
+
+
+def curve_of(label: str, steps: int, members: Sequence[Measured]) -> Curve:
+    """The curve of cells that differ in temperature alone."""
+    cell = members[0].cell
+    points: dict[str, list[Point]] = {}
+    for one in members:
+        temperature = float(dict(one.cell.options).get("temperature", 1.0))
+        ids, entropy = one.arrays["ids"], sample_entropies(one.arrays["ids"])
+        if cell.language is None:
+            qualities = {"gen_ppl": ratio(one.arrays["nll"], one.arrays["tokens"])}
+        else:
+            language, rows = LANGUAGES[cell.language](), torch.from_numpy(ids).long()
+            nll = -language.log_likelihood(rows).numpy()
+            law = language.ngram(2).flatten().numpy()
+            qualities = {
+                "nll": ratio(nll, np.full(len(ids), float(ids.shape[1]))),
+                "tv_bigram": total_variation(bigram_counts(rows, language.vocab_size).numpy(), law),
+            }
+        for name, quality in qualities.items():
+            points.setdefault(name, []).append(Point(temperature, entropy, quality))
+    return Curve(label, steps, cell.language, cell.seed, points)
+
+
+def point_row(one: Measured) -> dict[str, Any]:
+    """A cell of the sweep as a row."""
+    return one.row | {"language": one.cell.language, **dict(one.cell.options)}
+
+
+def matched_rows(curves: list[Curve], first: str | None, entropies: Sequence[float] = ()) -> list[dict[str, Any]]:
+    """A row for each curve, number of steps and target entropy.
+
+    Targets are what each curve has at temperature 1, and `entropies`. first: the label whose natural entropy is the one
+    that all others are read at; None reads all at each other's. A row holds `value` (Gen PPL, NLL or total variation
+    there) and that of its teacher, the first curve of the same steps (or the masked or uniform teacher by name).
+    """
+    rows = []
+    for steps in sorted({curve.steps for curve in curves}):
+        here = [curve for curve in curves if curve.steps == steps]
+        by_label = {curve.label: curve for curve in here}
+        for curve in here:
+            teacher = by_label.get(TEACHER_OF.get(curve.label, ""), here[0])
+            targets = {f"{curve.label} at T = 1": curve.natural_entropy()}
+            if first is not None and first in by_label and first != curve.label:
+                targets[f"{first} at T = 1"] = by_label[first].natural_entropy()
+            targets |= {f"H = {entropy}": entropy for entropy in entropies}
+            for name, target in targets.items():
+                if target is None:
+                    continue
+                for measure in curve.points:
+                    own = at_entropy(curve.points[measure], target)
+                    cooled = at_entropy(teacher.points[measure], target)
+                    scale = math.exp if measure == "gen_ppl" else float
+                    rows.append(
+                        {
+                            "model": curve.label,
+                            "language": curve.language,
+                            "seed": curve.seed,
+                            "steps": steps,
+                            "measure": measure,
+                            "entropy": target,
+                            "entropy_of": name,
+                            **_told("", own, scale),
+                            "teacher": teacher.label,
+                            **_told("teacher_", cooled, scale),
+                        }
+                    )
+    return rows
+
+
+def _told(prefix: str, match: Match | None, scale: Callable[[float], float]) -> dict[str, float | None]:
+    """A match as keys of a row; None where it was not reached."""
+    if match is None:
+        return {f"{prefix}value": None, f"{prefix}lo": None, f"{prefix}hi": None, f"{prefix}temperature": None}
+    interval = match.quality
+    ends = {
+        f"{prefix}{name}": None if x is None else scale(x) for name, x in (("lo", interval.lo), ("hi", interval.hi))
+    }
+    return {f"{prefix}value": scale(interval.value), **ends, f"{prefix}temperature": match.temperature}
+
+
+def draw_curves(curves: list[Curve], path: Path) -> None:
+    """Quality against entropy: a column a number of steps, a row a measure, a line a model."""
+    steps, measures = sorted({curve.steps for curve in curves}), list(curves[0].points)
+    titles = {"gen_ppl": "Gen PPL", "nll": "exact NLL (nats a token)", "tv_bigram": "bigram total variation"}
+    with figure(path, len(measures), len(steps), (3.4 * len(steps), 3.0 * len(measures))) as axes:
+        for row, measure in enumerate(measures):
+            for column, n in enumerate(steps):
+                axis = axes[row * len(steps) + column]
+                for i, curve in enumerate(c for c in curves if c.steps == n):
+                    points = sorted(curve.points[measure], key=lambda point: point.temperature)
+                    y = [float(point.quality(np.ones((1, len(point.entropy))))[0]) for point in points]
+                    y = [math.exp(v) for v in y] if measure == "gen_ppl" else y
+                    x = [point.entropy.mean() for point in points]
+                    axis.plot(x, y, "o-", color=colour_of(curve.label, i), label=curve.label)
+                if measure == "gen_ppl":
+                    axis.set_yscale("log")
+                if row == 0:
+                    axis.set_title(f"{n} steps")
+                if row == len(measures) - 1:
+                    axis.set_xlabel("entropy (nats)")
+            axes[row * len(steps)].set_ylabel(titles[measure])
+        axes[0].legend()
