@@ -94,6 +94,7 @@ def _planned(args: ReproduceArgs, module: Any) -> dict[str, Any]:
 
 
 def _run(args: ReproduceArgs, module: Any, command: str) -> int:
+    from mcd.app.reproduce.pages import page
     from mcd.train.checkpoint import write_json
 
     out = args.out / args.scale
@@ -108,6 +109,10 @@ def _run(args: ReproduceArgs, module: Any, command: str) -> int:
         scale = SCALES[args.scale]
         lab.train(module.plan(scale).runs)
         result = module.run(scale, lab, out)
-    write_json(out / f"{args.name}.json", {"command": command, **result})
+    result = {"command": command, **result}
+    write_json(out / f"{args.name}.json", result)
+    text = page(args.name, result)
+    if text is not None:
+        (out / f"{args.name}.md").write_text(text, encoding="utf-8")
     print(f"{out / args.name}.json: {len(result['rows'])} rows")
     return 0

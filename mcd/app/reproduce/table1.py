@@ -10,7 +10,7 @@ from mcd.app.reproduce.samples import write_specimens
 from mcd.app.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
 
 BETWEEN = (8, 16, 32, 64)
-"""Steps of rounds 1 to 4 on two cores: with 64 tokens a row, a masked model makes no more than 64 calls however many."""
+"""Steps of rounds 1 to 4 on two cores: with 64 tokens a row, a masked model makes at most 64 calls."""
 
 
 def plan(scale: Scale) -> Plan:
