@@ -9,21 +9,36 @@ from mcd.app.reproduce.references import reference_rows
 from mcd.app.reproduce.samples import write_specimens
 from mcd.app.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
 
-BETWEEN = (8, 16, 32, 64)
+BETWEEN = {"mcd": (8, 16, 32, 64), "sdtt": (8, 16, 32, 64), "duo-dcd": (8, 32)}
 """Steps of rounds 1 to 4 on two cores: with 64 tokens a row, a masked model makes at most 64 calls."""
+MOST_UNIFORM = 128
+"""Most steps of uniform models on two cores: each is a call for every row."""
 
 
 def plan(scale: Scale) -> Plan:
     """Both teachers at every number of steps, and every round of every student; CD4LM has one round."""
     runs = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
-    cells = [text_cell(scale, scale.teachers[name], steps, name) for name in ("mdlm", "duo") for steps in scale.steps]
+    cells = [
+        text_cell(scale, scale.teachers[name], steps, name)
+        for name in ("mdlm", "duo")
+        for steps in scale.steps
+        if _is_affordable(scale, name, None, steps)
+    ]
     for method in METHODS:
         for round in [None] if method == "cd4lm" else range(1, ROUNDS + 1):
-            steps = [n for n in scale.steps if scale.name != "cpu" or round in (None, ROUNDS) or n in BETWEEN]
+            steps = [n for n in scale.steps if _is_affordable(scale, method, round, n)]
             cells += [text_cell(scale, f"text/{method}", n, method, round) for n in steps]
     if scale.name == "cpu":
         cells.append(text_cell(scale, "text/ar", scale.length, "ar"))
     return Plan(runs, cells)
+
+
+def _is_affordable(scale: Scale, label: str, round: int | None, steps: int) -> bool:
+    if scale.name != "cpu":
+        return True
+    if round not in (None, ROUNDS) and steps not in BETWEEN[label]:
+        return False
+    return label not in ("duo", "duo-dcd") or steps <= MOST_UNIFORM
 
 
 def text_cell(scale: Scale, model: str, steps: int, label: str, round: int | None = None, judge: int = 0) -> Cell:
