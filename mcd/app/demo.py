@@ -166,7 +166,7 @@ class Cells:
 
     def run(self) -> None:
         """Measure what is not yet measured."""
-        from mcd.app.measure import held_out_rows
+        from mcd.app.measure import control_rows, held_out_rows
         from mcd.model.pretrained import from_pretrained
         from mcd.sampler.ancestral import Ancestral
 
@@ -174,6 +174,9 @@ class Cells:
         if not self.has("shuffled"):
             stage("scoring held-out text, and the same with its words shuffled", self.started)
             self.keep(held_out_rows(self.data, args.num, args.length, args.seed, self.scorer))
+        if not self.has("control-topk"):
+            stage("scoring nonsense at the entropy of real text", self.started)
+            self.keep(control_rows(self.data, args.num, args.length, args.seed, self.scorer))
         teacher, student = from_pretrained(args.teacher), from_pretrained(str(args.out / "student"))
         tau_only = from_pretrained(str(args.out / "tau-only"))
         for steps in args.teacher_steps:

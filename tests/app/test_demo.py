@@ -37,7 +37,7 @@ def test_demo(teacher, tmp_path, capsys):
     assert set(cells) == {
         *(("teacher", None, steps) for steps in (4, 8)),
         *(("student", 2, steps) for steps in (2, 4)),
-        *((model, None, None) for model in ("text", "shuffled")),
+        *((model, None, None) for model in ("text", "shuffled", "control-periodic", "control-topk")),
         ("student", 1, 4),
         ("tau-only", 2, 4),
         ("teacher-cooled", None, 4),

@@ -12,6 +12,7 @@ import torch
 from mcd.app import report
 from mcd.app.errors import UsageError
 from mcd.app.evaluate import write_metrics
+from mcd.app.page import document
 from mcd.app.page.findings import lineages, match
 from mcd.app.page.gather import Cell, gather
 from mcd.app.page.headline import headline
@@ -353,3 +354,12 @@ def test_unusable_folders(tmp_path):
         report.main([fine, "--out", str(tmp_path / "file" / "r.html")])
     with pytest.raises(UsageError, match="is a folder"):
         report.main([fine, "--out", str(tmp_path / "empty")])
+
+
+def test_nonsense_is_told_beside_real_text(tmp_path):
+    """The control row's two numbers stand in the findings; without the row nothing is said."""
+    folder = write_runs(tmp_path / "run")
+    assert "Nonsense" not in document.page(gather([folder]), "title")
+    write_metrics(folder / "metrics.json", [*rows(), row("control-periodic", None, 61, 4.41)], "mcd demo")
+    said = document.page(gather([folder]), "title")
+    assert "Nonsense" in said and "61" in said[said.index("Nonsense") :][:200]

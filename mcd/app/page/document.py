@@ -30,7 +30,8 @@ TERMS = {
     "teacher would say a little later, seeing more. Each round takes the student as the new teacher, with a wider gap.",
     "Controls": "teacher-cooled: the teacher at the temperature that gives it the student's entropy. tau-only: the "
     "same training without the time gap, so only sharpening. text: held-out real text. shuffled: its words in random "
-    "order.",
+    "order. control-periodic and control-topk: nonsense at the entropy of real text, a window of text said again and "
+    "again, and frequent tokens drawn blindly.",
 }
 LOOKS = {  # colour, marker, dashed, strong; in the order of legend and table
     "teacher": ("teacher", "o", False, False),
@@ -39,6 +40,8 @@ LOOKS = {  # colour, marker, dashed, strong; in the order of legend and table
     "teacher-cooled": ("cooled", "v", True, False),
     "text": ("text", "*", True, True),
     "shuffled": ("shuffled", "X", True, False),
+    "control-periodic": ("other1", "P", True, False),
+    "control-topk": ("other2", "D", True, False),
 }
 
 
@@ -141,7 +144,7 @@ def _figures(series: Sequence[Series]) -> str:
     both = [s for s in series if any(c.gen_ppl is not None and c.entropy is not None for c in s.cells)]
     parts = []
     if any(c.steps for s in scored for c in s.cells):
-        shown = [s for s in scored if s.cells[0].model != "shuffled"]
+        shown = [s for s in scored if s.cells[0].model not in ("shuffled", "control-topk")]
         drawing = figures.curve(shown, "gen_ppl", "Gen PPL (log)", True, "Gen PPL against sampling steps")
         text = (
             "<b>Gen PPL against steps</b>, both logarithmic (the paper's Figure 3). Lower is more fluent. Models "

@@ -69,6 +69,7 @@ class Lineage:
     tau_only: dict[int, Cell]
     text: Cell | None
     shuffled: Cell | None
+    nonsense: Cell | None
     unlike: list[str]
 
     @property
@@ -112,6 +113,7 @@ def lineages(cells: Sequence[Cell]) -> list[Lineage]:
                 _by_steps(like, "tau-only"),
                 next((c for c in like if c.model == "text"), None),
                 next((c for c in like if c.model == "shuffled"), None),
+                next((c for c in like if c.model == "control-periodic"), None),
                 [] if teacher else list(dict.fromkeys(unlike)),
             )
         )

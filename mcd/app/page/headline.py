@@ -187,6 +187,11 @@ def _references(lineage: Lineage) -> list[Finding]:
     said = f"Real held-out text scores {ppl(text)} at {nats(text.entropy)}"
     if shuffled is not None:
         said += f"; the same words in random order score {ppl(shuffled)} at {nats(shuffled.entropy)}"
+    if lineage.nonsense is not None:
+        said += (
+            f". Nonsense, a window of text said again and again, scores {ppl(lineage.nonsense)} at "
+            f"{nats(lineage.nonsense.entropy)}: Gen PPL and entropy together do not see everything"
+        )
     below = [N for N, c in sorted(lineage.student.items()) if compare_ppl_below(c, text)]
     if below:
         said += (
