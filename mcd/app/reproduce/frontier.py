@@ -1,16 +1,18 @@
 """The comparison at equal entropy: at entropy H and N steps, the teacher cooled, SDTT, Duo-DCD, CD4LM, MCD."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mcd.app.curves import curve_of, draw_curves, matched_rows, point_row
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import language_cell
-from mcd.app.reproduce.plan import Cell, Plan, options_of
+from mcd.app.reproduce.plan import Plan, options_of
 from mcd.app.reproduce.scales import (
     LANGUAGES,
     METHODS,
+    ROUNDS,
     SEEDS,
     TEACHER_OF,
     Scale,
@@ -20,6 +22,7 @@ from mcd.app.reproduce.scales import (
     text_student,
     text_teachers,
 )
+from mcd.app.reproduce.table1 import text_cell
 
 TEMPERATURES = {"teacher": (0.6, 0.75, 0.9, 1.0), "student": (0.75, 1.0)}
 TEXT_TEMPERATURES = {"teacher": (0.7, 0.8, 0.9, 1.0), "student": (0.8, 1.0)}
@@ -32,19 +35,9 @@ def plan(scale: Scale) -> Plan:
     runs = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
     models = {name: scale.teachers[name] for name in ("mdlm", "duo")} | {m: f"text/{m}" for m in METHODS}
     cells = [
-        Cell(
-            model,
-            steps,
-            scale.num,
-            label,
-            None,
-            scale.length,
-            options_of(temperature=temperature),
-            scorer=scale.judges[0],
-            scorer_precision=scale.scorer_precision,
-        )
+        replace(text_cell(scale, model, n, label, _last_round(label)), options=options_of(temperature=temperature))
         for label, model in models.items()
-        for steps in scale.frontier_steps
+        for n in scale.frontier_steps
         for temperature in TEXT_TEMPERATURES["student" if label in METHODS else "teacher"]
     ]
     if scale.name == "cpu":
@@ -61,6 +54,11 @@ def plan(scale: Scale) -> Plan:
                     for temperature in TEMPERATURES["student" if label in METHODS else "teacher"]
                 ]
     return Plan(runs, cells)
+
+
+def _last_round(label: str) -> int | None:
+    """As Table 1 names it, so that cells of temperature 1 are one with its own."""
+    return ROUNDS if label in METHODS and label != "cd4lm" else None
 
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def plan(scale: Scale) -> Plan:
     for seed in SEEDS:
         teacher = language_teacher(LANGUAGE, seed)
         runs.append(teacher)
-        cells += [language_cell(teacher.name, LANGUAGE, n, "teacher", seed) for n in STEPS]
+        cells += [language_cell(teacher.name, LANGUAGE, n, "mdlm", seed) for n in STEPS]
         for name, options in LOSSES.items():
             log = ("--delta0", str(2 / LENGTH), "--log-every", "1", *options)  # two tokens, as in the paper
             stop = language_student(LANGUAGE, seed, "mcd", f"{name}-r1", (*log, "--max-loss", str(MAX_LOSS)), 1)
