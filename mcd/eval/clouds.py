@@ -47,11 +47,11 @@ def energy_distance(X: NDArray, Y: NDArray, *, resamples: int = RESAMPLES, seed:
     return Interval(value, float(lo), float(hi))
 
 
-def energy_floor(Y: NDArray, *, splits: int = 200, level: float = 0.95, seed: int = 0) -> float:
-    """What two sets of real text show: the `level` quantile of the energy distance between random halves of Y.
+def energy_floor(Y: NDArray, n: int, *, splits: int = 200, level: float = 0.95, seed: int = 0) -> float:
+    """What n further rows of real text would show against Y (M, D): a distance below it is not told from none.
 
-    A distance below it is not told from none. Halves are smaller than Y, so it is a little high, never too low.
-    Raises ValueError for fewer than four rows.
+    The `level` quantile between random halves of Y, scaled from their sizes to n and M: where the laws are one, the
+    distance spreads as 1/n + 1/M. Raises ValueError for fewer than four rows.
     """
     if len(Y) < 4:
         raise ValueError("the floor of the energy distance needs at least four rows")
@@ -62,7 +62,8 @@ def energy_floor(Y: NDArray, *, splits: int = 200, level: float = 0.95, seed: in
         row[rng.permutation(len(Y))[:half]] = 1.0
     right = 1.0 - left
     cross = ((left @ D) * right).sum(1) / (half * (len(Y) - half))
-    return float(np.quantile(2 * cross - _mean_of_pairs(left, D) - _mean_of_pairs(right, D), level))
+    quantile = np.quantile(2 * cross - _mean_of_pairs(left, D) - _mean_of_pairs(right, D), level)
+    return float(quantile * (1 / n + 1 / len(Y)) / (1 / half + 1 / (len(Y) - half)))
 
 
 def mauve(X: NDArray, Y: NDArray, seed: int = 0) -> Interval:
@@ -92,11 +93,10 @@ def mauve_ceiling(Y: NDArray, seed: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real text to compare with: its name, its cloud (M, D), and what real text itself shows there."""
+    """Real text to compare with: its name, its cloud (M, D), and the MAUVE that real text itself reaches there."""
 
     name: str
     features: NDArray
-    floor: float
     ceiling: float | None
     seed: int
 
@@ -109,7 +109,7 @@ class Reference:
             "energy": energy.value,
             "energy_lo": energy.lo,
             "energy_hi": energy.hi,
-            "energy_floor": self.floor,
+            "energy_floor": energy_floor(self.features, len(cloud), seed=self.seed),
             "mauve": similar.value if similar else None,
             "mauve_lo": similar.lo if similar else None,
             "mauve_hi": similar.hi if similar else None,
@@ -120,9 +120,7 @@ class Reference:
 def reference_of(name: str, texts: Sequence[str], scorer: Scorer, seed: int = 0) -> Reference:
     """The reference of real `texts`, at least four of them, read by `scorer`; `seed` is that of all its intervals."""
     cloud = scorer.features(list(texts))
-    return Reference(
-        name, cloud, energy_floor(cloud, seed=seed), mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed
-    )
+    return Reference(name, cloud, mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed)
 
 
 def _distances(X: NDArray, Y: NDArray) -> NDArray:

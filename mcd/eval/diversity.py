@@ -74,6 +74,8 @@ def self_bleus(ids: Ids, n: int = 4) -> NDArray:
     compare it at equal counts and lengths only. Raises ValueError for fewer than two samples, and n < 1.
     """
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
     if len(lengths) < 2:
         raise ValueError("self-BLEU needs at least two samples")
     log_precision = np.zeros(len(lengths))

@@ -53,8 +53,8 @@ def at_entropy(points: Sequence[Point], target: float, *, resamples: int = 300, 
     """Quality at mean entropy `target`, linear between the neighbouring points, with a 95 % bootstrap interval.
 
     Row n of every point must be drawn from the same random numbers (row n of one seed): a resample takes the same rows
-    of all points. None where `target` is outside what the points reach; the interval is None where too many resamples
-    (over 5 %) do not reach it. Raises ValueError without points or where they differ in N.
+    of all points. None where `target` is outside what the points reach; the interval's ends are None where too many
+    resamples (over 5 %) do not reach it. Raises ValueError without points or where they differ in N.
     """
     if not points or len({len(point.entropy) for point in points}) > 1:
         raise ValueError("need points of one number of samples")

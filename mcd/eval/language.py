@@ -38,8 +38,12 @@ def truth_metrics(ids: Tensor, language: Language, resamples: int = RESAMPLES, s
         RULE_COUNT; in use means RULE_SHARE of that count, counted by forward-backward. 1 when no mode is lost.
         None for so few tokens that no rule has that count.
     Total variation and coverage depend on the number of rows: compare at equal numbers. `seed` is the bootstrap's.
-    Raises ValueError for ids that are not of the language.
+    Raises ValueError for ids that are not of the language, and for rows below 3 tokens.
     """
+    if ids.shape[1] < 3:
+        raise ValueError(
+            f"--length {ids.shape[1]}: a known language is judged by trigrams, which need at least 3 tokens"
+        )
     nll = _nll(ids, language)
     interval = mean_interval(nll.numpy(), resamples=resamples, seed=seed)
     entropy, error = language.entropy(ids.shape[1])

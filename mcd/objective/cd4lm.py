@@ -133,7 +133,7 @@ class CD4LM(Objective):
             "distillation": weight * self._clamped_sum(kl) / (B * L),
             "reconstruction": (1.0 - weight) * self._clamped_sum(ce) / (B * L),
         }
-        counts = {
+        counts = {  # regimes, as of MCD; with region "student" the KL is on the revealed tokens too
             "tokens_distilled": masked_t.sum(),
             "tokens_revealed": (masked_s & ~masked_t).sum(),
             "tokens_visible": (~masked_s).sum(),

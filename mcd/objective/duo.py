@@ -29,7 +29,8 @@ class Duo(Objective):
     The window's defaults are Duo's, gamma in [-3.55, -1.85] at K = 50257, in alpha. Within it t is uniform in the
     model's own schedule, where the public code's is uniform in gamma.
 
-    `terms` holds the bound without the cap of `max_weight`, and the plain cross-entropy of corrupted tokens.
+    `terms` holds the bound without the cap of `max_weight`, and the plain cross-entropy of corrupted tokens. While the
+    curriculum lasts both are over its window and with soft tokens, no bound: compare runs by their validation NELBO.
     """
 
     name: ClassVar[str] = "duo"

@@ -116,7 +116,7 @@ class MCD(Objective):
         ce = student.head_loss(hidden_ce, x0_revealed).sum()
 
         terms = {"distillation": kl / (B * L), "reconstruction": self.ce_weight * ce / (B * L)}
-        counts = {
+        counts = {  # regimes; with region "student" the KL is on the revealed tokens too
             "tokens_distilled": distilled.sum(),
             "tokens_revealed": revealed.sum(),
             "tokens_visible": (~pair.masked_t).sum(),

@@ -130,7 +130,8 @@ def nelbo_tokens(log_x_theta: Tensor, z_t: Tensor, x0: Tensor, alpha_t: Tensor, 
 
     Precision: log r_theta_j = log1p(rho x_j) - log1p(rho x_z) with rho = K alpha_t / (1 - alpha_t) is taken in the
     dtype of log_x_theta and summed over K in float64; what remains is one number a token and float64, for terms of
-    order K cancel in it. alpha_t below 1e-9 is taken as 1e-9 (at 0 the value is 0 / 0, with limit 0).
+    order K cancel in it. alpha_t below 1e-9 is taken as 1e-9 (at 0 the value is 0 / 0, with limit 0);
+    it must be below 1.
     """
     K = log_x_theta.shape[-1]
     alpha_t = alpha_t.double().clamp(min=1e-9)

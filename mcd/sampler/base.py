@@ -33,7 +33,7 @@ class Sampler(ABC):
     name: ClassVar[str]
     process: ClassVar[Process] = "masked"
     remasks: ClassVar[bool] = False
-    """Whether a step may mask generated tokens again. If not, steps only ever reveal, and calls are at most tokens."""
+    """Whether a step may change generated tokens. If not, steps only ever reveal, and calls are at most tokens."""
 
     steps: int = 32
     """Steps from noise to text."""

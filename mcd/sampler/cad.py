@@ -24,7 +24,8 @@ class CAD(Confidence):
     block: int = 32
     """Tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
     threshold: float = 0.95
-    """Score from which on a token is sure: of top and margin in [0, 1], of entropy (negative, in nats) at most 0."""
+    """Score from which on a token is sure. It needs --steps near the length to matter: a block has its share of them,
+    and the last reveals what is left. Of top and margin in [0, 1], of entropy (negative, in nats) at most 0."""
     cap: int = 4
     """Most tokens a step reveals, the last of a block excepted."""
 

@@ -26,7 +26,7 @@ class Uniform(Sampler):
     Every blank starts as a uniform token. The start is pure noise, so the first step takes alpha_t = 0, whatever the
     schedule leaves at t = 1; the last step ends at alpha_s = 1 and draws the clean token given z_t, so there is no
     further call for "noise removal". One step is thus a draw from x_theta at noise. Given tokens are shown as they are
-    at every step. A row draws (steps + 1) L numbers from its stream: another number of steps is another sample.
+    at every step. A row's stream is read in step order: another number of steps is another sample.
 
     Steps are those of a Psi-sampler (arXiv 2602.21185): with probability 1 - kappa a token is not drawn from the
     reverse posterior but predicted clean and noised afresh (`process.uniform.psi_posterior_zs`), which lets late steps

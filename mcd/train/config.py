@@ -60,8 +60,8 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest norm of the gradient."""
     teacher_ema: float = 0.0
-    """Of distillation: 0 is a hard snapshot of the student at the start of each round (the paper's way); else the
-    teacher follows the student at every step, as an average of this decay."""
+    """Of distillation: 0 is a hard snapshot of the student at the start of each round (the paper's way; cd4lm keeps its
+    first teacher); else the teacher follows the student at every step, as an average of this decay."""
     max_loss: float | None = None
     """Give up when the loss is above this ten steps running; what was saved stays."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

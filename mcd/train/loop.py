@@ -75,25 +75,31 @@ def fit(
 ) -> Denoiser:
     """Train `student` in place and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
 
-    Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode (with `teacher_ema`
-    it follows at every step instead). Randomness of step n is
-    seeded by (seed, n), rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's
-    teacher: a run killed at any moment and started again ends with the same bits on the same CPU.
+    Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode; with `teacher_ema` it
+    follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n),
+    rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's teacher: a run killed
+    at any moment and started again ends with the same bits on the same CPU.
     Raises Interrupted after saving when told to stop; FloatingPointError when the loss or its gradient is no longer
-    finite, before any weight has changed; Diverged when the loss stays above `max_loss`.
+    finite, before any weight has changed; Diverged when the loss stays above `max_loss`; ValueError for a model that is
+    not of the objective's process.
     """
+    if objective.process != student.config.process:
+        raise ValueError(f"{objective.name} trains {objective.process} models; this one is {student.config.process}")
+    if config.teacher_ema and objective.distils and not objective.snapshots:
+        raise ValueError(f"--teacher-ema {config.teacher_ema}: {objective.name} keeps its first teacher; leave it out")
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
     fabric.launch()
     optimizers = make_optimizers(config.optimizer, student, config.lr, config.betas, config.weight_decay)
     student.to(fabric.device)
     ema = EMA(student, config.ema_decay)
     teacher = copy.deepcopy(student) if objective.distils else None
-    step, elapsed = 0, 0.0
+    step, elapsed, too_high = 0, 0.0, 0
 
     restored = load_latest(run.checkpoints)
     if restored is not None:
         tensors, meta = restored
         step, elapsed, ema.updates = meta["step"], meta["elapsed_s"], meta["ema_updates"]
+        too_high = meta["too_high"]
         _load_part(student, tensors, "student.")
         ema.shadow = {name: tensors[f"ema.{name}"].to(fabric.device) for name in ema.shadow}
         if teacher is not None:
@@ -114,10 +120,10 @@ def fit(
         parts |= {f"ema.{n}": p for n, p in ema.shadow.items()} | optimizer_tensors(optimizers)
         if teacher is not None:
             parts |= {f"teacher.{n}": p for n, p in teacher.state_dict().items()}
-        meta = {"step": step, "elapsed_s": elapsed, "ema_updates": ema.updates}
+        meta = {"step": step, "elapsed_s": elapsed, "ema_updates": ema.updates, "too_high": too_high}
         save_checkpoint(run.checkpoints, step, parts, meta)
 
-    steps_per_round, too_high = budget.steps_per_round, 0
+    steps_per_round = budget.steps_per_round
     snapshots = objective.snapshots and not config.teacher_ema
     with _stop_requests() as stop:
         while budget.progress(step, elapsed) < 1.0:
@@ -143,17 +149,16 @@ def fit(
             done = budget.progress(step, elapsed) >= 1.0
             ends_round = steps_per_round is not None and step % steps_per_round == 0
             validates = validate is not None and config.valid_every and (step % config.valid_every == 0 or done)
-            if step % config.log_every == 0 or validates or done or ends_round:
+            too_high = too_high + 1 if config.max_loss is not None and loss.total > config.max_loss else 0
+            diverged = too_high == HIGH_STEPS
+            if step % config.log_every == 0 or validates or done or ends_round or diverged:
                 row = {"step": step, "round": round + 1, "lr": config.lr * factor, **loss.as_floats()}
-                row |= {"grad_norm": float(norm), "elapsed_s": elapsed}
+                row |= {"grad_norm": float(norm), "elapsed_s": elapsed} | ({"diverged": True} if diverged else {})
                 if validate is not None and validates:
                     row |= validate(_ema_model(student, ema), step)
                 run.log(row)
                 watch(Progress(step, budget.progress(step, elapsed), elapsed, row))
-            too_high = too_high + 1 if config.max_loss is not None and loss.total > config.max_loss else 0
-            if too_high == HIGH_STEPS:
-                row = {"step": step, "round": round + 1, **loss.as_floats(), "grad_norm": float(norm)}
-                run.log(row | {"diverged": True})
+            if diverged:
                 raise Diverged(f"step {step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}")
             if ends_round and budget.rounds > 1:
                 _publish(student, ema, run.path / "rounds" / f"{round + 1}", tokenizer_json)

@@ -50,10 +50,18 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert sum(one.lo < truth < one.hi for one in intervals) >= 85
 
 
-def test_the_floor_tells_one_law_from_another():
-    floor = energy_floor(cloud(0))
-    same = [energy_distance(cloud(i, shift=0.0), cloud(0), resamples=1).value for i in range(1, 41)]
-    assert sum(value > floor for value in same) <= 6
+@pytest.mark.parametrize("n, M", [(60, 60), (16, 128), (128, 32)])
+def test_the_floor_tells_one_law_from_another(n, M):
+    """Samples of the same law pass it one time in twenty, whatever the two counts; 40 pairs of clouds."""
+    passed = 0
+    for i in range(40):
+        Y = cloud(2 * i, M)
+        passed += energy_distance(cloud(2 * i + 1, n), Y, resamples=1).value > energy_floor(Y, n, seed=i)
+    assert passed <= 7  # P(more) is below 0.003 at 5 %
+
+
+def test_the_floor_sees_a_shift():
+    floor = energy_floor(cloud(0), len(cloud(1)))
     assert energy_distance(cloud(1, shift=0.5), cloud(0)).value > floor
 
 
@@ -61,7 +69,7 @@ def test_what_is_too_small_is_refused_and_seeds_are_kept():
     with pytest.raises(ValueError, match="at least two rows"):
         energy_distance(cloud(0, 1), cloud(1))
     with pytest.raises(ValueError, match="at least four rows"):
-        energy_floor(cloud(0, 3))
+        energy_floor(cloud(0, 3), 3)
     assert energy_distance(cloud(0), cloud(1), seed=3) == energy_distance(cloud(0), cloud(1), seed=3)
     assert energy_distance(cloud(0), cloud(1), seed=3) != energy_distance(cloud(0), cloud(1), seed=4)
     two = energy_distance(cloud(0, 2), cloud(1, 2))  # half of the resamples have no pair: left out

@@ -60,8 +60,8 @@ def test_counts_follow_the_rule(seeded, length, options):
         expected_s, expected_t = counts_by_hand(objective, length, a[n], b[n])
         assert n_s[n] == expected_s
         r_s = objective.student_min + (objective.student_max - objective.student_min) * a[n]
-        if r_s > objective.teacher_min:  # else the teacher is to see no more than the student: equal masks
-            assert n_t[n] == expected_t
+        # Below teacher_min the teacher is to see no more than the student: equal masks.
+        assert n_t[n] == (expected_t if r_s > objective.teacher_min else expected_s)
     assert ((n_t >= 0) & (n_t <= n_s) & (n_s >= 1) & (n_s <= length)).all()
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from mcd.model.ema import EMA
 from mcd.model.pretrained import from_pretrained
 from mcd.objective import Loss
+from mcd.objective.cd4lm import CD4LM
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
 from mcd.train.config import Budget
@@ -331,3 +332,23 @@ def test_a_budget_in_minutes_ends_and_its_log_is_json(run_fit, tmp_path):
     rows = read_stats(tmp_path / "run")
     assert rows[-1]["elapsed_s"] >= 0.12 and (len(rows) == 1 or rows[-2]["elapsed_s"] < 0.12)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["train"]["minutes"] == 0.002
+
+
+def test_a_model_of_another_process_is_refused(run_fit, tmp_path, tiny_denoiser):
+    for process in ("uniform", "autoregressive"):
+        with pytest.raises(ValueError, match=f"mcd trains masked models; this one is {process}"):
+            run_fit(tmp_path / "run", student=tiny_denoiser(V=300, length=16, process=process))
+
+
+def test_a_frozen_teacher_cannot_follow(run_fit, tmp_path):
+    with pytest.raises(ValueError, match=r"--teacher-ema 0\.5: cd4lm keeps its first teacher"):
+        run_fit(tmp_path / "run", objective=CD4LM(), teacher_ema=0.5)
+
+
+def test_a_high_loss_is_counted_through_a_stop(run_fit, tmp_path):
+    """Stopped after 7 steps of a loss too high and started again, it ends at step 10 and is logged once."""
+    with pytest.raises(Interrupted):
+        run_fit(tmp_path / "run", max_loss=1e-6, watch=stop_at(7, terminate))
+    with pytest.raises(Diverged, match="step 10"):
+        run_fit(tmp_path / "run", max_loss=1e-6)
+    assert [row["step"] for row in read_stats(tmp_path / "run")] == list(range(1, 11))
