@@ -77,8 +77,8 @@ def fit(
 
     Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode; with `teacher_ema` it
     follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n),
-    rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's teacher: a run killed
-    at any moment and started again ends with the same bits on the same CPU.
+    rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's teacher: a run
+    killed at any moment and started again ends with the same bits on the same CPU.
     Raises Interrupted after saving when told to stop; FloatingPointError when the loss or its gradient is no longer
     finite, before any weight has changed; Diverged when the loss stays above `max_loss`; ValueError for a model that is
     not of the objective's process.
