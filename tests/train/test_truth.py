@@ -1,4 +1,4 @@
-"""Training works: on a language whose truth is known, a small teacher's bound falls towards the entropy, and no lower."""
+"""Training works: on a language whose truth is known, a small teacher's bound falls towards the entropy, no lower."""
 
 import pytest
 import torch
