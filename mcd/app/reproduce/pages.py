@@ -42,7 +42,7 @@ def _ppl(row: dict[str, Any]) -> str:
 
 
 def _tables_of_text(result: dict[str, Any]) -> str:
-    return _by_steps(result["rows"])
+    return _by_steps([row for row in result["rows"] if row.get("protocol", {}).get("temperature") in (None, 1.0)])
 
 
 def _languages(result: dict[str, Any]) -> str:

@@ -1,15 +1,19 @@
 """Table 3: round 1 of MCD and SDTT at a model about five times larger."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mcd.app.curves import curve_of, matched_rows
 from mcd.app.reproduce.lab import Lab
-from mcd.app.reproduce.plan import Plan
+from mcd.app.reproduce.plan import Plan, options_of
 from mcd.app.reproduce.samples import write_specimens
 from mcd.app.reproduce.scales import Scale, text_data, text_student
 from mcd.app.reproduce.table1 import shared_protocol, text_cell
 
 STUDENTS = ("mcd", "sdtt")
+COOLED_STEPS, COOLER = (8, 32), (0.9, 0.95)
+"""Where the teacher is cooled too, and to what temperatures."""
 
 
 def plan(scale: Scale) -> Plan:
@@ -22,6 +26,13 @@ def plan(scale: Scale) -> Plan:
         for steps in scale.steps
         if scale.name != "cpu" or steps != 128  # no more calls than 64 tokens need
     ]
+    cells += [
+        replace(
+            text_cell(scale, scale.teachers["large"], steps, "mdlm-large", judge=1), options=options_of(temperature=T)
+        )
+        for steps in COOLED_STEPS
+        for T in COOLER
+    ]
     return Plan(runs, cells)
 
 
@@ -30,11 +41,23 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     measured = lab.measure(plan(scale).cells)
     rows = [one.row for one in measured]
     write_specimens(out / "table3_samples.md", [one for one in measured if one.cell.steps in (8, 64)], lab.work)
-    value = {(one.cell.label, one.cell.steps): one.row["gen_ppl"] for one in measured}
+    value = {(one.cell.label, one.cell.steps): one.row["gen_ppl"] for one in measured if not one.cell.options}
     steps = sorted({one.cell.steps for one in measured})
     said = [
         f"{n} steps: MCD changes the teacher's Gen PPL by {value['mcd-large', n] / value['mdlm-large', n] - 1:+.0%}, "
         f"SDTT by {value['sdtt-large', n] / value['mdlm-large', n] - 1:+.0%}"
         for n in steps
     ]
-    return {"protocol": shared_protocol(rows), "rows": rows, "findings": said}
+    curves = [
+        curve_of(label, n, [one for one in measured if (one.cell.label, one.cell.steps) == (label, n)])
+        for n in COOLED_STEPS
+        for label in ("mdlm-large", *(f"{method}-large" for method in STUDENTS))
+    ]
+    matched = [row for row in matched_rows(curves, None) if row["model"] != "mdlm-large"]
+    said += [
+        f"{row['steps']} steps, at entropy {row['entropy']:.3f}: {row['model']} {row['value']:.0f}, teacher cooled "
+        + ("not reached" if row["teacher_value"] is None else f"{row['teacher_value']:.0f}")
+        for row in matched
+        if row["entropy_of"].startswith(row["model"])
+    ]
+    return {"matched": matched, "protocol": shared_protocol(rows), "rows": rows, "findings": said}
