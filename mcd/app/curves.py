@@ -1,9 +1,10 @@
 """Curves of a temperature sweep: made of cells, read at equal entropy, drawn; for `mcd frontier` and experiments."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 
 from mcd.app.reproduce.lab import Measured
 from mcd.app.reproduce.plotting import colour_of, figure
-from mcd.app.reproduce.scales import TEACHER_OF
 from mcd.data.language import LANGUAGES
 from mcd.eval.diversity import sample_entropies
 from mcd.eval.frontier import Match, Point, at_entropy, ratio, total_variation
@@ -61,22 +61,29 @@ def point_row(one: Measured) -> dict[str, Any]:
     return one.row | {"language": one.cell.language, **dict(one.cell.options)}
 
 
-def matched_rows(curves: list[Curve], first: str | None, entropies: Sequence[float] = ()) -> list[dict[str, Any]]:
-    """A row for each curve, number of steps and target entropy.
+def matched_rows(
+    curves: list[Curve],
+    teacher_of: Mapping[str, str] = MappingProxyType({}),
+    common: str | None = None,
+    entropies: Sequence[float] = (),
+) -> list[dict[str, Any]]:
+    """A row for each curve, number of steps, measure and target entropy, beside its teacher at the same entropy.
 
-    Targets are what each curve has at temperature 1, and `entropies`. first: the label whose natural entropy is the one
-    that all others are read at; None reads all at each other's. A row holds `value` (Gen PPL, NLL or total variation
-    there) and that of its teacher, the first curve of the same steps (or the masked or uniform teacher by name).
+    teacher_of: labels of students to labels of their teachers; without one, the first curve of the same steps is it.
+    Targets are the entropy that the curve has at temperature 1, that which `common` has, and `entropies`. A row holds
+    `value` (Gen PPL, NLL or total variation there) and `teacher_value`, with intervals; None where not reached.
     """
     rows = []
     for steps in sorted({curve.steps for curve in curves}):
         here = [curve for curve in curves if curve.steps == steps]
         by_label = {curve.label: curve for curve in here}
         for curve in here:
-            teacher = by_label.get(TEACHER_OF.get(curve.label, ""), here[0])
+            teacher = by_label.get(teacher_of.get(curve.label, ""), here[0])
+            if teacher is curve or curve.label in teacher_of.values():
+                continue
             targets = {f"{curve.label} at T = 1": curve.natural_entropy()}
-            if first is not None and first in by_label and first != curve.label:
-                targets[f"{first} at T = 1"] = by_label[first].natural_entropy()
+            if common is not None and common in by_label:
+                targets[f"{common} at T = 1"] = by_label[common].natural_entropy()
             targets |= {f"H = {entropy}": entropy for entropy in entropies}
             for name, target in targets.items():
                 if target is None:

@@ -16,6 +16,10 @@ class UsageError(ValueError):
     """The request made no sense; the message names the option and the mend."""
 
 
+class WorkFailed(RuntimeError):
+    """A part of the work failed; the message says which, why, and where its log is."""
+
+
 @dataclass
 class Outcome:
     """The exit status of a command."""
@@ -38,7 +42,7 @@ def explained() -> Iterator[Outcome]:
         outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
     except KeyboardInterrupt:
         outcome.status = fail("stopped", 1)
-    except (FloatingPointError, CheckpointError) as error:
+    except (FloatingPointError, CheckpointError, WorkFailed) as error:
         outcome.status = fail(str(error), 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:

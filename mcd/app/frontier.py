@@ -1,14 +1,18 @@
 """`mcd frontier`: temperature sweeps of models, compared at equal entropy."""
 
+import itertools
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from mcd.app.arguments import check_out, check_seed, parse, show_dry_run
 from mcd.app.errors import UsageError
+from mcd.app.sampling import MOST_STEPS
+from mcd.sampler.ancestral import Ancestral
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class FrontierArgs:
     """Draw each model at several temperatures and compare them where their entropies are equal.
 
     Cooling lowers Gen PPL and entropy together, so a lower Gen PPL at a lower entropy shows nothing. The first MODEL is
-    the one that the others are held against: each is read at the entropies the others have at temperature 1 (and at
-    --entropy), by interpolation, with bootstrap intervals. Models of a language whose truth is known are judged by its
+    the teacher that the others are held against: each is read at the entropy it has at temperature 1 (and at every
+    --entropy), and so is the first one, by interpolation, with bootstrap intervals. Models of a language whose truth is known are judged by its
     exact likelihood and by the total variation of their bigrams in place of Gen PPL.
 
     Writes frontier.json and frontier.png; the same command goes on where it was stopped.
@@ -47,8 +51,8 @@ class FrontierArgs:
     """Of samples and intervals."""
     scorer: str = "smollm2"
     """Judge of text: smollm2 (offline), or a folder or hub id of a causal language model."""
-    scorer_precision: str = "bf16"
-    """fp32, or bf16: twice as quick where there are bfloat16 units."""
+    scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 is twice as quick where there are bfloat16 units."""
     jobs: int = 2
     """Processes, each of one thread."""
     dry_run: bool = False
@@ -73,7 +77,15 @@ def main(argv: list[str]) -> int:
     names = {model: model.rstrip("/").split("/")[-1] for model in args.models}
     if len(set(names.values())) < len(names):
         names = {model: model for model in args.models}
-    languages = {model: language_of(from_pretrained(model)) for model in args.models}
+    opened = {model: from_pretrained(model) for model in args.models}
+    languages = {model: language_of(denoiser) for model, denoiser in opened.items()}
+    if len(set(languages.values())) > 1:
+        told = ", ".join(f"{model} of {language or 'text'}" for model, language in languages.items())
+        raise UsageError(f"MODEL: are of different languages ({told}); compare those of one")
+    for model, denoiser in opened.items():
+        longest = denoiser.config.backbone.length
+        if args.length is not None and not 1 <= args.length <= longest:
+            raise UsageError(f"--length {args.length}: {model} makes 1 to {longest} tokens")
     cells = [
         Cell(
             str(Path(model).resolve()) if Path(model).is_dir() else model,
@@ -108,7 +120,7 @@ def main(argv: list[str]) -> int:
                 label = names[model] if len(args.top_p) == 1 else f"{names[model]} top-p {top_p}"
                 curves.append(curve_of(label, steps, of_curve))
     rows = [point_row(one) for one in measured]
-    matched = matched_rows(curves, None, args.entropy)
+    matched = matched_rows(curves, entropies=args.entropy)
     draw_curves(curves, args.out / "frontier.png")
     command = f"mcd frontier {shlex.join(argv)}"
     write_json(args.out / "frontier.json", {"command": command, "rows": rows, "matched": matched})
@@ -123,37 +135,56 @@ def _check(args: FrontierArgs) -> None:
         raise UsageError("MODEL: name at least one model")
     if len(set(args.models)) < len(args.models):
         raise UsageError("MODEL: names a model twice")
-    for option, values in (("--steps", args.steps), ("--temperatures", args.temperatures), ("--top-p", args.top_p)):
-        if not values or min(values) <= 0:
-            raise UsageError(f"{option} {' '.join(map(str, values))}: must be positive, and at least one")
     for option, value in (("--num", args.num), ("--jobs", args.jobs)):
         if value < 1:
             raise UsageError(f"{option} {value}: must be at least 1")
-    if len(args.temperatures) < 2:
-        raise UsageError("--temperatures: a curve needs at least two")
+    if len(set(args.temperatures)) < max(2, len(args.temperatures)):
+        raise UsageError("--temperatures: a curve needs at least two, all different")
+    if 1.0 not in args.temperatures and not args.entropy:
+        raise UsageError("--temperatures: add 1, at whose entropy models are compared, or name an --entropy")
+    if not all(0.0 <= entropy < math.inf for entropy in args.entropy):
+        raise UsageError(f"--entropy {' '.join(map(str, args.entropy))}: must be finite and not negative")
+    if args.scorer == "none":
+        raise UsageError("--scorer none: text cannot be compared without one; leave it out")
+    if not args.steps or not args.top_p:
+        raise UsageError("--steps, --top-p: name at least one of each")
+    for steps, temperature, top_p in itertools.product(args.steps, args.temperatures, args.top_p):
+        try:
+            Ancestral(steps, temperature, top_p)
+        except ValueError as error:
+            raise UsageError(str(error).replace("--temperature ", "--temperatures ")) from None
+        if steps > MOST_STEPS:
+            raise UsageError(f"--steps {steps}: must be at most {MOST_STEPS}")
 
 
 def print_matched(rows: list[dict[str, Any]]) -> None:
     """The rows at matched entropy as a table on the terminal."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "steps", "measure", "entropy", "value", "interval", "at T", "teacher there", "its T")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for heading in ("model", "steps", "of", "entropy", "value", "interval", "teacher", "interval", "its T"):
+        table.add_column(heading, justify="left" if heading in ("model", "of") else "right", overflow="ellipsis")
 
-    def told(x: float | None, form: str = ".4g") -> str:
-        return "not reached" if x is None else f"{x:{form}}"
+    def told(row: dict[str, Any], prefix: str) -> tuple[str, str]:
+        value, lo, hi = (row[f"{prefix}{key}"] for key in ("value", "lo", "hi"))
+        form = ".0f" if row["measure"] == "gen_ppl" else ".3f"
+        return (
+            "-" if value is None else f"{value:{form}}",
+            "-" if lo is None else f"{lo:{form}}-{hi:{form}}",
+        )
 
+    short = {"gen_ppl": "PPL", "nll": "NLL", "tv_bigram": "TV-2"}
     for row in rows:
-        interval = f"{told(row['lo'])} to {told(row['hi'])}" if row["lo"] is not None else "-"
+        temperature = row["teacher_temperature"]
         table.add_row(
             row["model"],
             str(row["steps"]),
-            row["measure"],
+            short[row["measure"]],
             f"{row['entropy']:.3f}",
-            told(row["value"]),
-            interval,
-            told(row["temperature"], ".2f"),
-            told(row["teacher_value"]),
-            told(row["teacher_temperature"], ".2f"),
+            *told(row, ""),
+            *told(row, "teacher_"),
+            "-" if temperature is None else f"{temperature:.2f}",
         )
     Console().print(table)

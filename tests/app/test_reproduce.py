@@ -138,10 +138,20 @@ def test_frontier_of_models_of_a_language(tmp_path, hmm_model, capsys):
     assert "model0" in capsys.readouterr().out
     result = json.loads((out / "frontier.json").read_text())
     assert len(result["rows"]) == 4 and (out / "frontier.png").stat().st_size > 1000
-    own = [row for row in result["matched"] if row["model"] == "model0" and row["measure"] == "nll"]
-    assert own[0]["value"] == pytest.approx(own[0]["teacher_value"])  # the first model is its own yardstick
-    assert main([*argv[:2], *argv[1:], "--out", str(out)]) == 2
-    assert "twice" in capsys.readouterr().err
+    assert {(row["model"], row["teacher"], row["measure"]) for row in result["matched"]} == {
+        ("model1", "model0", "nll"),
+        ("model1", "model0", "tv_bigram"),
+    }
+    for changed, said in (
+        ([*argv[:2], *argv[1:]], "names a model twice"),
+        ([*argv, "--top-p", "2"], "--top-p 2.0"),
+        ([*argv, "--length", "99"], "--length 99"),
+        ([*argv, "--temperatures", "nan", "1"], "--temperatures nan"),
+        ([*argv, "--temperatures", "0.8", "0.9"], "add 1"),
+        ([*argv[:2], "demo", *argv[3:]], "different languages"),
+    ):
+        assert main([*changed, "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_students_are_read_where_their_teachers_are():
@@ -154,8 +164,11 @@ def test_students_are_read_where_their_teachers_are():
         ]
         return Curve(label, 4, "hmm", 0, {"nll": points})
 
-    rows = matched_rows([curve("mdlm", 0.0), curve("mcd", -0.25)], "mcd", [0.7])
-    assert {row["entropy_of"] for row in rows} == {"mdlm at T = 1", "mcd at T = 1", "H = 0.7"}
-    for row in rows:
-        if row["model"] == "mcd":
-            assert row["teacher"] == "mdlm" and row["value"] == pytest.approx(row["teacher_value"] - 0.25)
+    curves = [curve("other", 9.0), curve("mdlm", 0.0), curve("mcd", -0.25)]
+    rows = matched_rows(curves, {"mcd": "mdlm"}, "mcd", [0.7])
+    students = [row for row in rows if row["model"] == "mcd"]
+    assert {row["entropy_of"] for row in students} == {"mcd at T = 1", "H = 0.7"}
+    for row in students:
+        assert row["teacher"] == "mdlm" and row["value"] == pytest.approx(row["teacher_value"] - 0.25)
+    assert not [row for row in rows if row["model"] == "mdlm"]  # a teacher has none
+    assert {row["teacher"] for row in matched_rows(curves)} == {"other"}

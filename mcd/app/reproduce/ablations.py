@@ -72,8 +72,7 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
                 for label in labels
                 for n in STEPS
             ]
-            rows = matched_rows(curves, None)
-            matched += [row for row in rows if row["model"] != f"mdlm{tag}"]
+            matched += matched_rows(curves)
     return {
         "protocol": {"language": LANGUAGE, "samples": NUM, "length": LENGTH, "seeds": list(SEEDS)},
         "rows": over_seeds(measured),

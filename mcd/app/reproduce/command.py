@@ -26,7 +26,9 @@ EXPERIMENTS = {
     "precision": "Gumbel races in float32 and float64",
 }
 ALONE = {"figure1", "figure2", "duality", "precision"}
-"""Experiments that train nothing through the laboratory and are of one scale."""
+"""Experiments that train nothing through the laboratory."""
+ONE_SCALE = ALONE | {"languages", "ablations", "orders", "table2"}
+"""Experiments that a GPU has nothing to add to."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> int:
     choose(args.name, EXPERIMENTS, "experiment")
     if args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: must be at least 1")
-    if args.name in ALONE and args.scale != "cpu":
+    if args.name in ONE_SCALE and args.scale != "cpu":
         raise UsageError(f"--scale {args.scale}: {args.name} is of one scale; leave it out")
     command = shlex.join(["mcd", "reproduce", args.name, "--scale", args.scale])
     module = importlib.import_module(f"mcd.app.reproduce.{args.name}")
@@ -81,7 +83,12 @@ def main(argv: list[str]) -> int:
 
 def _planned(args: ReproduceArgs, module: Any) -> dict[str, Any]:
     if args.name in ALONE:
-        return {"experiment": args.name, "what": EXPERIMENTS[args.name]}
+        return {
+            "experiment": args.name,
+            "what": EXPERIMENTS[args.name],
+            "trainings": [],
+            "writes": f"{args.name}.json, .png",
+        }
     from mcd.app.reproduce.scales import SCALES
 
     plan = module.plan(SCALES[args.scale])

@@ -70,7 +70,7 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     rows = [point_row(one) for members in groups.values() for one in members]
     matched = []
     for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
-        matched += matched_rows([curve for curve in curves if (curve.language, curve.seed) == domain], "mcd")
+        matched += matched_rows([c for c in curves if (c.language, c.seed) == domain], TEACHER_OF, "mcd")
     draw_curves([curve for curve in curves if curve.language is None], out / "frontier.png")
     for language in LANGUAGES:
         of_language = [curve for curve in curves if curve.language == language and curve.seed == SEEDS[0]]

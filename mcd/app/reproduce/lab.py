@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mcd.app.errors import WorkFailed
 from mcd.app.reproduce.plan import Cell, Run
 from mcd.app.watch import watching
 from mcd.data.shards import MANIFEST
@@ -45,7 +46,7 @@ class Lab:
     def train(self, runs: Iterable[Run]) -> None:
         """Do the trainings that are not done, each after those it starts from.
 
-        Raises RuntimeError, naming the log, when one fails.
+        Raises WorkFailed, naming the log, when one fails.
         """
         left = {run.name: run for run in runs if not self._is_done(run)}
         tasks = {
@@ -93,18 +94,15 @@ class Lab:
             ) as pool,
         ):
             while waiting or running:
+                # No more than there are workers: when told to stop, or after a fault, nothing further begins.
                 for name, (needs, work, args) in list(waiting.items()):
-                    if not any(need in tasks and need not in done for need in needs):
+                    if len(running) < self.jobs and not any(need in tasks and need not in done for need in needs):
                         running[pool.submit(work, *args)] = name
                         del waiting[name]
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     name = running.pop(future)
-                    try:
-                        future.result()
-                    except BaseException:
-                        pool.shutdown(cancel_futures=True)  # what runs is let finish: it can be gone on with
-                        raise
+                    future.result()
                     done.add(name)
                     watch.tell(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
 
@@ -132,7 +130,7 @@ def _train(argv: list[str], log: Path, may_fail: bool) -> None:
         status = cli.main(argv)
     if status and not may_fail:
         last = log.read_text(encoding="utf-8").strip().splitlines()[-1]
-        raise RuntimeError(f"mcd {' '.join(argv)} ended with status {status}: {last} (see {log})")
+        raise WorkFailed(f"mcd {' '.join(argv)} ended with status {status}: {last} (see {log})")
 
 
 def _measure(cell: Cell, source: str, path: Path, data: Path) -> None:

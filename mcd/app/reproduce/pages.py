@@ -97,7 +97,7 @@ def _matched(rows: Rows, entropy_of: Callable[[dict[str, Any]], bool]) -> str:
     """Students against their cooled teachers, a line each, intervals in brackets; seeds apart."""
     lines = []
     for row in rows:
-        if not entropy_of(row) or row["model"] == row["teacher"]:
+        if not entropy_of(row):
             continue
         lines.append(
             [

@@ -53,11 +53,10 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
         for n in COOLED_STEPS
         for label in ("mdlm-large", *(f"{method}-large" for method in STUDENTS))
     ]
-    matched = [row for row in matched_rows(curves, None) if row["model"] != "mdlm-large"]
+    matched = matched_rows(curves)
     said += [
         f"{row['steps']} steps, at entropy {row['entropy']:.3f}: {row['model']} {row['value']:.0f}, teacher cooled "
         + ("not reached" if row["teacher_value"] is None else f"{row['teacher_value']:.0f}")
         for row in matched
-        if row["entropy_of"].startswith(row["model"])
     ]
     return {"matched": matched, "protocol": shared_protocol(rows), "rows": rows, "findings": said}
