@@ -21,8 +21,8 @@ class FrontierArgs:
 
     Cooling lowers Gen PPL and entropy together, so a lower Gen PPL at a lower entropy shows nothing. The first MODEL is
     the teacher that the others are held against: each is read at the entropy it has at temperature 1 (and at every
-    --entropy), and so is the first one, by interpolation, with bootstrap intervals. Models of a language whose truth is known are judged by its
-    exact likelihood and by the total variation of their bigrams in place of Gen PPL.
+    --entropy), and so is the first one, by interpolation, with bootstrap intervals. Models of a language whose truth is
+    known are judged by its exact likelihood and by the total variation of their bigrams in place of Gen PPL.
 
     Writes frontier.json and frontier.png; the same command goes on where it was stopped.
 

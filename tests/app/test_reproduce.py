@@ -135,7 +135,7 @@ def test_frontier_of_models_of_a_language(tmp_path, hmm_model, capsys):
     out = tmp_path / "out"
     argv = ["frontier", *models, "--steps", "2", "--num", "24", "--temperatures", "0.7", "1.0", "--jobs", "1"]
     assert main([*argv, "--out", str(out)]) == 0
-    assert "model0" in capsys.readouterr().out
+    assert "model1" in capsys.readouterr().out
     result = json.loads((out / "frontier.json").read_text())
     assert len(result["rows"]) == 4 and (out / "frontier.png").stat().st_size > 1000
     assert {(row["model"], row["teacher"], row["measure"]) for row in result["matched"]} == {
