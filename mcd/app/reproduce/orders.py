@@ -6,10 +6,11 @@ from typing import Any
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.app.reproduce.plan import Plan
-from mcd.app.reproduce.scales import LANGUAGES, Scale, language_data, language_teacher
+from mcd.app.reproduce.scales import Scale, language_data, language_teacher
 from mcd.process.unmasking import ORDERS
 
 STEPS = (2, 4, 8)
+LANGUAGES = ("hmm", "grammar")
 CONFIDENCE = ("top", "margin", "entropy")
 
 
