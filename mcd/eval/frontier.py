@@ -74,6 +74,8 @@ def at_entropy(points: Sequence[Point], target: float, *, resamples: int = 300, 
 
 
 def _interpolate(x: NDArray, y: NDArray, at: float) -> float:
-    """y at x = at, linear between neighbours in x; NaN outside."""
+    """y at x = at, linear between neighbours in x; NaN outside, where rounding does not count."""
     order = np.argsort(x)
+    if min(abs(at - x[order[0]]), abs(at - x[order[-1]])) < 1e-9:
+        at = float(np.clip(at, x[order[0]], x[order[-1]]))
     return float(np.interp(at, x[order], y[order], left=np.nan, right=np.nan))

@@ -26,6 +26,14 @@ def test_the_order_of_the_points_does_not_matter():
     assert at_entropy(points, 0.9) == at_entropy(points[::-1], 0.9)
 
 
+def test_a_curve_of_one_point_is_read_at_that_point():
+    """However its mean is rounded; without neighbours there is no interval."""
+    point = Point(1.0, np.random.default_rng(0).random(128), ratio(np.full(128, 2.0), np.ones(128)))
+    match = at_entropy([point], float(point.entropy.mean()) * (1 + 1e-15))
+    assert match is not None and match.quality.value == 2.0 and match.quality.lo is None
+    assert at_entropy([point], float(point.entropy.mean()) + 1e-3) is None
+
+
 def test_nothing_is_extrapolated():
     points = curve([0.6, 0.8])
     assert at_entropy(points, 1.5) is None and at_entropy(points, 0.1) is None

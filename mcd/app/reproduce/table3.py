@@ -54,9 +54,10 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
         for label in ("mdlm-large", *(f"{method}-large" for method in STUDENTS))
     ]
     matched = matched_rows(curves)
-    said += [
-        f"{row['steps']} steps, at entropy {row['entropy']:.3f}: {row['model']} {row['value']:.0f}, teacher cooled "
-        + ("not reached" if row["teacher_value"] is None else f"{row['teacher_value']:.0f}")
-        for row in matched
-    ]
+    for row in matched:
+        there = "not reached" if row["teacher_value"] is None else f"{row['teacher_value']:.0f}"
+        said.append(
+            f"{row['steps']} steps, at entropy {row['entropy']:.3f}: {row['model']} {row['value']:.0f}, "
+            f"teacher cooled {there}"
+        )
     return {"matched": matched, "protocol": shared_protocol(rows), "rows": rows, "findings": said}
