@@ -11,10 +11,10 @@ import mcd
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("mcd.app.doctor", "what is installed, which device, what would run"),
     "prepare": ("mcd.app.prepare", "text to packed tokens"),
-    "train": ("mcd.app.train", "train a masked diffusion teacher"),
+    "train": ("mcd.app.train", "train a teacher: masked, uniform or autoregressive"),
     "distill": ("mcd.app.distill", "distil a teacher into a few-step student"),
     "sample": ("mcd.app.sample", "draw text, or fill in a template"),
-    "eval": ("mcd.app.evaluate", "Gen PPL, entropy, repetition, with intervals"),
+    "eval": ("mcd.app.evaluate", "Gen PPL, entropy, repetition, likelihood, controls, with intervals"),
     "report": ("mcd.app.report", "one self-contained page of runs"),
     "frontier": ("mcd.app.frontier", "models at equal entropy, by temperature sweeps"),
     "reproduce": ("mcd.app.reproduce.command", "the paper's tables, figures and ablations"),

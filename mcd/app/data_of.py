@@ -6,11 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from mcd.app.cli import nearest
 from mcd.app.errors import UsageError
-from mcd.data.corpus import DataError, documents, source_sha256
+from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest
-from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
 
@@ -20,23 +23,30 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
 
     The folder's name tells the recipe and the text apart, so that edited text is prepared anew.
     tokenizer: a model's tokenizer.json, which then also checks a folder prepared before.
-    Raises UsageError when the folder's tokenizer is not the model's.
+    Raises UsageError when the folder's tokenizer is not the model's, or one of the two is a language and not both;
+    and for a name that is nothing here and near something that is.
     """
     folder = Path(data)
     if data and (folder / MANIFEST).is_file():
         if tokenizer is not None:
             expected = tokenizer_sha256(load_tokenizer(str(tokenizer)))
             if read_manifest(folder)["tokenizer_sha256"] != expected:
+                check_words(
+                    f"--data {data}", language_of_data(data) or data, load_tokenizer(str(tokenizer)), tokenizer.parent
+                )
                 raise UsageError(
                     f"--data {data}: prepared with another tokenizer than the model's; "
                     f"prepare it again: mcd prepare --data TEXT --tokenizer {tokenizer.parent} --out NEW"
                 )
         return folder
+    check_name(data)
+    fingerprint = source_sha256(data)
+    if tokenizer is not None:
+        check_words(f"--data {data}", data, load_tokenizer(str(tokenizer)), tokenizer.parent)
     recipe = Recipe(source=data, tokenizer=None if tokenizer is None else str(tokenizer), **options)
     identity = asdict(recipe)
     if tokenizer is not None:
         identity["tokenizer"] = tokenizer_sha256(load_tokenizer(str(tokenizer)))
-    fingerprint = source_sha256(data)
     if fingerprint is not None:
         identity["source_sha256"] = fingerprint
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -67,14 +77,53 @@ def data_of_model(model: Path) -> str:
 
 def language_of(model: Denoiser) -> str | None:
     """The known language that a model was trained on, or None when it was text or nothing says."""
-    if model.folder is None:
-        return None
+    return None if model.folder is None else _language_at(model.folder)
+
+
+def language_of_data(data: str) -> str | None:
+    """The known language that `data` names, or that a prepared folder was made from; None for text."""
+    source = read_manifest(Path(data))["recipe"]["source"] if data and (Path(data) / MANIFEST).is_file() else data
+    return source if source in LANGUAGES else None
+
+
+def check_language(option: str, model: Denoiser, data: str) -> None:
+    """Raise UsageError when the model given by `option` is of one known language and `data` is another."""
+    knows, given = language_of(model), language_of_data(data)
+    if knows is not None and given is not None and knows != given:
+        raise UsageError(f"--data {data}: is of {given}, and {option} was trained on {knows}; give data of {knows}")
+
+
+def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> None:
+    """Raise UsageError for text in front of a model of a known language, and for a language a model has no words of.
+
+    tokenizer: that of the model in the folder `model`. option: how the message begins.
+    """
+    digest = tokenizer_sha256(tokenizer)
+    known = [name for name, make in LANGUAGES.items() if tokenizer_sha256(word_tokenizer(make().symbols)) == digest]
+    if data in LANGUAGES and data not in known:
+        raise UsageError(f"{option}: {data} has words of its own, which the model does not know; give text")
+    if data not in LANGUAGES and known:
+        name = _language_at(model) or " or ".join(known)
+        raise UsageError(f"{option}: the model knows the words of {name} alone; give that language")
+
+
+def check_name(data: str, option: str = "--data") -> None:
+    """Raise UsageError for what can only be a hub dataset of a short name (no "/", no ".") near a name known here.
+
+    Such datasets are few and old; a slip of the pen would cost the time-outs of the hub.
+    """
+    known = (*BUNDLED, *LANGUAGES)
+    if data and data not in known and not {"/", "."} & set(data) and not Path(data).exists():
+        meant = nearest(data.lower(), known)
+        if meant:
+            raise UsageError(f"{option} {data}: no file here and no known name{meant}")
+
+
+def _language_at(folder: Path) -> str | None:
     try:
-        data = data_of_model(model.folder)
-        source = read_manifest(Path(data))["recipe"]["source"] if (Path(data) / MANIFEST).is_file() else data
+        return language_of_data(data_of_model(folder))
     except (UsageError, DataError):
         return None
-    return source if source in LANGUAGES else None
 
 
 def _trained_on(run: Path) -> tuple[str | None, str | None]:

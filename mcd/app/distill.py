@@ -24,6 +24,8 @@ examples:
   mcd distill mcd --teacher demo --out runs/student
   mcd distill mcd --teacher demo --out runs/tau-only --delta0 0
   mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
+  mcd distill sdtt --teacher demo --out runs/sdtt
+  mcd distill duo-dcd --teacher runs/uniform --out runs/duo-dcd
 """
 
 
@@ -62,6 +64,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(methods=", ".join(METHODS)), end="")
         return 0 if argv else 2
+    if argv[0] in OBJECTIVES and argv[0] not in METHODS:
+        raise UsageError(f"{argv[0]} distils nothing: `mcd train --method {argv[0]}`")
     kind = choose(argv[0], METHODS, "method")
     recipe = choose(peek(argv, "--recipe") or DistillArgs.recipe, DISTILL, "recipe")
     known = {field.name for field in fields(kind)}
@@ -107,7 +111,7 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         schedule = [{"round": r + 1, **objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule})
 
-    from mcd.app.data_of import data_of_model, prepared
+    from mcd.app.data_of import check_language, data_of_model, prepared
     from mcd.app.training import train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
@@ -118,15 +122,23 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
     student = from_pretrained(args.teacher, args.weights)  # type: ignore[arg-type]
     assert student.folder is not None
     if student.config.process != objective.process:
-        raise UsageError(f"{objective.name} distils {objective.process} models; --teacher {args.teacher} is none")
+        raise UsageError(f"--teacher {args.teacher}: {_mend(student.config.process, objective)}")
     longest = student.config.backbone.length
     if args.train.length is not None and not 1 <= args.train.length <= longest:
         raise UsageError(f"--length {args.train.length}: the teacher takes 1 to {longest} tokens")
-    folder = prepared(
-        data_of_model(student.folder) if args.data is None else args.data,
-        args.out.parent / "data",
-        student.folder / "tokenizer.json",
-    )
+    data = data_of_model(student.folder) if args.data is None else args.data
+    check_language(f"--teacher {args.teacher}", student, data)
+    folder = prepared(data, args.out.parent / "data", student.folder / "tokenizer.json")
     length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)
     loader = open_loader(folder, "train", args.train.batch_size, length, args.train.seed)
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command)
+
+
+def _mend(process: str, objective: Objective) -> str:
+    """What is said of a teacher of a kind that the method does not distil."""
+    methods = [name for name, kind in METHODS.items() if kind.process == process]
+    if not methods:
+        return f"is {process}; no method distils {process} models"
+    return (
+        f"is {process}, and {objective.name} distils {objective.process} models; distil it with {' or '.join(methods)}"
+    )

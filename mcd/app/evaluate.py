@@ -1,5 +1,6 @@
 """`mcd eval`: measure samples of a model or of a file, held-out text, controls, or how likely a model finds text."""
 
+import functools
 import json
 import shlex
 import sys
@@ -14,7 +15,7 @@ from mcd.app.errors import UsageError
 from mcd.app.likelihood import KEYS as LIKELIHOOD_KEYS
 from mcd.app.likelihood import LikelihoodOptions
 from mcd.app.metrics_table import print_rows
-from mcd.app.sampling import SamplingOptions, check_process, parse_with_sampler, sampler_of
+from mcd.app.sampling import SamplingOptions, check_process, fitted, parse_with_sampler, sampler_of
 
 COLUMNS = {
     "model",
@@ -57,7 +58,8 @@ class EvalArgs:
     its protocol; or the likelihood of given text.
 
     SOURCE is a model (sampled at each of --steps), a .jsonl file written by `mcd sample`, or `sotu` or a prepared data
-    folder for its held-out text (the reference rows: as it is, and with its words shuffled). `control` with --reference
+    folder for its held-out text (the reference rows: as it is, and with its words shuffled). Models and data of a known
+    language (markov, hmm, grammar) are judged by its truth, without a scorer. `control` with --reference
     makes two kinds of nonsense of that text's tokens, as varied as the text, to show what Gen PPL cannot see.
 
     Examples:
@@ -70,7 +72,8 @@ class EvalArgs:
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A model (a folder, a hub id, demo), a .jsonl of samples, held-out text (sotu, a prepared folder), or control."""
+    """A model (a folder, a hub id, demo), a .jsonl of samples, held-out text (sotu, a language, a prepared folder), or
+    control."""
     out: Path
     """metrics.json to write."""
     steps: tuple[int, ...] = (8, 32)
@@ -88,6 +91,8 @@ class EvalArgs:
 
 def main(argv: list[str]) -> int:
     args = parse_with_sampler(EvalArgs, argv, "eval")
+    if "--likelihood" in argv and not args.likelihood.likelihood:
+        raise UsageError("--likelihood: names no text; give sotu, a file, a prepared folder or another of its --help")
     samplers = _checked(args)
     if args.dry_run:
         return show_dry_run(
@@ -109,8 +114,12 @@ def main(argv: list[str]) -> int:
 
 def _checked(args: Any) -> list[Any]:
     """The sampler at each number of steps. Raises UsageError for options that make no sense."""
-    if args.num < 1 or not args.steps or min(args.steps) < 1:
-        raise UsageError(f"--num {args.num} --steps {' '.join(map(str, args.steps))}: all must be at least 1")
+    if args.num < 1:
+        raise UsageError(f"--num {args.num}: must be at least 1")
+    if not args.steps:
+        raise UsageError("--steps: names no number of steps; give one or more, such as --steps 8 32")
+    if min(args.steps) < 1:
+        raise UsageError(f"--steps {' '.join(map(str, args.steps))}: all must be at least 1")
     check_seed(args.seed)
     if not 1 <= args.likelihood.draws <= 1000:
         raise UsageError(f"--draws {args.likelihood.draws}: must be 1 to 1000")
@@ -122,8 +131,9 @@ def _checked(args: Any) -> list[Any]:
 
 
 def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
-    from mcd.app.data_of import language_of, prepared
+    from mcd.app.data_of import language_of, language_of_data, prepared
     from mcd.app.measure import control_rows, held_out_reference, held_out_rows, measure_file, measure_model
+    from mcd.app.samples_file import read_samples
     from mcd.app.watch import watching
     from mcd.data.corpus import BUNDLED
     from mcd.data.language import LANGUAGES
@@ -133,29 +143,38 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     from mcd.eval.scorer import load_scorer
 
     options, path, cache = args.scoring, Path(args.source), args.out.parent / "data"
-    scorer = None if options.scorer == "none" else load_scorer(options.scorer, options.scorer_precision)
     scoring = Scoring(options.averaging, options.retokenise)
+
+    @functools.cache
+    def scorer() -> Any:
+        """The scorer asked for, loaded when all that is refused has been."""
+        return None if options.scorer == "none" else load_scorer(options.scorer, options.scorer_precision)
 
     def compared(length: int | None, tokenizer: Path | None = None) -> Scoring:
         """The scoring with --reference, if there is one."""
-        if options.reference is None or scorer is None:
+        if options.reference is None or options.scorer == "none":
             return scoring
         if not HAS_MAUVE:
             print("MAUVE is left out: mauve-text is not installed; pip install 'mcd-lm[mauve]'", file=sys.stderr)
         folder = _prepared(options.reference, cache, tokenizer)
-        return replace(
-            scoring, reference=held_out_reference(folder, options.reference, args.num, length, args.seed, scorer)
-        )
+        real = held_out_reference(folder, options.reference, args.num, length, args.seed, scorer())
+        return replace(scoring, reference=real)
 
     length = args.sampling.length
     if args.source == CONTROL:
+        if language_of_data(options.reference) is not None:
+            raise UsageError(f"--reference {options.reference}: controls are made of text; this is a known language")
         folder = _prepared(options.reference, cache)
-        return control_rows(folder, args.num, length, args.seed, scorer, scoring=compared(length))
+        return control_rows(folder, args.num, length, args.seed, scorer(), scoring=compared(length))
     if args.source in (*BUNDLED, *LANGUAGES) or (path / MANIFEST).is_file():
+        language = _judge(args, language_of_data(args.source), length)
         folder = prepared(args.source, cache)
-        return held_out_rows(folder, args.num, length, args.seed, scorer, compared(length))
+        if language is not None:
+            return held_out_rows(folder, args.num, length, args.seed, None, language=language)
+        return held_out_rows(folder, args.num, length, args.seed, scorer(), compared(length))
     if path.suffix == ".jsonl" and not path.is_dir():
-        return [measure_file(path, scorer, args.seed, compared(length))]
+        read_samples(path)  # its faults come before the scorer's
+        return [measure_file(path, scorer(), args.seed, compared(length))]
 
     from mcd.model.pretrained import from_pretrained
 
@@ -163,19 +182,18 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     assert denoiser.folder is not None
     check_process(samplers[0], denoiser)
     length = args.sampling.length_for(denoiser)
-    if denoiser.config.process == "autoregressive":
-        samplers = [replace(samplers[0], steps=length)]  # left to right, whatever --steps
-    scoring, weights = compared(length, denoiser.folder / "tokenizer.json"), args.sampling.weights
-    language = language_of(denoiser)
-    if language is not None:
-        scorer = None  # symbols of a known language are no English; its own truth is the judge
+    samplers = list(dict.fromkeys(fitted(sampler, denoiser, length) for sampler in samplers))
+    weights, language = args.sampling.weights, _judge(args, language_of(denoiser), length)
+    judge = None
+    if language is None:
+        scoring, judge = compared(length, denoiser.folder / "tokenizer.json"), scorer()
     rows = []
     with watching("eval") as watch:
         for i, sampler in enumerate(samplers):
             cell = measure_model(
                 denoiser,
                 sampler,
-                scorer,
+                judge,
                 args.num,
                 length,
                 args.seed,
@@ -189,6 +207,18 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _judge(args: Any, language: str | None, length: int | None) -> str | None:
+    """The known language whose truth judges: its symbols are no English for a scorer, nor for --reference.
+
+    Raises UsageError for options that this leaves without a meaning.
+    """
+    if language is not None and args.scoring.reference is not None:
+        raise UsageError(f"--reference: models of {language}, and its text, are judged by its truth; leave it out")
+    if language is not None and length is not None and length < 3:
+        raise UsageError(f"--length {length}: a known language is judged by trigrams; must be at least 3")
+    return language
+
+
 def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Path:
     """The prepared folder of --reference: tokens of a model's where it is text, its own where it is prepared."""
     from mcd.app.data_of import prepared
@@ -197,7 +227,7 @@ def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Pat
 
     try:
         return prepared(reference, cache, None if (Path(reference) / MANIFEST).is_file() else tokenizer)
-    except DataError as error:
+    except (DataError, UsageError) as error:
         raise UsageError(str(error).replace("--data", "--reference", 1)) from None
 
 

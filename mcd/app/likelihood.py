@@ -11,8 +11,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mcd.app.data_of import check_name, check_words
 from mcd.app.errors import UsageError
 from mcd.data.corpus import BUNDLED, DataError, documents
+from mcd.data.language import LANGUAGES
 from mcd.data.loader import Loader, open_loader, spread_rows
 from mcd.data.shards import MANIFEST, Recipe, read_manifest
 from mcd.data.tokenizer import eos_id_of, tokenizer_of_model, tokenizer_sha256
@@ -23,6 +25,7 @@ from mcd.eval.zeroshot import PRESETS, documents_of
 from mcd.model.denoiser import Denoiser
 
 BATCH = 16  # rows of a network call
+FRESH = 1_000_003  # the seed of a language's rows: none of its prepared streams has it
 KEYS = {"model", "text", "valid_nelbo", "valid_nelbo_se", "valid_ppl", "rows", "draws", "protocol"}
 """Keys of every row of likelihood."""
 
@@ -33,7 +36,8 @@ class LikelihoodOptions:
 
     likelihood: tuple[str, ...] = ()
     """Texts: sotu or a prepared folder (its held-out part), a file (all of it), ptb, wikitext103, lm1b, lambada,
-    ag_news, pubmed, arxiv (from the hub; NAME=FILE takes a copy of your own). At most --num rows of each."""
+    ag_news, pubmed, arxiv (from the hub; NAME=FILE takes a copy of your own); for models of a known language, that
+    language (markov, hmm, grammar; rows never seen). At most --num rows of each."""
     draws: int = 4
     """Draws of the bound for each row; more make the error smaller."""
     wrap: bool = False
@@ -58,7 +62,7 @@ def likelihood_row(
     """
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
-    x0, wrap = text_rows(name, tokenizer, length, num, options.wrap)
+    x0, wrap = text_rows(name, tokenizer, length, num, options.wrap, denoiser.folder)
     exact = denoiser.config.process == "autoregressive"
     draws = 1 if exact else options.draws
     means = nelbo_means(denoiser, list(x0.split(BATCH)), draws, seed).double().cpu().numpy()
@@ -82,23 +86,31 @@ def likelihood_row(
     }
 
 
-def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool = False) -> tuple[Tensor, bool]:
+def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool, model: Path) -> tuple[Tensor, bool]:
     """At most `num` rows of the text `name`, spread evenly over it, (N, L) int64, and whether they are wrapped.
 
     A prepared folder and the bundled text give their held-out part, prepared data with the wrapping of its recipe;
-    anything else gives all of it, each document followed by the end of text. Raises UsageError for data prepared with
-    another tokenizer, DataError where there is no such text or not enough for one row.
+    a known language gives fresh rows, always the same; anything else gives all of it, each document followed by the
+    end of text. `tokenizer` is that of the model in the folder `model`. Raises UsageError for data prepared with
+    another tokenizer, text for a model of a language and the reverse, DataError where there is no such text or not
+    enough for one row.
     """
     if (Path(name) / MANIFEST).is_file():
         manifest = read_manifest(Path(name))
         if manifest["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
+            check_words(f"--likelihood {name}", manifest["recipe"]["source"], tokenizer, model)
             raise UsageError(f"--likelihood {name}: prepared with another tokenizer than the model's; give its text")
         loader = open_loader(Path(name), "valid", 1, length)
+    elif name in LANGUAGES:
+        check_words(f"--likelihood {name}", name, tokenizer, model)
+        if wrap:
+            raise UsageError(f"--wrap: {name} has no end-of-text token; leave it out")
+        return LANGUAGES[name]().sample_rows(num, length, torch.Generator().manual_seed(FRESH)), False
     else:
+        texts = _texts(name)
+        check_words(f"--likelihood {name}", name, tokenizer, model)
         eos = eos_id_of(tokenizer)
-        tokens = [
-            token for text in _texts(name) for token in (*tokenizer.encode(text, add_special_tokens=False).ids, eos)
-        ]
+        tokens = [token for text in texts for token in (*tokenizer.encode(text, add_special_tokens=False).ids, eos)]
         loader = Loader(np.array(tokens, dtype=np.int64), length, 1, eos, wrap, shuffle=False)
         if loader.stride < 1:
             raise DataError(f"--length {length}: must be at least 3 with --wrap")
@@ -109,12 +121,15 @@ def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool
 
 def _texts(name: str) -> Iterable[str]:
     """The documents of a name as --likelihood takes it."""
-    preset, _, file = name.partition("=")
-    if preset in PRESETS:
-        return documents_of(preset, Path(file) if file else None)
     if name in BUNDLED:
         return (text for i, text in enumerate(documents(name)) if i % Recipe.valid_every == 0)
+    preset, _, file = name.partition("=")
+    if preset in PRESETS and file and not Path(file).exists():
+        raise UsageError(f"--likelihood {name}: {file}: no such file or folder")
     try:
+        if preset in PRESETS:
+            return list(documents_of(preset, Path(file) if file else None))
+        check_name(name, "--likelihood")
         return list(documents(name))
     except DataError as error:
         raise DataError(str(error).replace("--data", "--likelihood", 1)) from None

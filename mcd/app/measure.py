@@ -118,11 +118,18 @@ def measure_file(path: Path, scorer: Scorer | None, seed: int, scoring: Scoring 
 
 
 def held_out_rows(
-    folder: Path, num: int, length: int | None, seed: int, scorer: Scorer | None, scoring: Scoring = PLAIN
+    folder: Path,
+    num: int,
+    length: int | None,
+    seed: int,
+    scorer: Scorer | None,
+    scoring: Scoring = PLAIN,
+    language: str | None = None,
 ) -> list[dict[str, Any]]:
     """Two reference rows: held-out text as it is (`text`) and with its words in random order (`shuffled`).
 
-    folder: prepared data; the rows are spread evenly over its held-out documents.
+    folder: prepared data; the rows are spread evenly over its held-out documents. language: the known language (of
+    LANGUAGES) that it is of, whose truth then judges both rows: what the first differs by is the floor.
     """
     loader = open_loader(folder, "valid", 1, length)
     tokenizer = tokenizer_of(folder)
@@ -132,10 +139,13 @@ def held_out_rows(
     protocol = Protocol(length=loader.length, seed=seed)
     mixed = shuffled(texts, seed)
     mixed_ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in mixed]
-    return [
-        measure(ids, texts, scorer, protocol, model="text", scoring=scoring, seed=seed).row,
-        measure(mixed_ids, mixed, scorer, protocol, model="shuffled", scoring=scoring, seed=seed).row,
-    ]
+    rows = []
+    for name, row_ids, row_texts in (("text", ids, texts), ("shuffled", mixed_ids, mixed)):
+        extra = truth_metrics(torch.tensor(row_ids), LANGUAGES[language](), seed=seed) if language else None
+        rows.append(
+            measure(row_ids, row_texts, scorer, protocol, model=name, scoring=scoring, extra=extra, seed=seed).row
+        )
+    return rows
 
 
 def control_rows(

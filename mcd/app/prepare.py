@@ -44,8 +44,10 @@ class PrepareArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(PrepareArgs, argv, "prepare")
+    from mcd.app.data_of import check_name
     from mcd.data.shards import Recipe, prepare
 
+    check_name(args.data)
     recipe = Recipe(
         source=args.data,
         text_field=args.text_field,

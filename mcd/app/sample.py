@@ -13,7 +13,7 @@ import tyro
 
 from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sampling import SamplingOptions, check_process, parse_with_sampler, sampler_of, weights_digest
+from mcd.app.sampling import SamplingOptions, check_process, fitted, parse_with_sampler, sampler_of, weights_digest
 
 GROUP = 64
 """Rows drawn and written together: what a kill can cost."""
@@ -39,7 +39,7 @@ class SampleArgs:
     num: int = 1
     """Rows."""
     steps: int = 32
-    """Steps from all mask to text."""
+    """Steps from all mask to text; an autoregressive model takes one a token."""
     seed: int = 0
     """Of all draws."""
     out: Path | None = None
@@ -81,6 +81,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
     length = args.sampling.length_for(denoiser)
+    sampler = fitted(sampler, denoiser, length)
     template = None
     if args.template is not None:
         template = template_ids(args.template, tokenizer, denoiser.blank_id, length)
@@ -95,7 +96,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         "model": args.model,
         "weights_sha256": weights_digest(denoiser, args.sampling.weights),
         "seed": args.seed,
-        "steps": args.steps,
+        "steps": sampler.steps,
         "template": args.template,
     }
     done = _rows_done(args.out, request, protocol) if args.out else 0

@@ -1,7 +1,7 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
 import hashlib
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,11 @@ def check_process(sampler: Sampler, denoiser: Denoiser) -> None:
             f"--sampler {sampler.name}: draws from {sampler.process} models, this one is {kind}; "
             f"leave it out for {DEFAULT_SAMPLER[kind]}"
         )
+
+
+def fitted(sampler: Sampler, denoiser: Denoiser, length: int) -> Sampler:
+    """The sampler for rows of `length` tokens. An autoregressive model takes a step a token, whatever was asked for."""
+    return replace(sampler, steps=length) if denoiser.config.process == "autoregressive" else sampler
 
 
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:

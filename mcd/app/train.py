@@ -21,7 +21,8 @@ class TrainArgs:
     """Train a teacher. To resume, run the same command again.
 
     --method says what is learnt, and has options of its own (`--method NAME --help` lists them): nelbo, the bound of
-    masked diffusion (MDLM); duo, that of uniform diffusion with its curriculum; ar, an autoregressive model.
+    masked diffusion (MDLM); duo, that of uniform diffusion (its curriculum is off unless asked for); ar, an
+    autoregressive model.
 
     Examples:
       mcd train --recipe cpu --out runs/teacher
@@ -57,6 +58,8 @@ class TrainArgs:
 def main(argv: list[str]) -> int:
     recipe = choose(peek(argv, "--recipe") or TrainArgs.recipe, TRAIN, "recipe")
     name = peek(argv, "--method") or TrainArgs.method
+    if name in OBJECTIVES and name not in METHODS:
+        raise UsageError(f"--method {name}: is a distillation: `mcd distill {name}`")
     kind = choose(name, METHODS, "method")
     known = {field.name for field in fields(kind)}
     objective = kind(**{name: value for name, value in recipe.method.items() if name in known})
@@ -109,7 +112,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     """Prepare the data, make or load the network, and train it."""
     import torch
 
-    from mcd.app.data_of import prepared
+    from mcd.app.data_of import check_language, prepared
     from mcd.app.training import train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
@@ -123,7 +126,13 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     if args.init is not None:
         student = from_pretrained(args.init)
         if student.config.process != objective.process:
-            raise UsageError(f"--init {args.init}: no {objective.process} model, which --method {args.method} trains")
+            process = student.config.process
+            fit = " or ".join(name for name, kind in METHODS.items() if kind.process == process)
+            raise UsageError(
+                f"--init {args.init}: is {process}, and --method {args.method} trains {objective.process} models; "
+                f"go on with --method {fit}"
+            )
+        check_language(f"--init {args.init}", student, args.data)
     tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
     folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
     loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)

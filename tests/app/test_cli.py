@@ -168,6 +168,24 @@ def test_unknown_words_name_the_nearest(capsys, teacher, tmp_path):
     refused(capsys, ["sample", str(teacher), "--sampler", "ancestal"], "did you mean 'ancestral'")
     refused(capsys, ["train", "--recipe", "sotuu", "--out", str(tmp_path / "x")], "did you mean 'sotu'")
     refused(capsys, ["sample", str(teacher), "--temprature", "1"], "--temperature")
+    refused(capsys, ["train", "--method", "mcd"], "--method mcd: is a distillation", "`mcd distill mcd`")
+    refused(capsys, ["distill", "duo"], "duo distils nothing", "`mcd train --method duo`")
+
+
+@pytest.mark.parametrize("name", ["hmmm", "HMM", "Sotu", "grammer"])
+def test_a_slip_in_the_name_of_data_never_asks_the_hub(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("mcd.data.corpus._hub_documents", None)
+    meant = {"hmmm": "hmm", "HMM": "hmm", "Sotu": "sotu", "grammer": "grammar"}[name]
+    for command in (["train"], ["prepare"]):
+        argv = [*command, "--data", name, "--out", str(tmp_path / "x")]
+        refused(capsys, argv, f"--data {name}", f"did you mean '{meant}'")
+
+
+def test_a_hub_dataset_without_a_slash_is_still_asked_for(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr("mcd.data.corpus._hub_documents", lambda name, _: iter(asked.append(name) or ()))
+    refused(capsys, ["prepare", "--data", "openwebtext", "--out", str(tmp_path / "x")], "--data openwebtext")
+    assert asked == ["openwebtext"]
 
 
 def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):

@@ -11,8 +11,11 @@ import torch
 
 from mcd.app.cli import main
 from mcd.app.evaluate import read_metrics
+from mcd.app.likelihood import text_rows
 from mcd.app.page.gather import gather
+from mcd.data.language import LANGUAGES
 from mcd.data.shards import tokenizer_of
+from mcd.data.tokenizer import word_tokenizer
 from mcd.eval import clouds, scorer
 from mcd.eval.likelihood import nelbo_rows
 from mcd.eval.scorer import Scorer
@@ -20,6 +23,12 @@ from mcd.model.pretrained import from_pretrained, save_pretrained
 from mcd.sampler.causal import Causal
 
 SHORT = ["--num", "6", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """What is prepared for a refused --out falls below the test's own folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +126,16 @@ def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys)
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"tokenizer_sha256": "0"}))
     refused(capsys, [models["masked"], "--likelihood", other], f"--likelihood {other}", "another tokenizer")
+    refused(capsys, [models["masked"], "--likelihood"], "--likelihood: names no text")
+    refused(capsys, [models["masked"], "--likelihood", "hmm"], "--likelihood hmm", "words of its own")
+    refused(capsys, [models["masked"], "--likelihood", "hmmm"], "--likelihood hmmm", "did you mean 'hmm'")
+
+
+def test_a_copy_of_a_preset_is_looked_for_before_the_hub(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mcd.data.corpus._hub_documents", None)
+    refused(capsys, [models["masked"], "--likelihood", "ptb=nofile"], "--likelihood ptb=nofile", "nofile: no such file")
+    (tmp_path / "ptb.jsonl").write_text('{"body": "x"}\n')
+    refused(capsys, [models["masked"], "--likelihood", f"ptb={tmp_path / 'ptb.jsonl'}"], "--likelihood", "'sentence'")
 
 
 def test_a_reference_adds_what_gen_ppl_cannot_see(models, tiny_data, letters, tmp_path, capsys):
@@ -159,5 +178,83 @@ def test_an_autoregressive_model_has_one_row_whatever_the_steps(models, tmp_path
 
 def test_options_that_make_no_sense_together(models, capsys):
     refused(capsys, ["control"], "control", "--reference")
+    refused(capsys, ["control", "--reference", "grammar"], "--reference grammar", "controls are made of text")
     refused(capsys, [models["masked"], "--reference", "sotu", "--scorer", "none"], "--reference", "--scorer none")
     refused(capsys, [models["masked"], "--reference", "no.txt", "--scorer", "none"], "--reference")
+    assert main(["eval", str(models["masked"]), "--out", "never.json", "--steps"]) == 2
+    said = capsys.readouterr().err
+    assert "--steps" in said and "--num" not in said
+
+
+def test_what_is_refused_needs_no_scorer(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scorer, "load_scorer", None)
+    refused(capsys, [models["autoregressive"], "--sampler", "ancestral"], "--sampler ancestral", "autoregressive")
+    refused(capsys, [tmp_path / "nosuch.jsonl"], "nosuch.jsonl: no such file")
+    refused(capsys, [models["masked"], "--length", "17"], "--length 17")
+
+
+def test_an_autoregressive_sample_says_the_steps_it_took(models, tmp_path):
+    out = tmp_path / "s.jsonl"
+    argv = ["sample", str(models["autoregressive"]), "--steps", "4", "--num", "1", "--threads", "1", "--out", str(out)]
+    assert main(argv) == 0
+    row = json.loads(out.read_text())
+    assert row["steps"] == row["nfe"] == 16
+
+
+@pytest.fixture
+def speaker(tiny_denoiser, tmp_path, monkeypatch):
+    """A model of `hmm`, of noise."""
+    monkeypatch.setattr("mcd.data.shards.LANGUAGE_TOKENS", {"train": 4000, "valid": 2000})
+    monkeypatch.setattr(scorer, "load_scorer", None)  # nothing here may ask for one
+    folder = tmp_path / "speaker"
+    save_pretrained(tiny_denoiser(V=32), folder)
+    word_tokenizer(LANGUAGES["hmm"]().symbols).save(str(folder / "tokenizer.json"))
+    (folder / "run.json").write_text(json.dumps({"config": {"data": "hmm"}}))
+    return folder
+
+
+def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, tmp_path, capsys):
+    (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
+    assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
+    language = LANGUAGES["hmm"]()
+    x0, wrap = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, False, speaker)
+    nats = -language.log_likelihood(x0).mean().item() / 16
+    entropy, _ = language.entropy(16)
+    assert x0.shape == (400, 16) and not wrap and nats == pytest.approx(entropy, abs=0.1)
+    for text in ("sotu", str(text_file)):
+        refused(capsys, [speaker, "--likelihood", text], f"--likelihood {text}", "the words of hmm alone")
+    refused(capsys, [speaker, "--likelihood", "nothing.txt"], "--likelihood nothing.txt", "no such file")
+    refused(capsys, [speaker, "--likelihood", "hmm", "--wrap"], "--wrap")
+
+
+def test_a_model_of_a_language_is_judged_by_its_truth_alone(speaker, tmp_path, capsys):
+    refused(capsys, [speaker, "--reference", "hmm"], "--reference", "judged by its truth; leave it out")
+    refused(capsys, ["hmm", "--reference", "sotu"], "--reference", "judged by its truth; leave it out")
+    refused(capsys, [speaker, "--length", "2"], "--length 2", "trigrams")
+    (row,) = rows_of([speaker, "--steps", "2"], tmp_path / "m.json")
+    assert row["gen_ppl"] is None and row["nll"] > row["entropy_true"]
+    text, mixed = rows_of(["hmm", "--length", "16", "--num", "100"], tmp_path / "hmm.json")
+    assert text["gen_ppl"] is None and text["nll"] < mixed["nll"]
+    assert text["nll"] == pytest.approx(text["entropy_true"], abs=0.5)
+    (speaker / "run.json").unlink()  # then its words tell
+    refused(capsys, [speaker, "--reference", "sotu"], "--reference sotu", "the words of markov or hmm alone")
+
+
+def test_data_that_a_model_has_no_words_for_names_the_data(speaker, models, tiny_data, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run"), "--threads", "1"]
+    train, distill = ["train", *out, "--steps", "1"], ["distill", "sdtt", *out]
+    for argv, words in (
+        ([*train, "--init", speaker, "--data", "sotu"], ("--data sotu", "words of hmm alone")),
+        ([*distill, "--teacher", speaker, "--data", "sotu"], ("--data sotu", "words of hmm alone")),
+        ([*distill, "--teacher", speaker, "--data", tiny_data], ("--data", "words of hmm alone")),
+        ([*train, "--init", models["masked"], "--data", "hmm"], ("--data hmm", "words of its own")),
+        ([*distill, "--teacher", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
+        ([*train, "--init", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
+        ([*train, "--init", models["autoregressive"]], ("is autoregressive", "go on with --method ar")),
+        ([*distill, "--teacher", models["autoregressive"]], ("no method distils autoregressive models",)),
+        (["distill", "duo-dcd", *out, "--teacher", models["masked"]], ("is masked", "distil it with", "mcd", "sdtt")),
+    ):
+        assert main(list(map(str, argv))) == 2, argv
+        error = " ".join(capsys.readouterr().err.split())
+        assert all(word in error for word in words) and "--tokenizer" not in error, error
+    assert not (tmp_path / "run").exists()
