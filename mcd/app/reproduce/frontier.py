@@ -24,9 +24,10 @@ from mcd.app.reproduce.scales import (
 )
 from mcd.app.reproduce.table1 import text_cell
 
-TEMPERATURES = {"teacher": (0.6, 0.75, 0.9, 1.0), "student": (0.75, 1.0)}
-TEXT_TEMPERATURES = {"teacher": (0.7, 0.8, 0.9, 1.0), "student": (0.8, 1.0)}
-"""A student is sharper than its teacher, and needs less of a sweep to meet the others."""
+TEMPERATURES = {"mdlm": (0.6, 0.75, 0.9, 1.0), "duo": (0.75, 0.9, 1.0), "mcd": (1.0,), "duo-dcd": (1.0,)}
+TEXT_TEMPERATURES = {"mdlm": (0.7, 0.8, 0.9, 1.0), "duo": (0.9, 1.0), "mcd": (1.0,), "duo-dcd": (1.0,)}
+COOLED_STUDENT, COOLED_TEXT_STUDENT = (0.75, 1.0), (0.8, 1.0)
+"""Teachers are cooled as far as any student's entropy; students to meet MCD, the sharpest of them."""
 LANGUAGE_STEPS = (4, 8)
 
 
@@ -38,7 +39,7 @@ def plan(scale: Scale) -> Plan:
         replace(text_cell(scale, model, n, label, _last_round(label)), options=options_of(temperature=temperature))
         for label, model in models.items()
         for n in scale.frontier_steps
-        for temperature in TEXT_TEMPERATURES["student" if label in METHODS else "teacher"]
+        for temperature in TEXT_TEMPERATURES.get(label, COOLED_TEXT_STUDENT)
     ]
     if scale.name == "cpu":
         for language in LANGUAGES:
@@ -51,7 +52,7 @@ def plan(scale: Scale) -> Plan:
                     language_cell(run.name, language, steps, label, seed, temperature=temperature)
                     for label, run in trained.items()
                     for steps in LANGUAGE_STEPS
-                    for temperature in TEMPERATURES["student" if label in METHODS else "teacher"]
+                    for temperature in TEMPERATURES.get(label, COOLED_STUDENT)
                 ]
     return Plan(runs, cells)
 

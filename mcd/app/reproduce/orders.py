@@ -11,7 +11,7 @@ from mcd.process.unmasking import ORDERS
 
 STEPS = (2, 4, 8)
 LANGUAGES = ("hmm", "grammar")
-CONFIDENCE = ("top", "margin", "entropy")
+CONFIDENCE = ("top",)
 
 
 def plan(scale: Scale) -> Plan:
