@@ -6,7 +6,7 @@ from typing import Any
 from mcd.app.reproduce import table1
 from mcd.app.reproduce.lab import Lab
 from mcd.app.reproduce.plan import Plan
-from mcd.app.reproduce.plotting import colour_of, figure
+from mcd.app.reproduce.plotting import colour_of, figure, steps_axis
 from mcd.app.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale
 
 
@@ -38,8 +38,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 name = "teacher" if round is None else f"round {round}"
                 above.plot(steps, [row["gen_ppl"] for row in cells], "o-", label=name, **look)
                 below.plot(steps, [row["entropy"] for row in cells], "o-", **look)
-            above.set(title=method, xscale="log", yscale="log")
-            below.set(xlabel="steps", xscale="log")
+            above.set(title=method, yscale="log")
+            for axis, label in ((above, ""), (below, "steps")):
+                steps_axis(axis, [row["steps"] for row in rows if row["model"] in (method, TEACHER_OF[method])], label)
             above.legend()
         axes[0].set_ylabel("Gen PPL")
         axes[len(methods)].set_ylabel("entropy (nats)")

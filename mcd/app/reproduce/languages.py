@@ -9,7 +9,7 @@ import numpy as np
 
 from mcd.app.reproduce.lab import Lab, Measured
 from mcd.app.reproduce.plan import Cell, Plan, options_of
-from mcd.app.reproduce.plotting import colour_of, figure
+from mcd.app.reproduce.plotting import colour_of, figure, steps_axis
 from mcd.app.reproduce.scales import LANGUAGES, METHODS, SEEDS, Scale, language_data, language_student, language_teacher
 from mcd.app.truth import likelihood_row
 from mcd.model.pretrained import from_pretrained
@@ -92,7 +92,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                     axis.plot([r["steps"] for r in line], [r[measure] for r in line], marker="o", label=label, **look)
                 floor = next(r["floor"][measure] for r in rows if r.get("language") == language and r.get("floor"))
                 axis.axhline(floor, color="black", linewidth=0.8, linestyle=":")
-                axis.set(xscale="log", xlabel="steps")
+                steps_axis(axis, STEPS)
             axes[column].set_title(language)
         axes[0].set_ylabel("exact NLL (nats a token)")
         axes[len(LANGUAGES)].set_ylabel("bigram total variation")

@@ -1,6 +1,6 @@
 """How the figures of results/ look: one style, one colour a method, files that do not change from run to run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -94,6 +94,18 @@ def figure(
         FigureCanvasAgg(drawing)
         yield list(drawing.subplots(rows, columns, squeeze=False, gridspec_kw=ratios).flat)
         save(drawing, path)
+
+
+def steps_axis(axis: "Axes", steps: Iterable[int], label: str = "steps") -> None:
+    """A logarithmic axis of numbers of steps, with those drawn as its ticks."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    axis.set_xscale("log")
+    ticks = sorted(set(steps))
+    axis.set_xticks(ticks, [str(n) for n in ticks])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(label)
 
 
 def save(drawing: "Figure", path: Path) -> None:
