@@ -11,7 +11,7 @@ from mcd.app.reproduce.scales import LANGUAGE_SIZE, SEEDS, Scale, language_data,
 
 LANGUAGE = "hmm"
 STEPS = (4, 8)
-TEMPERATURES = (0.6, 0.75, 0.9, 1.0)
+TEMPERATURES = (0.6, 0.75, 0.9, 1.0, 1.1)
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mcd": ("mcd", ()),
     "independent": ("mcd", ("--coupling", "independent")),

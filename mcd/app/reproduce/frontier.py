@@ -24,10 +24,10 @@ from mcd.app.reproduce.scales import (
 )
 from mcd.app.reproduce.table1 import text_cell
 
-TEMPERATURES = {"mdlm": (0.6, 0.75, 0.9, 1.0), "duo": (0.75, 0.9, 1.0), "mcd": (1.0,), "duo-dcd": (1.0,)}
-TEXT_TEMPERATURES = {"mdlm": (0.7, 0.8, 0.9, 1.0), "duo": (0.9, 1.0), "mcd": (1.0,), "duo-dcd": (1.0,)}
+TEMPERATURES = {"mdlm": (0.6, 0.75, 0.9, 1.0, 1.1), "duo": (0.75, 0.9, 1.0, 1.1), "mcd": (1.0,), "duo-dcd": (1.0,)}
+TEXT_TEMPERATURES = {"mdlm": (0.7, 0.8, 0.9, 1.0, 1.1), "duo": (0.9, 1.0), "mcd": (1.0,), "duo-dcd": (1.0,)}
 COOLED_STUDENT, COOLED_TEXT_STUDENT = (0.75, 1.0), (0.8, 1.0)
-"""Teachers are cooled as far as any student's entropy; students to meet MCD, the sharpest of them."""
+"""Teachers are cooled, and heated, as far as any student's entropy; students cooled to meet MCD, the sharpest."""
 LANGUAGE_STEPS = (4, 8)
 
 
