@@ -76,16 +76,16 @@ def shared_protocol(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def findings(measured: list[Measured]) -> list[str]:
     """What the table says to the paper's claims, computed from it."""
     value = {(one.cell.label, one.cell.round, one.cell.steps): one.row for one in measured}
-    steps = sorted({one.cell.steps for one in measured if one.cell.label == "mcd"})
-    last = [value["mcd", ROUNDS, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps]
-    fourth = [value["mcd", ROUNDS - 1, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps]
-    said = [
-        f"MCD round {ROUNDS} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(last)} of {len(steps)} step counts",
-        f"MCD round {ROUNDS - 1} has a lower Gen PPL than SDTT round {ROUNDS} at {sum(fourth)} of {len(steps)}",
-    ]
+    said = []
+    for round in (ROUNDS, ROUNDS - 1):
+        steps = [n for label, r, n in value if (label, r) == ("mcd", round) and ("sdtt", ROUNDS, n) in value]
+        lower = sum(value["mcd", round, n]["gen_ppl"] < value["sdtt", ROUNDS, n]["gen_ppl"] for n in steps)
+        said.append(
+            f"MCD round {round} has a lower Gen PPL than SDTT round {ROUNDS} at {lower} of {len(steps)} step counts"
+        )
     for method in ("mcd", "sdtt", "duo-dcd"):
         teacher = TEACHER_OF[method]
-        for n in steps:
+        for n in sorted({n for label, round, n in value if (label, round) == (method, ROUNDS)}):
             if (teacher, None, 16 * n) in value:
                 student, slow = value[method, ROUNDS, n], value[teacher, None, 16 * n]
                 said.append(

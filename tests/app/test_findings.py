@@ -1,0 +1,28 @@
+"""What Table 1 says of itself follows from its cells."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mcd.app.reproduce.lab import Measured
+from mcd.app.reproduce.plan import Cell
+from mcd.app.reproduce.scales import ROUNDS
+from mcd.app.reproduce.table1 import findings, shared_protocol
+
+
+def measured(label: str, round: int | None, steps: int, gen_ppl: float) -> Measured:
+    row = {"gen_ppl": gen_ppl, "entropy": 4.0, "protocol": {"scorer": "s", "seed": steps}}
+    return Measured(Cell(str(Path(label)), steps, 128, label, round, scorer="s"), row, {"ids": np.zeros((1, 1))})
+
+
+def test_findings_count_and_quote_the_cells():
+    """Rounds are compared where both were measured, and students with 16 times the steps where a teacher was."""
+    cells = [measured("mcd", ROUNDS, n, ppl) for n, ppl in ((8, 100.0), (16, 90.0), (128, 50.0))]
+    cells += [measured("sdtt", ROUNDS, n, ppl) for n, ppl in ((8, 120.0), (16, 80.0), (128, 70.0))]
+    cells += [measured("mcd", ROUNDS - 1, 8, 110.0), measured("mdlm", None, 128, 105.0)]
+    said = findings(cells)
+    assert f"MCD round {ROUNDS} has a lower Gen PPL than SDTT round {ROUNDS} at 2 of 3 step counts" in said
+    assert f"MCD round {ROUNDS - 1} has a lower Gen PPL than SDTT round {ROUNDS} at 1 of 1 step counts" in said
+    assert f"mcd round {ROUNDS}, 8 steps: 100 at 4.000 nats; teacher, 128 steps: 105 at 4.000" in said
+    assert len([line for line in said if "teacher, 128 steps" in line]) == 2
+    assert shared_protocol([one.row for one in cells[:3]]) == {"scorer": "s"}
