@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mcd.app.reproduce.frontier import verdicts
 from mcd.app.reproduce.lab import Measured
 from mcd.app.reproduce.plan import Cell
 from mcd.app.reproduce.scales import ROUNDS
@@ -26,3 +27,12 @@ def test_findings_count_and_quote_the_cells():
     assert f"mcd round {ROUNDS}, 8 steps: 100 at 4.000 nats; teacher, 128 steps: 105 at 4.000" in said
     assert len([line for line in said if "teacher, 128 steps" in line]) == 2
     assert shared_protocol([one.row for one in cells[:3]]) == {"scorer": "s"}
+
+
+def test_verdicts_count_students_below_their_cooled_teachers():
+    """Only at a student's own entropy, and only where both were reached."""
+    common = {"language": "hmm", "measure": "nll", "steps": 4, "model": "mcd", "entropy_of": "mcd at T = 1"}
+    rows = [common | {"value": value, "teacher_value": other} for value, other in ((2.0, 2.1), (2.2, 2.1), (2.0, None))]
+    rows.append(common | {"entropy_of": "H = 2", "value": 1.0, "teacher_value": 2.0})
+    rows.append(common | {"value": None, "teacher_value": 2.0})
+    assert verdicts(rows) == ["hmm, 4 steps, nll: mcd below its cooled teacher in 1 of 2"]

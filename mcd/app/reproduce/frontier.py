@@ -90,10 +90,11 @@ def verdicts(matched: list[dict[str, Any]]) -> list[str]:
     said = []
     groups = defaultdict(list)
     for row in matched:
-        groups[row["language"] or "text", row["measure"], row["steps"], row["model"]].append(row)
+        if row["entropy_of"] == f"{row['model']} at T = 1":
+            groups[row["language"] or "text", row["measure"], row["steps"], row["model"]].append(row)
     for (language, measure, steps, method), rows in groups.items():
         if method in TEACHER_OF:
-            reached = [row for row in rows if row["teacher_value"] is not None]
+            reached = [row for row in rows if row["value"] is not None and row["teacher_value"] is not None]
             better = sum(row["value"] < row["teacher_value"] for row in reached)
             said.append(
                 f"{language}, {steps} steps, {measure}: {method} below its cooled teacher in {better} of {len(reached)}"
