@@ -198,7 +198,7 @@ def test_real_race_on_a_grid_reveals_too_little(bits: int, kappa: float, monkeyp
     assert stats.binomtest(revealed, n, law.item()).pvalue > 1e-3
 
 
-if __name__ == "__main__":  # the table of docs/results.md
+if __name__ == "__main__":  # a smaller form of the table in docs/results.md
     for steps in (32, 256, 1024):
         for dtype in (torch.float32, torch.float64):
             print(f"N = {steps}, {dtype}: entropy %.3f, tail mass %.3f" % statistics(steps, dtype))
