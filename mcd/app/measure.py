@@ -1,13 +1,11 @@
 """Measuring cells: samples of a model, a file of samples, held-out text, its shuffled words, and the controls."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from mcd.app.errors import UsageError
 from mcd.app.samples_file import read_samples
@@ -48,12 +46,10 @@ def measure_model(
     *,
     scoring: Scoring = PLAIN,
     language: str | None = None,
-    extra: Callable[[Tensor], dict[str, Any]] | None = None,
 ) -> Cell:
     """Sample `num` rows and measure them.
 
-    language: the known language (of LANGUAGES) whose truth judges the ids. extra: what else to measure on the ids
-    (N, L). Both are merged into the row.
+    language: the known language (of LANGUAGES) whose truth judges the ids too.
     Raises UsageError when the scorer is to take ids as they are and has another vocabulary.
     """
     assert denoiser.folder is not None
@@ -64,8 +60,7 @@ def measure_model(
     protocol = Protocol(
         **sampler.protocol(), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()
     )
-    more = truth_metrics(ids, LANGUAGES[language](), seed=seed) if language else {}
-    more |= extra(ids) if extra else {}
+    extra = truth_metrics(ids, LANGUAGES[language](), seed=seed) if language else None
     mean_nfe = nfe.double().mean().item()
     measured = measure(
         ids.numpy(),
@@ -77,7 +72,7 @@ def measure_model(
         steps=sampler.steps,
         nfe=mean_nfe,
         scoring=scoring,
-        extra=more,
+        extra=extra,
         seed=seed,
     )
     samples = [

@@ -1,6 +1,5 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
-import hashlib
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ import tyro
 
 from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
+from mcd.data.corpus import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import WEIGHTS, locate, read_config
 from mcd.sampler import SAMPLERS, Sampler
@@ -98,5 +98,4 @@ def fitted(sampler: Sampler, denoiser: Denoiser, length: int) -> Sampler:
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:
     """Twelve hex digits that tell the weights of a model from any others."""
     assert denoiser.folder is not None
-    with (denoiser.folder / WEIGHTS[weights]).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return file_sha256(denoiser.folder / WEIGHTS[weights])[:12]

@@ -55,10 +55,14 @@ def source_sha256(source: str) -> str | None:
         return None
     whole = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        whole.update(json.dumps([file.relative_to(source).as_posix(), digest]).encode())
+        whole.update(json.dumps([file.relative_to(source).as_posix(), file_sha256(file)]).encode())
     return whole.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(source: str) -> list[Path]:

@@ -5,7 +5,6 @@ uint16 or uint32 tokens, documents one after the other, <|endoftext|> behind eac
 The split of a language (`mcd.data.language`) is one long stream, and its manifest's eos_id is null.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from mcd.data.corpus import DataError, documents, source_sha256
+from mcd.data.corpus import DataError, documents, file_sha256, source_sha256
 from mcd.data.language import LANGUAGES
 from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe, word_tokenizer
 
@@ -195,7 +194,7 @@ def read_tokens(folder: Path, split: str, verify: bool = True) -> np.ndarray:
         expected_bytes = shard["tokens"] * np.dtype(manifest["dtype"]).itemsize
         if not path.is_file() or path.stat().st_size != expected_bytes:
             raise DataError(f"{path}: missing or truncated; prepare the data again")
-        if verify and _sha256(path) != shard["sha256"]:
+        if verify and file_sha256(path) != shard["sha256"]:
             raise DataError(f"{path}: its checksum differs from the manifest's; prepare the data again")
         tokens = np.memmap(path, dtype=manifest["dtype"], mode="r")
         if verify and tokens.max() >= manifest["vocab_size"]:
@@ -225,11 +224,6 @@ def _split_documents(recipe: Recipe) -> Iterator[tuple[str, bool]]:
         yield text, index % recipe.valid_every == 0
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class _ShardWriter:
     """Appends tokens to numbered files of at most `shard_tokens` tokens, give or take one document."""
 
@@ -253,7 +247,7 @@ class _ShardWriter:
         if self.file is not None:
             self.file.close()
             self.file = None
-            self.shards[-1]["sha256"] = _sha256(self.folder / self.shards[-1]["file"])
+            self.shards[-1]["sha256"] = file_sha256(self.folder / self.shards[-1]["file"])
 
     def close(self) -> list[dict[str, Any]]:
         self._finish()

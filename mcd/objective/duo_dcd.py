@@ -1,21 +1,21 @@
 """DCD: Discrete Consistency Distillation of uniform-state models (Duo (arXiv 2506.10892), Algorithm 1)."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.head import TeacherTarget
-from mcd.objective.base import Clock, Loss, Objective
+from mcd.objective.base import Clock, Loss
+from mcd.objective.rounds import CoolingTeacher
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import coupled_pair_uniform, sample_rival
 
 
 @dataclass(frozen=True)
-class DuoDCD(Objective):
+class DuoDCD(CoolingTeacher):
     """KL(student(. | z_t) || teacher(. | z_s)) at all positions alike, divided by B L; z_t, z_s share one latent noise.
 
     t ~ U(delta, 1] stratified, s = t - delta, and in round r (from 0) delta = delta0 * delta_growth^r. The shared noise
@@ -29,45 +29,20 @@ class DuoDCD(Objective):
     distils: ClassVar[bool] = True
     process: ClassVar[Process] = "uniform"
 
-    delta0: float = 1 / 512
-    """Gap t - s of the first round."""
-    delta_growth: float = 2.0
-    """Factor of the gap from round to round."""
     kl: Literal["reverse", "forward"] = "reverse"
     """Direction: reverse is KL(student || teacher), Duo's."""
     tau0: float = 1.0
     """Teacher's temperature in the first round; 1 is Duo."""
-    tau_step: float = 0.0
-    """By how much the temperature falls each round."""
-    tau_min: float = 0.05
-    """Lowest temperature."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.delta0 < 1.0:
-            raise ValueError(f"--delta0 {self.delta0}: must be in [0, 1)")
-        if not 1.0 <= self.delta_growth < math.inf:
-            raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1 and finite")
+        super().__post_init__()
         if self.kl not in ("reverse", "forward"):
             raise ValueError(f"--kl {self.kl}: known are reverse, forward")
-        if not math.isfinite(self.tau_step):
-            raise ValueError(f"--tau-step {self.tau_step}: must be finite")
-        if not 0.0 < self.tau_min <= self.tau0 < math.inf:
-            raise ValueError(f"--tau0 {self.tau0}: must be at least --tau-min {self.tau_min}, which must be positive")
-
-    def delta(self, round: int) -> float:
-        """The time gap t - s of a round, at most 1."""
-        return min(1.0, self.delta0 * self.delta_growth**round)
-
-    def tau(self, round: int) -> float:
-        """The teacher's temperature in a round."""
-        return max(self.tau_min, self.tau0 - self.tau_step * round)
-
-    def schedule_of_round(self, round: int) -> dict[str, Any]:
-        return {"delta": self.delta(round), "tau": self.tau(round)}
 
     def loss(
         self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
     ) -> Loss:
+        """The KL of the class, at stratified times; see `Objective.loss`."""
         assert teacher is not None
         B, L = x0.shape
         K, delta = student.config.vocab_size, self.delta(clock.round)

@@ -6,21 +6,22 @@ ODE solver.
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.head import TeacherTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, flat_rows
+from mcd.objective.rounds import CoolingTeacher
 from mcd.process.masked import coupled_pair
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.unmasking import ORDERS
 
 
 @dataclass(frozen=True)
-class MCD(Objective):
+class MCD(CoolingTeacher):
     """The hybrid consistency objective (paper, Eq. 14), divided by B L:
 
         L = sum_i m_s^i KL(p_theta(. | z_t) || p_teacher(. | z_s; tau)) + (m_t^i - m_s^i) CE(x0^i, p_theta(. | z_t))
@@ -40,14 +41,10 @@ class MCD(Objective):
 
     delta0: float = 1 / 512
     """Gap t - s of the first round; 0 leaves only the matching of tempered predictions (tau-only)."""
-    delta_growth: float = 2.0
-    """Factor of the gap from round to round."""
     tau0: float = 0.96
     """Teacher's temperature in the first round."""
     tau_step: float = 0.03
     """By how much the temperature falls each round."""
-    tau_min: float = 0.05
-    """Lowest temperature."""
     kl: Literal["reverse", "forward"] = "reverse"
     """Direction: reverse is KL(student || teacher), the paper's."""
     ce_weight: float = 1.0
@@ -60,14 +57,7 @@ class MCD(Objective):
     """How the u of a row depend on each other (see --order of `mcd sample`); iid is the paper's."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.delta0 < 1.0:
-            raise ValueError(f"--delta0 {self.delta0}: must be in [0, 1)")
-        if not 1.0 <= self.delta_growth < math.inf:
-            raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1 and finite")
-        if not math.isfinite(self.tau_step):
-            raise ValueError(f"--tau-step {self.tau_step}: must be finite")
-        if not 0.0 < self.tau_min <= self.tau0 < math.inf:
-            raise ValueError(f"--tau0 {self.tau0}: must be at least --tau-min {self.tau_min}, which must be positive")
+        super().__post_init__()
         for option, value, known in (
             ("kl", self.kl, ("reverse", "forward")),
             ("region", self.region, ("both", "student")),
@@ -79,20 +69,10 @@ class MCD(Objective):
         if not 0.0 <= self.ce_weight < math.inf:
             raise ValueError(f"--ce-weight {self.ce_weight}: must be finite and not negative")
 
-    def delta(self, round: int) -> float:
-        """The time gap t - s of a round, at most 1."""
-        return min(1.0, self.delta0 * self.delta_growth**round)
-
-    def tau(self, round: int) -> float:
-        """The teacher's temperature in a round."""
-        return max(self.tau_min, self.tau0 - self.tau_step * round)
-
-    def schedule_of_round(self, round: int) -> dict[str, Any]:
-        return {"delta": self.delta(round), "tau": self.tau(round)}
-
     def loss(
         self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
     ) -> Loss:
+        """The two terms of the class, at stratified times; see `Objective.loss`."""
         assert teacher is not None
         B, L = x0.shape
         delta, tau = self.delta(clock.round), self.tau(clock.round)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.head import TeacherTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, flat_rows
+from mcd.objective.rounds import WideningGap
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.masked import mask, reveal_probability
 from mcd.process.schedule import Schedule
@@ -21,7 +22,7 @@ from mcd.process.timestep import sample_u, stratified_t
 
 
 @dataclass(frozen=True)
-class SDTT(Objective):
+class SDTT(WideningGap):
     """Match, at every token that is masked in z_t, the teacher's prediction from the step that reveals it.
 
     From z_t, t ~ U(0, 1], the teacher takes k ancestral steps t -> t - delta -> ... (never below 0), its draws by
@@ -57,10 +58,7 @@ class SDTT(Objective):
     """Temperature of the targets, in all rounds. Not SDTT's: for ablations. What the teacher draws stays at 1."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.delta0 < 1.0:
-            raise ValueError(f"--delta0 {self.delta0}: must be in [0, 1)")
-        if not 1.0 <= self.delta_growth < math.inf:
-            raise ValueError(f"--delta-growth {self.delta_growth}: must be at least 1 and finite")
+        super().__post_init__()
         if self.k < 1:
             raise ValueError(f"--k {self.k}: must be at least 1")
         if not 0.0 < self.tau0 < math.inf:
@@ -73,17 +71,15 @@ class SDTT(Objective):
             if value not in known:
                 raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
 
-    def delta(self, round: int) -> float:
-        """One teacher step of a round, at most 1."""
-        return min(1.0, self.delta0 * self.delta_growth**round)
-
     def schedule_of_round(self, round: int) -> dict[str, Any]:
+        """One teacher step, how far k of them look ahead, and the temperature of a round."""
         delta = self.delta(round)
         return {"delta": delta, "look_ahead": min(1.0, (self.k - 1) * delta), "tau": self.tau0}
 
     def loss(
         self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
     ) -> Loss:
+        """The divergence from the targets, at the tokens masked for the student; see `Objective.loss`."""
         assert teacher is not None
         B, L = x0.shape
         t = stratified_t(B, 0.0, 1.0, generator).to(x0.device)

@@ -1,6 +1,5 @@
 """Checkpoints: tensors in safetensors, the rest in JSON, written whole or not at all, never pickled."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mcd.data.corpus import file_sha256
 from mcd.model.pretrained import write_tensors
 
 KEEP = 2
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: d
     partial.mkdir(parents=True)
     try:
         write_tensors(partial / "state.safetensors", tensors)
-        write_json(partial / "state.json", {**meta, "sha256": _sha256(partial / "state.safetensors")})
+        write_json(partial / "state.json", {**meta, "sha256": file_sha256(partial / "state.safetensors")})
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -60,7 +60,7 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             meta = json.loads((path / "state.json").read_text(encoding="utf-8"))
-            if meta.pop("sha256") != _sha256(path / "state.safetensors"):
+            if meta.pop("sha256") != file_sha256(path / "state.safetensors"):
                 raise ValueError("its checksum differs from the one in state.json")
             return load_file(path / "state.safetensors"), meta
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -68,11 +68,6 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     if faults:
         raise CheckpointError("no readable checkpoint; " + "; ".join(faults))
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

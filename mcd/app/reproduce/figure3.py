@@ -17,10 +17,10 @@ def plan(scale: Scale) -> Plan:
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     """Two panels a method: Gen PPL and entropy of the teacher and each round."""
-    result = table1.run(scale, lab, out)
-    rows = [row for row in result["rows"] if row["steps"] is not None and row["model"] != "ar"]
+    measured = lab.measure(plan(scale).cells)
+    rows = [one.row for one in measured if one.cell.label != "ar"]
     draw(rows, out / "figure3.png")
-    return result | {"rows": rows}
+    return {"protocol": table1.shared_protocol(rows), "rows": rows, "findings": table1.findings(measured)}
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ import torch
 from mcd.app.errors import WorkFailed
 from mcd.app.reproduce.plan import Cell, Run
 from mcd.app.watch import watching
+from mcd.data.corpus import file_sha256
 from mcd.data.shards import MANIFEST
 from mcd.train.run_folder import read_stats
 
@@ -61,7 +61,7 @@ class Lab:
         folder = self.work / "cells"
         folder.mkdir(parents=True, exist_ok=True)
         tasks = {
-            str(cell): ([], _measure, (cell, cell.source(self.work), path, folder.parent / "data"))
+            str(cell): ([], _measure, (cell, cell.source(self.work), path))
             for cell, path in sorted(paths.items(), key=lambda item: (item[0].model, item[0].round or 99))
             if not path.is_file()
         }
@@ -133,7 +133,7 @@ def _train(argv: list[str], log: Path, may_fail: bool) -> None:
         raise WorkFailed(f"mcd {' '.join(argv)} ended with status {status}: {last} (see {log})")
 
 
-def _measure(cell: Cell, source: str, path: Path, data: Path) -> None:
+def _measure(cell: Cell, source: str, path: Path) -> None:
     """Draw one cell, score it, and write its row and arrays; the row comes last and so tells that both are whole."""
     from mcd.app.measure import measure_model
     from mcd.app.sampling import DEFAULT_SAMPLER
@@ -176,14 +176,7 @@ def _read(cell: Cell, path: Path) -> Measured:
 @cache
 def _weights(source: str) -> str:
     """Tells the weights of a model; a hub id stands for itself."""
-    import hashlib
-
     from mcd.model.pretrained import DEMO, WEIGHTS
 
     path = (DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"]
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else source
-
-
-def say(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    return file_sha256(path) if path.is_file() else source

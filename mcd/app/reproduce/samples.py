@@ -16,12 +16,6 @@ def write_specimens(path: Path, measured: Sequence[Measured], work: Path, each: 
         round = f", round {one.cell.round}" if one.cell.round else ""
         options = "".join(f", {name} {value}" for name, value in one.cell.options)
         parts.append(f"## {one.cell.label}{round} [{one.cell.steps} steps{options}]\n")
-        parts += [
-            f"> {tokenizer.decode(row).strip()}\n".replace("\n", "\n> ", 0) for row in one.arrays["ids"][:each].tolist()
-        ]
-    text = "\n".join(line if not line.startswith("> ") else _quoted(line) for line in parts)
-    path.write_text(text, encoding="utf-8")
-
-
-def _quoted(line: str) -> str:
-    return "> " + " ".join(line[2:].split()) + "\n"
+        texts = (tokenizer.decode(row) for row in one.arrays["ids"][:each].tolist())
+        parts += [f"> {' '.join(text.split())}\n" for text in texts]
+    path.write_text("\n".join(parts), encoding="utf-8")

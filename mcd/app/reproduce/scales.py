@@ -1,8 +1,8 @@
 """The trainings behind the experiments, at two scales: minutes of two cores, and the papers' own on OpenWebText.
 
 Every training is a command line that can be typed. At the CPU scale rows have 64 tokens, and the rounds look ahead by
-1, 2, 4, 8 and 16 of them (the paper's by 2 to 32 of 1,024). A round to half of a row would undo what came before: an
-ablation shows it. SDTT looks ahead as far, in its own paper half as far in the same round, so that rounds are equal in
+1, 2, 4, 8 and 16 of them (the paper's by 2 to 32 of 1,024). On text a round to half of a row undid what came before
+(dev/LOG.md). SDTT looks ahead as far, in its own paper half as far in the same round, so that rounds are equal in
 what they ask for.
 """
 
@@ -117,7 +117,7 @@ LANGUAGE_ROUND = 40
 def language_teacher(language: str, seed: int, process: str = "mdlm", hidden: int = LANGUAGE_SIZE) -> Run:
     """A teacher of a known language."""
     name = f"{language}/{process}-s{seed}" if hidden == LANGUAGE_SIZE else f"{language}/{process}-h{hidden}-s{seed}"
-    kind = {"mdlm": (), "duo": UNIFORM, "ar": ("--method", "ar")}[process]
+    kind = {"mdlm": (), "duo": UNIFORM}[process]
     options = ("--data", f"@data/{language}", *LANGUAGE_TRAINING, "--hidden", str(hidden))
     return Run(name, ("train", *kind, *options, "--steps", str(LANGUAGE_STEPS), "--seed", str(seed)))
 
