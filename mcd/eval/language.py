@@ -150,7 +150,14 @@ class ExactDenoiser(Denoiser):
     def device(self) -> torch.device:
         return self.language.start.device
 
-    def hidden(self, z_t: Tensor, t: Tensor, noise: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        noise: Tensor | None = None,
+        rows: Tensor | None = None,
+        group: int | None = None,
+    ) -> Tensor:
         """log p(x0_i | visible tokens) of the rows asked for, (n, V); at visible tokens (nearly) all on their value.
 
         Raises ValueError for soft tokens and for noise, which have no posterior here, and for rows too long.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
+from mcd.model.head import RowsTarget, TokenTarget
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import corrupt, nelbo_tokens, sample_rival
@@ -31,7 +32,7 @@ def _masked_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_m
     schedule = denoiser.config.schedule
     z_t = mask(x0, u, schedule.alpha(t)[:, None], denoiser.mask_id)
     rows = (z_t == denoiser.mask_id).flatten().nonzero(as_tuple=True)[0]
-    loss = denoiser.head_loss(denoiser.hidden(z_t, t, rows=rows), x0.flatten()[rows])
+    _, (loss,) = denoiser.head_loss(denoiser.hidden(z_t, t, rows=rows), TokenTarget(x0.flatten()[rows]))
     per_row = torch.zeros(B, device=x0.device).index_add_(0, rows // L, loss)
     return per_row * schedule.nelbo_weight(t) / L
 
@@ -44,8 +45,13 @@ def _uniform_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_
     u, rival = sample_u(B, L, generator).to(x0.device), sample_rival(x0, K, generator)
     alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
     z_t = corrupt(x0, u, rival, alpha_t, K)
-    log_x_theta = denoiser.log_x_theta(denoiser.hidden(z_t, t)).view(B, L, K)
-    return nelbo_tokens(log_x_theta, z_t, x0, alpha_t, alpha_dot_t).mean(1).float()
+    places = [a.expand(B, L).flatten() for a in (z_t, x0, alpha_t, alpha_dot_t)]
+
+    def bound_of(log_x_theta: Tensor, rows: slice) -> Tensor:
+        return nelbo_tokens(log_x_theta[None], *(a[None, rows] for a in places))[0]
+
+    _, (bound,) = denoiser.head_loss(denoiser.hidden(z_t, t), RowsTarget(bound_of, B * L))
+    return bound.view(B, L).mean(1)
 
 
 def _autoregressive_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> Tensor:
@@ -53,7 +59,8 @@ def _autoregressive_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Genera
     B, L = x0.shape
     start = torch.full_like(x0[:, :1], denoiser.mask_id)
     hidden = denoiser.hidden(torch.cat((start, x0[:, :-1]), dim=1), torch.zeros(B, device=x0.device))
-    return denoiser.head_loss(hidden, x0.flatten()).view(B, L).mean(1)
+    _, (loss,) = denoiser.head_loss(hidden, TokenTarget(x0.flatten()))
+    return loss.view(B, L).mean(1)
 
 
 ROWS = {"masked": _masked_rows, "uniform": _uniform_rows, "autoregressive": _autoregressive_rows}

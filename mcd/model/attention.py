@@ -4,21 +4,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mcd.model.linear import Linear, in_groups, linear
+
 SHORT = 256
 
 
 def rotary_table(length: int, head_dim: int, base: float = 10_000.0) -> Tensor:
-    """cos and sin of the rotary angles, (2, L, head_dim), half-split (NeoX) layout as in MDLM; float32."""
+    """cos and signed sin of the rotary angles, (2, L, head_dim), half-split (NeoX) layout as in MDLM; float32.
+
+    The first half of the sines is negative, as `rotate` needs them.
+    """
     inv_freq = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angle = torch.outer(torch.arange(length, dtype=torch.float32), inv_freq)
-    angle = torch.cat((angle, angle), dim=-1)
-    return torch.stack((angle.cos(), angle.sin()))
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + head_dim/2}) by their position's angle. x: (..., L, head_dim)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + head_dim/2}) by their position's angle. x: (..., L, head_dim); rotary: its table."""
+    cos, sin = rotary.to(x.dtype)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
@@ -42,14 +47,26 @@ class SelfAttention(nn.Module):
     def __init__(self, hidden: int, heads: int, causal: bool = False):
         super().__init__()
         self.heads, self.causal = heads, causal
-        self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
-        self.out = nn.Linear(hidden, hidden, bias=False)
+        self.qkv = Linear(hidden, 3 * hidden, bias=False)
+        self.out = Linear(hidden, hidden, bias=False)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
-        """x: (B, L, D); rotary: (2, L, D/H). Returns (B, L, D)."""
+    def forward(self, x: Tensor, rotary: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
+        """What each position gathers, `out` not yet applied. x: (B, L, D); rotary: (2, L, D/H). Returns (B, L, D).
+
+        rows: flat positions (n,) that look at the others; then queries are made for them only, in groups of `group`
+        (`in_groups`), and the result is (n, D).
+        """
         B, L, D = x.shape
-        qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
-        cos, sin = rotary.to(q.dtype)
-        attended = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, self.causal)
-        return self.out(attended.transpose(1, 2).reshape(B, L, D))
+        if rows is None:
+            q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        else:
+            k, v = (self._heads(part) for part in linear(x, self.qkv.weight[D:]).chunk(2, dim=-1))
+            queries = in_groups(group, lambda part: linear(part, self.qkv.weight[:D]), x.flatten(0, 1)[rows])
+            q = self._heads(queries.new_zeros(B * L, D).index_copy(0, rows, queries).view(B, L, D))
+        attended = attend(rotate(q, rotary), rotate(k, rotary), v, self.causal)
+        attended = attended.transpose(1, 2).reshape(B, L, D)
+        return attended if rows is None else attended.flatten(0, 1)[rows]
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, L, D) to (B, H, L, D/H)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

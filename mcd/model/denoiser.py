@@ -2,7 +2,7 @@
 
 h = denoiser.hidden(z_t, t, rows=rows)   # (n, D): the backbone, and only the rows asked for
 log_x_theta = denoiser.log_x_theta(h)    # (n, V): clean-token log-probs after SUBS
-loss = denoiser.head_loss(h, target)     # (n,): the same as autograd through log_x_theta would give
+loss = denoiser.head_loss(h, target)     # what autograd through log_x_theta would give, without its memory
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mcd.model.dit import DiT, DiTConfig
-from mcd.model.head import TeacherTarget, cross_entropy_rows, divergence_rows, tempered
+from mcd.model.head import HeadLoss, Target, head_loss, tempered
+from mcd.model.linear import linear
 from mcd.process.schedule import LogLinear, Schedule
 
 Process = Literal["masked", "uniform", "autoregressive"]
@@ -89,30 +90,39 @@ class Denoiser(nn.Module):
             return z_t.to(self.backbone.embedding.dtype) @ self.backbone.embedding
         return nn.functional.embedding(z_t, self.backbone.embedding)
 
-    def hidden(self, z_t: Tensor, t: Tensor, noise: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        noise: Tensor | None = None,
+        rows: Tensor | None = None,
+        group: int | None = None,
+    ) -> Tensor:
         """Backbone features of the rows asked for.
 
         z_t: (B, L) ids or (B, L, K) soft tokens; t: (B,) times in [0, 1]; noise: (B, L, D) added to the embedded
-        tokens; rows: flat positions b * L + l, int64 (n,), all of them when None. Returns (n, D).
-        Raises ValueError when L is longer than the model's.
+        tokens; rows: flat positions b * L + l, int64 (n,), no one twice, all of them when None; group: as in
+        `DiT.forward`. Returns (n, D). Raises ValueError when L is longer than the model's.
         """
         if z_t.shape[1] > self.config.backbone.length:
             raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
         x = self.embed(z_t)
         if noise is not None:
             x = x + noise
-        sigma = torch.zeros_like(t)
         if self.config.time_conditioned:
             sigma = -self.config.schedule.alpha(t).clamp(min=1e-12).log()  # alpha is 0 at t = 1 of some schedules
-        features = self.backbone(x, sigma).flatten(0, 1)
-        return features if rows is None else features[rows]
+        else:
+            sigma = t.new_zeros(1)
+        return self.backbone(x, sigma, rows, group).view(-1, x.shape[-1])
+
+    def vocabulary(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Weight (V, D) and bias (V,) of the real tokens at the head: the mask, the last row, left out."""
+        head, V = self.backbone.head.linear, self.config.vocab_size
+        return head.weight[:V].to(dtype), head.bias[:V].to(dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Raw scores of real tokens, the mask left out: (n, D) to (n, V), in ascending order of their ids."""
-        linear, mask_id = self.backbone.head.linear, self.config.mask_id
-        if mask_id is None:
-            return linear(hidden)
-        return nn.functional.linear(hidden, linear.weight[:mask_id], linear.bias[:mask_id])  # the mask is the last row
+        return linear(hidden, *self.vocabulary())
 
     def log_x_theta(self, hidden: Tensor, z: Tensor | None = None, tau: float = 1.0) -> Tensor:
         """Log-probs of the clean token after SUBS, float32: (n, D) to (n, V).
@@ -128,14 +138,10 @@ class Denoiser(nn.Module):
         log_p[visible, z[visible]] = 0.0
         return log_p
 
-    def head_loss(self, hidden: Tensor, target: Tensor | TeacherTarget, direction: str = "reverse") -> Tensor:
-        """One loss a masked row, (n,): cross-entropy to ids (n,), nats, or a divergence from a teacher's prediction.
+    def head_loss(self, hidden: Tensor, *targets: Target) -> HeadLoss:
+        """Losses of rows that are all masked, hidden (n, D), against targets: ids, a teacher, or a loss of your own.
 
-        The teacher's prediction carries no gradient. `direction` as in `divergence_rows`.
+        See `model.head`; all gradients are made in the call, and `total` can be differentiated once.
         """
-        log_p = self.log_x_theta(hidden)
-        if isinstance(target, Tensor):
-            return cross_entropy_rows(log_p, target)
-        with torch.no_grad():
-            log_q = target.teacher.log_x_theta(target.hidden, tau=target.tau)
-        return divergence_rows(log_p, log_q, direction)
+        head = self.backbone.head.linear
+        return head_loss(hidden, head.weight, head.bias, self.config.vocab_size, targets)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mcd.model.attention import SelfAttention, rotary_table
+from mcd.model.linear import Linear, in_groups
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,25 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with a scale and no bias, computed in float32 at least, whatever autocast says."""
+    """Layer normalisation with a scale and no bias, then adaLN's modulation; in float32 at least, under autocast too."""
 
     def __init__(self, hidden: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., D), normalised over D."""
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """norm(x) w (1 + scale) + shift. x: (B, L, D) or (n, D); shift, scale: broadcastable to x.
+
+        A model without a time input has one shift and one scale for all rows, (1, D) or (1, 1, D): they are then the
+        affine part of the normalisation itself, and cost no pass over x.
+        """
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            normed = F.layer_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), eps=1e-5)
+            scale, shift = self.weight.to(dtype) * (1 + scale.to(dtype)), shift.to(dtype)
+            if scale.numel() == self.weight.numel():
+                normed = F.layer_norm(x.to(dtype), self.weight.shape, scale.flatten(), shift.flatten(), eps=1e-5)
+            else:
+                normed = torch.addcmul(shift, F.layer_norm(x.to(dtype), self.weight.shape, eps=1e-5), scale)
         return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
 
 
@@ -90,11 +100,6 @@ class TimeEmbedding(nn.Module):
         return F.silu(self.mlp(sinusoid.to(next(self.mlp.parameters()).dtype)))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """adaLN: x (1 + scale) + shift, computed as one fused multiply-add. x: (B, L, D); shift, scale: (B, 1, D)."""
-    return torch.addcmul(shift, x, 1 + scale)
-
-
 class Block(nn.Module):
     """Pre-norm transformer block whose branches are shifted, scaled and gated by the time embedding (adaLN-zero)."""
 
@@ -104,7 +109,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(D)
         self.attention = SelfAttention(D, config.heads, config.causal)
         self.norm2 = LayerNorm(D)
-        self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(approximate="tanh"), nn.Linear(4 * D, D))
+        self.mlp = nn.Sequential(Linear(D, 4 * D), nn.GELU(approximate="tanh"), Linear(4 * D, D))
         self.adaLN = nn.Linear(config.cond_dim, 6 * D)
         nn.init.zeros_(self.adaLN.weight)
         nn.init.zeros_(self.adaLN.bias)
@@ -112,12 +117,34 @@ class Block(nn.Module):
             self.adaLN.bias.view(6, D)[[2, 5]] = config.gate_init
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cond: Tensor, rotary: Tensor) -> Tensor:
-        """x: (B, L, D); cond: (B, cond_dim)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN(cond)[:, None].chunk(6, dim=-1)
-        branch = self.attention(modulate(self.norm1(x), shift1, scale1), rotary)
+    def forward(
+        self, x: Tensor, cond: Tensor, rotary: Tensor, rows: Tensor | None = None, group: int | None = None
+    ) -> Tensor:
+        """x: (B, L, D); cond: (B or 1, 1, cond_dim); rotary: (2, L, head_dim). Returns (B, L, D).
+
+        rows: flat positions (n,); then only they are computed from the attention on, and the result is (n, D). All of
+        x is still attended to. `group` as in `DiT.forward`.
+        """
+        length = x.shape[1]
+        shift1, scale1, *modulation = self.adaLN(cond).chunk(6, dim=-1)
+        normed = self.norm1(x, shift1, scale1)
+        if rows is None:
+            return self._after_attention(x, self.attention(normed, rotary), *modulation)
+        attended = self.attention(normed, rotary, rows, group)
+        x = x.flatten(0, 1)[rows]
+        if len(cond) == 1:
+            shared = [m[0] for m in modulation]
+            return in_groups(group, lambda x, a: self._after_attention(x, a, *shared), x, attended)
+        modulation = [m[rows // length, 0] for m in modulation]
+        return in_groups(group, self._after_attention, x, attended, *modulation)
+
+    def _after_attention(
+        self, x: Tensor, attended: Tensor, gate1: Tensor, shift2: Tensor, scale2: Tensor, gate2: Tensor
+    ) -> Tensor:
+        """The output projection of attention, and the perceptron, row by row: (..., D)."""
+        branch = self.attention.out(attended)
         x = torch.addcmul(x, gate1, F.dropout(branch, self.dropout, self.training))
-        branch = self.mlp(modulate(self.norm2(x), shift2, scale2))
+        branch = self.mlp(self.norm2(x, shift2, scale2))
         return torch.addcmul(x, gate2, F.dropout(branch, self.dropout, self.training))
 
 
@@ -133,15 +160,20 @@ class VocabularyHead(nn.Module):
             nn.init.zeros_(p)
 
     def features(self, x: Tensor, cond: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D), ready for `linear`."""
-        shift, scale = self.adaLN(cond)[:, None].chunk(2, dim=-1)
-        return modulate(self.norm(x), shift, scale)
+        """x (..., D) and cond broadcastable to (..., cond_dim), to (..., D), ready for `linear`."""
+        shift, scale = self.adaLN(cond).chunk(2, dim=-1)
+        return self.norm(x, shift, scale)
 
 
 class DiT(nn.Module):
-    """Token embedding, time embedding, blocks and vocabulary head; the two embeddings are not tied."""
+    """Token embedding, time embedding, blocks and vocabulary head; the two embeddings are not tied.
+
+    checkpointing: while training, keep only what enters each block and compute the block again when its gradient is
+    due (Chen et al., arXiv 1604.06174): memory falls to about one block's, time grows by one forward pass.
+    """
 
     rotary: Tensor
+    checkpointing: bool = False
 
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -153,10 +185,27 @@ class DiT(nn.Module):
         self.head = VocabularyHead(config)
         self.register_buffer("rotary", rotary_table(config.length, config.hidden // config.heads), persistent=False)
 
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Embedded tokens x (B, L, D) and sigma (B,) to the features the vocabulary projection reads, (B, L, D)."""
-        cond = self.time(sigma)
-        rotary = self.rotary[:, : x.shape[1]]
-        for block in self.blocks:
-            x = block(x, cond, rotary)
-        return self.head.features(x, cond)
+    def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
+        """Embedded tokens x (B, L, D) to the features the vocabulary projection reads, (B, L, D).
+
+        sigma: (B,), or (1,) for all alike. rows: flat positions (n,); the result is then theirs alone, (n, D), and the
+        last block makes queries, output projection and perceptron for them only. group: what is made for the rows alone
+        is made in padded groups of exactly so many, so that a row's bits do not depend on how many others are wanted.
+        """
+        length = x.shape[1]
+        cond = self.time(sigma)[:, None]
+        rotary = self.rotary[:, :length]
+        *earlier, last = self.blocks
+        for block in earlier:
+            x = self._run(block, x, cond, rotary)
+        x = self._run(last, x, cond, rotary, rows, group)
+        if rows is None:
+            return self.head.features(x, cond)
+        if len(cond) == 1:
+            return in_groups(group, lambda x: self.head.features(x, cond[0]), x)
+        return in_groups(group, self.head.features, x, cond[rows // length, 0])
+
+    def _run(self, block: nn.Module, *args: Tensor | int | None) -> Tensor:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.model.head import TokenTarget
 from mcd.objective.base import Clock, Loss, Objective
 
 
@@ -28,6 +29,6 @@ class AR(Objective):
         start = torch.full_like(x0[:, :1], student.mask_id)
         t = torch.zeros(B, device=x0.device)
         hidden = student.hidden(torch.cat((start, x0[:, :-1]), dim=1), t)
-        cross_entropy = student.head_loss(hidden, x0.flatten()).sum() / (B * L)
+        cross_entropy = student.head_loss(hidden, TokenTarget(x0.flatten(), 1.0 / (B * L))).total
         counts = {"tokens": torch.tensor(B * L)}
         return Loss(cross_entropy, {"cross_entropy": cross_entropy.detach()}, counts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import cross_entropy_rows, divergence_rows, tempered
+from mcd.model.head import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.process.timestep import sample_u
 
@@ -116,34 +116,34 @@ class CD4LM(Objective):
         place = sample_u(B, L, generator).argsort(dim=1).argsort(dim=1).to(x0.device)  # of a token in the permutation
         masked_s, masked_t = place < count_s[:, None], place < count_t[:, None]
 
-        rows = flat_rows(masked_s)
-        hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
-        logits = student.logits(hidden)
         distilled = masked_s if self.region == "student" else masked_t
+        rows_kl = flat_rows(distilled)
+        rows = torch.cat((rows_kl, flat_rows(masked_s & ~distilled)))
         z_teacher = x0.masked_fill(masked_t, teacher.mask_id)
         with torch.no_grad():
-            hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=flat_rows(distilled))
-            log_q = teacher.log_x_theta(hidden, tau=self.temperature)
-        log_p = tempered(logits[distilled.flatten()[rows]], self.temperature)
-        kl = self.temperature**2 * divergence_rows(log_p, log_q, "forward")
-        ce = cross_entropy_rows(tempered(logits, 1.0), x0.flatten()[rows])
+            teacher_hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=rows_kl)
+        hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
 
-        weight = self.lambda_of(clock.progress)
-        terms = {
-            "distillation": weight * self._clamped_sum(kl) / (B * L),
-            "reconstruction": (1.0 - weight) * self._clamped_sum(ce) / (B * L),
-        }
+        T, weight = self.temperature, self.lambda_of(clock.progress)
+        shares = weight / (B * L), (1.0 - weight) / (B * L)
+        kl = TeacherTarget(teacher, teacher_hidden, T, "forward", student_tau=T, weight=shares[0] * T * T)
+        ce = TokenTarget(x0.flatten()[rows], shares[1])
+        if self.clamp is None:
+            total, (kl_rows, ce_rows) = student.head_loss(hidden, kl, ce)
+            parts = shares[0] * T * T * kl_rows.sum(), shares[1] * ce_rows.sum()
+        else:  # a term at its clamp has no gradient, whatever the other's, so each is a loss of its own
+            parts = tuple(
+                student.head_loss(hidden, target).total.clamp(max=self.clamp * len(target) * share)
+                for target, share in zip((kl, ce), shares, strict=True)
+            )
+            total = parts[0] + parts[1]
         counts = {  # regimes, as of MCD; with region "student" the KL is on the revealed tokens too
             "tokens_distilled": masked_t.sum(),
             "tokens_revealed": (masked_s & ~masked_t).sum(),
             "tokens_visible": (~masked_s).sum(),
         }
-        total = terms["distillation"] + terms["reconstruction"]
-        return Loss(total, {name: term.detach() for name, term in terms.items()}, counts)
-
-    def _clamped_sum(self, losses: Tensor) -> Tensor:
-        """The sum of (n,) losses, their mean cut at `clamp`."""
-        return losses.sum() if self.clamp is None else losses.sum().clamp(max=self.clamp * len(losses))
+        terms = {"distillation": parts[0].detach(), "reconstruction": parts[1].detach()}
+        return Loss(total, terms, counts)
 
 
 def _time_of(model: Denoiser, masked: Tensor, length: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.model.head import RowsTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Schedule
@@ -92,14 +93,21 @@ class Duo(Objective):
             eps = torch.randn(B, L, K, generator=generator).to(x0.device)
             w_t = latent_of_noise(x0, eps, *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
             shown, z_t = torch.softmax(w_t / tau, -1), w_t.argmax(-1)
-        log_x_theta = student.log_x_theta(student.hidden(shown, t)).view(B, L, K)
-        bound = nelbo_tokens(log_x_theta, z_t, x0, alpha_t, alpha_dot_t)
         factor = (self.max_weight * (1.0 - alpha_t) / -alpha_dot_t).clamp(max=1.0)
-        corrupted = z_t != x0
-        cross_entropy = -log_x_theta.detach().gather(-1, x0[..., None])[..., 0][corrupted]
+        places = [a.expand(B, L).flatten() for a in (z_t, x0, alpha_t, alpha_dot_t)]
+        cross_entropy = torch.empty(B * L, device=x0.device)
+
+        def bound_of(log_x_theta: Tensor, rows: slice) -> Tensor:
+            here = [a[None, rows] for a in places]
+            cross_entropy[rows] = -log_x_theta.detach().gather(-1, here[1][0, :, None])[:, 0].float()
+            return nelbo_tokens(log_x_theta[None], *here)[0]
+
+        weight = factor.expand(B, L).flatten() / (B * L)
+        total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight))
+        corrupted = (z_t != x0).flatten()
         terms = {
-            "nelbo": bound.detach().mean().float(),
-            "cross_entropy": cross_entropy.sum() / max(1, cross_entropy.numel()),
+            "nelbo": bound.mean().float(),
+            "cross_entropy": cross_entropy[corrupted].sum() / corrupted.sum().clamp(min=1),
         }
         counts = {"tokens_corrupted": corrupted.sum(), "tokens": torch.tensor(B * L)}
-        return Loss((bound * factor).mean().float(), terms, counts)
+        return Loss(total, terms, counts)

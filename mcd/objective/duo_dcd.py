@@ -51,8 +51,9 @@ class DuoDCD(CoolingTeacher):
         u, rival = sample_u(B, L, generator).to(x0.device), sample_rival(x0, K, generator)
         pair = coupled_pair_uniform(x0, u, rival, t, s, student.config.schedule, K)
         with torch.no_grad():
-            target = TeacherTarget(teacher, teacher.hidden(pair.z_s, s), self.tau(clock.round))
-        total = student.head_loss(student.hidden(pair.z_t, t), target, self.kl).sum() / (B * L)
+            hidden = teacher.hidden(pair.z_s, s)
+        target = TeacherTarget(teacher, hidden, self.tau(clock.round), self.kl, weight=1.0 / (B * L))
+        total = student.head_loss(student.hidden(pair.z_t, t), target).total
         counts = {
             "tokens_kept": (~pair.corrupted_t).sum(),
             "tokens_corrupted": pair.corrupted_s.sum(),

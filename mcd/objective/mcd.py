@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import TeacherTarget
+from mcd.model.head import RowsTarget, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
 from mcd.process.masked import coupled_pair
@@ -86,32 +86,36 @@ class MCD(CoolingTeacher):
         revealed = pair.revealed
         rows_kl, rows_ce = flat_rows(distilled), flat_rows(revealed)
         hidden = student.hidden(pair.z_t, t, rows=torch.cat((rows_kl, rows_ce)))
-        hidden_kl, hidden_ce = hidden.split((len(rows_kl), len(rows_ce)))
         with torch.no_grad():
             teacher_hidden = teacher.hidden(pair.z_s, s, rows=rows_kl)
-        kl = student.head_loss(hidden_kl, TeacherTarget(teacher, teacher_hidden, tau), self.kl).sum()
         x0_revealed = x0.flatten()[rows_ce]
+        share, first = 1.0 / (B * L), len(rows_kl)
+        targets = [
+            TeacherTarget(teacher, teacher_hidden, tau, self.kl, weight=share),
+            TokenTarget(x0_revealed, self.ce_weight * share, first),
+        ]
         if self.region == "student":
-            kl = kl + self._kl_to_certain(student, hidden_ce, x0_revealed).sum()
-        ce = student.head_loss(hidden_ce, x0_revealed).sum()
+            targets.append(RowsTarget(lambda p, n: self._kl_to_certain(p, x0_revealed[n]), len(rows_ce), share, first))
+        total, (kl, ce, *certain) = student.head_loss(hidden, *targets)
 
-        terms = {"distillation": kl / (B * L), "reconstruction": self.ce_weight * ce / (B * L)}
+        terms = {
+            "distillation": share * (kl.sum() + sum(c.sum() for c in certain)),
+            "reconstruction": self.ce_weight * share * ce.sum(),
+        }
         counts = {  # regimes; with region "student" the KL is on the revealed tokens too
             "tokens_distilled": distilled.sum(),
             "tokens_revealed": revealed.sum(),
             "tokens_visible": (~pair.masked_t).sum(),
         }
-        total = terms["distillation"] + terms["reconstruction"]
-        return Loss(total, {name: term.detach() for name, term in terms.items()}, counts)
+        return Loss(total, terms, counts)
 
     def _sample_u(self, B: int, L: int, generator: torch.Generator) -> Tensor:
         if self.order == "iid":
             return sample_u(B, L, generator)
         return torch.stack([ORDERS[self.order](L, 0.0, generator) for _ in range(B)]).float()
 
-    def _kl_to_certain(self, student: Denoiser, hidden: Tensor, x0: Tensor) -> Tensor:
-        """KL between the student and a teacher that is certain of x0, its other log-probs -1e6. Returns (n,)."""
-        log_p = student.log_x_theta(hidden)
+    def _kl_to_certain(self, log_p: Tensor, x0: Tensor) -> Tensor:
+        """KL between the student's (n, V) and a teacher that is certain of x0 (n,), its other log-probs -1e6: (n,)."""
         log_p_x0 = log_p.gather(-1, x0[:, None])[:, 0]
         if self.kl == "forward":
             return -log_p_x0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
+from mcd.model.head import TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
@@ -61,7 +62,7 @@ class NELBO(Objective):
         rows = flat_rows(z_t == student.mask_id)
         weight = schedule.nelbo_weight(t)
         weight = weight.clamp(max=min(self.max_weight, self.warm_weight) if warm else self.max_weight)
-        cross_entropy = student.head_loss(student.hidden(z_t, t, rows=rows), x0.flatten()[rows])
-        total = (cross_entropy * weight[rows // L]).sum() / (B * L)
+        target = TokenTarget(x0.flatten()[rows], weight[rows // L] / (B * L))
+        total, (cross_entropy,) = student.head_loss(student.hidden(z_t, t, rows=rows), target)
         counts = {"tokens_masked": torch.tensor(rows.numel()), "tokens": torch.tensor(B * L)}
-        return Loss(total, {"cross_entropy": cross_entropy.detach().sum() / max(1, rows.numel())}, counts)
+        return Loss(total, {"cross_entropy": cross_entropy.sum() / max(1, rows.numel())}, counts)

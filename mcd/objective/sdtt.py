@@ -92,13 +92,10 @@ class SDTT(WideningGap):
             passes = _teacher_passes(teacher, z_t, grid, u, v)
 
         rows = torch.cat([rows for rows, _ in passes])
-        parts = student.hidden(z_t, t, rows=rows).split([len(rows) for rows, _ in passes])
-        divergence = torch.zeros((), device=x0.device)
-        for part, (_, hidden) in zip(parts, passes, strict=True):
-            target = TeacherTarget(teacher, hidden, self.tau0)
-            divergence = divergence + student.head_loss(part, target, self.divergence).sum()
-
-        total = divergence / (B * L if self.reduction == "positions" else max(1, len(rows)))
+        predicted = torch.cat([hidden for _, hidden in passes])
+        share = 1.0 / (B * L if self.reduction == "positions" else max(1, len(rows)))
+        target = TeacherTarget(teacher, predicted, self.tau0, self.divergence, weight=share)
+        total = student.head_loss(student.hidden(z_t, t, rows=rows), target).total
         counts = {
             "tokens_distilled": torch.tensor(len(rows)),
             "tokens_revealed_by_teacher": torch.tensor(len(rows) - len(passes[-1][0])),

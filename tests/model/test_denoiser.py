@@ -5,7 +5,7 @@ import torch
 
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
-from mcd.model.head import TeacherTarget, divergence_rows
+from mcd.model.head import TeacherTarget, TokenTarget, divergence_rows
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
 V, MASK = 23, 23
@@ -113,10 +113,12 @@ def test_head_loss_is_autograd_through_log_x_theta(tiny_denoiser, z, target):
     student.zero_grad()
     hidden = student.hidden(z, T, rows=rows)
     teacher_hidden = teacher.hidden(z, T, rows=rows)
-    fast_target = x0 if target == "ids" else TeacherTarget(teacher, teacher_hidden, 0.8)
-    direction = "reverse" if target == "ids" else target
-    fast = student.head_loss(hidden, fast_target, direction)
-    (fast * weight).sum().backward()
+    of_teacher = target if target != "ids" else "reverse"
+    fast_target = TokenTarget(x0, weight) if target == "ids" else None
+    total, (fast,) = student.head_loss(
+        hidden, fast_target or TeacherTarget(teacher, teacher_hidden, 0.8, of_teacher, weight=weight)
+    )
+    total.backward()
     gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -139,9 +141,10 @@ def test_head_loss_is_autograd_through_log_x_theta(tiny_denoiser, z, target):
 def test_no_rows_cost_nothing_and_have_a_gradient(tiny_denoiser, z):
     model = tiny_denoiser()
     hidden = model.hidden(z, T, rows=torch.empty(0, dtype=torch.int64))
-    loss = model.head_loss(hidden, torch.empty(0, dtype=torch.int64)).sum()
+    loss = model.head_loss(hidden, TokenTarget(torch.empty(0, dtype=torch.int64))).total
     loss.backward()
     assert loss.item() == 0.0
+    assert model.backbone.head.linear.weight.grad.count_nonzero() == 0
 
 
 def test_bfloat16_autocast_stays_close_and_gives_float32(tiny_denoiser, z):

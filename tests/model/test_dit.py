@@ -102,7 +102,7 @@ def test_a_fresh_model_is_uniform_and_its_blocks_are_the_identity(seeded):
     x = torch.randn(2, 8, 16, generator=seeded(0))
     cond = torch.randn(2, 128, generator=seeded(1))
     for block in model.backbone.blocks:
-        assert torch.equal(block(x, cond, model.backbone.rotary), x)
+        assert torch.equal(block(x, cond[:, None], model.backbone.rotary), x)
     z = torch.randint(0, 24, (2, 8), generator=seeded(2))
     log_p = model.log_x_theta(model.hidden(z, torch.ones(2)))
     torch.testing.assert_close(log_p, torch.full_like(log_p, -math.log(23)))
@@ -114,7 +114,61 @@ def test_open_gates_let_the_branches_in(seeded):
     bias = model.blocks[0].adaLN.bias.view(6, 16)
     assert torch.equal(bias.sum(1), torch.tensor([0.0, 0.0, 16.0, 0.0, 0.0, 16.0]))
     x = torch.randn(2, 8, 16, generator=seeded(0))
-    assert not torch.allclose(model.blocks[0](x, torch.zeros(2, 128), model.rotary), x)
+    assert not torch.allclose(model.blocks[0](x, torch.zeros(2, 1, 128), model.rotary), x)
+
+
+@pytest.mark.parametrize("process", ["masked", "autoregressive", "uniform"])
+@pytest.mark.parametrize("time_conditioned", [False, True])
+def test_rows_asked_for_are_those_of_all(tiny_denoiser, seeded, time_conditioned, process):
+    """The last block computes only the rows wanted, in any order: values and gradients are as if it did all."""
+    model = tiny_denoiser(time_conditioned=time_conditioned, process=process).double()
+    z, t = torch.randint(0, 23, (3, 9), generator=seeded(0)), torch.tensor([0.1, 0.5, 0.9]).double()
+    rows = torch.tensor([26, 0, 3, 17, 4])
+    some, every = model.hidden(z, t, rows=rows), model.hidden(z, t)[rows]
+    torch.testing.assert_close(some, every, rtol=1e-12, atol=1e-12)
+    weight = torch.randn(some.shape, generator=seeded(1), dtype=torch.float64)
+    names, params = zip(*((n, p) for n, p in model.named_parameters() if "head.linear" not in n), strict=True)
+    fast, slow = (torch.autograd.grad((h * weight).sum(), params, allow_unused=True) for h in (some, every))
+    for name, a, b in zip(names, fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11, msg=name)
+    assert model.hidden(z, t, rows=rows[:0]).shape == (0, 16)
+
+
+@pytest.mark.parametrize("time_conditioned", [False, True])
+def test_in_groups_a_row_is_the_same_whoever_else_is_asked_for(tiny_denoiser, seeded, time_conditioned):
+    model = tiny_denoiser(time_conditioned=time_conditioned, hidden=32)
+    z, t = torch.randint(0, 23, (3, 16), generator=seeded(0)), torch.tensor([0.1, 0.5, 0.9])
+    with torch.inference_mode():
+        every = model.hidden(z, t, rows=torch.arange(48), group=4)
+        for rows in ([7], [7, 40, 3], list(range(47, -1, -5))):
+            assert torch.equal(model.hidden(z, t, rows=torch.tensor(rows), group=4), every[rows])
+    torch.testing.assert_close(every, model.hidden(z, t), rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_condition_is_the_affine_part_of_the_norm(tiny_denoiser, seeded):
+    """A model without a time input modulates inside its layer norms; told the same sigma row by row, it does not."""
+    model = tiny_denoiser()
+    for dtype, most in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        backbone = model.to(dtype).backbone
+        x = torch.randn(3, 16, 16, generator=seeded(0), dtype=dtype)
+        with torch.no_grad():
+            folded, plain = (model.logits(backbone(x, torch.zeros(n))) for n in (1, 3))
+        torch.testing.assert_close(folded, plain, rtol=most, atol=most)
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([5, 30, 2])])
+def test_checkpointing_changes_no_gradient(tiny_denoiser, seeded, rows):
+    """Dropout included: a block computed again drops what it dropped before."""
+    model = tiny_denoiser(dropout=0.5).train()
+    z, t = torch.randint(0, 23, (2, 16), generator=seeded(0)), torch.ones(2)
+    found = []
+    for model.backbone.checkpointing in (False, True):
+        torch.manual_seed(3)
+        hidden = model.hidden(z, t, rows=rows)
+        params = [p for n, p in model.named_parameters() if "head.linear" not in n]
+        found.append((hidden.detach(), *torch.autograd.grad(hidden.square().sum(), params)))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_dropout_acts_in_training_only(tiny_denoiser, seeded):

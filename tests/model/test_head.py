@@ -1,10 +1,26 @@
-"""Losses at the head against torch.distributions."""
+"""Divergences against torch.distributions, and the fused losses at the head against plain autograd."""
+
+import copy
+import math
 
 import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcd.model.head import cross_entropy_rows, divergence_rows, tempered
+from mcd.model import head
+from mcd.model.head import (
+    DIRECTIONS,
+    HeadLoss,
+    RowsTarget,
+    TeacherTarget,
+    TokenTarget,
+    divergence_rows,
+    head_loss,
+    tempered,
+)
+
+N, D, V = 45, 16, 67
 
 
 @pytest.fixture
@@ -36,7 +52,7 @@ def test_total_variation_is_the_largest_difference_of_an_event(log_p, log_q):
     assert divergence_rows(*apart, "tv") == 1.0
 
 
-@pytest.mark.parametrize("direction", ["reverse", "forward", "mse", "tv"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_divergences_are_nonnegative_and_zero_at_equality(log_p, log_q, direction):
     assert (divergence_rows(log_p, log_q, direction) > 0).all()
     assert divergence_rows(log_p, log_p, direction).abs().max() == 0
@@ -47,14 +63,182 @@ def test_unknown_direction_names_the_known(log_p, log_q):
         divergence_rows(log_p, log_q, "sideways")
 
 
-def test_cross_entropy_is_the_log_prob_of_the_token(log_p):
-    ids = torch.arange(9) * 3
-    torch.testing.assert_close(cross_entropy_rows(log_p, ids), -Categorical(logits=log_p).log_prob(ids))
-
-
 def test_tempering(seeded):
     logits = torch.randn(4, 11, generator=seeded(2))
     assert torch.equal(tempered(logits, 1.0), logits.log_softmax(-1))
     torch.testing.assert_close(tempered(logits, 0.5).exp(), (logits.exp() ** 2) / (logits.exp() ** 2).sum(-1)[:, None])
     assert tempered(logits.bfloat16(), 0.5).dtype == torch.float32
     assert tempered(logits.double(), 0.5).dtype == torch.float64
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 32 rows and blocks of 5, so that both borders fall inside the targets."""
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 32 * V)
+    monkeypatch.setattr(head, "BLOCK_ELEMENTS", 5 * V)
+
+
+@pytest.fixture
+def models(tiny_denoiser):
+    """A student and another teacher, with a vocabulary of V and a mask."""
+    return tiny_denoiser(V=V, hidden=D), tiny_denoiser(V=V, hidden=D, seed=1)
+
+
+def inputs(seeded, dtype):
+    hidden = torch.randn(N, D, generator=seeded(0), dtype=dtype).requires_grad_()
+    teacher_hidden = torch.randn(N, D, generator=seeded(1), dtype=dtype)
+    ids = torch.randint(0, V, (N,), generator=seeded(2))
+    weight = torch.rand(N, generator=seeded(3), dtype=dtype)
+    return hidden, teacher_hidden, ids, weight
+
+
+def gradients(loss, student, hidden):
+    """d loss / d (hidden, weight, bias of the head)."""
+    linear = student.backbone.head.linear
+    return torch.autograd.grad(loss, (hidden, linear.weight, linear.bias))
+
+
+def distance(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_fused_losses_are_plain_autograd(models, seeded, small_chunks, direction, dtype):
+    """Three kinds of target on ranges that overlap, with temperatures and weights: loss and gradients to 1e-5."""
+    student, teacher = (m.to(dtype) for m in models)
+    hidden, teacher_hidden, ids, weight = inputs(seeded, dtype)
+    fast = student.head_loss(
+        hidden,
+        TeacherTarget(teacher, teacher_hidden[:40], 0.8, direction, student_tau=1.5, weight=0.3),
+        TokenTarget(ids[10:43], weight[10:43], first=10),
+        RowsTarget(lambda p, rows: p[:, 2].square() * torch.arange(3, dtype=dtype)[rows], 3, first=42),
+    )
+    logits = student.logits(hidden)
+    with torch.no_grad():
+        log_q = (teacher.logits(teacher_hidden[:40]) / 0.8).log_softmax(-1)
+    rows = (
+        divergence_rows((logits[:40] / 1.5).log_softmax(-1), log_q, direction),
+        -logits[10:43].log_softmax(-1).gather(1, ids[10:43, None])[:, 0],
+        logits[42:].log_softmax(-1)[:, 2].square() * torch.arange(3, dtype=dtype),
+    )
+    total = 0.3 * rows[0].sum() + (weight[10:43] * rows[1]).sum() + rows[2].sum()
+    most = 1e-5 if dtype == torch.float32 else 1e-12
+    assert distance(fast.total, total) < most
+    for a, b in zip(fast.rows, rows, strict=True):
+        assert distance(a, b.detach()) < most and not a.requires_grad
+    for a, b in zip(gradients(fast.total, student, hidden), gradients(total, student, hidden), strict=True):
+        assert a.dtype == dtype and distance(a, b) < most
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_gradients_by_finite_differences(models, seeded, direction):
+    student, teacher = (m.double() for m in models)
+    hidden, teacher_hidden, ids, _ = inputs(seeded, torch.float64)
+    linear = student.backbone.head.linear
+
+    def loss(hidden, weight, bias):
+        distilled = TeacherTarget(teacher, teacher_hidden[:3], 0.9, direction, 1.2, 0.5)
+        return head_loss(hidden, weight, bias, V, (distilled, TokenTarget(ids[1:5], 2.0, first=1))).total
+
+    at = hidden[:5].detach().requires_grad_(), linear.weight.detach().requires_grad_(), linear.bias.detach()
+    # A loss that was differentiated in its own call is once differentiable, as gradcheck has it.
+    assert torch.autograd.gradcheck(loss, (*at[:2], at[2].requires_grad_()), fast_mode=True)
+
+
+def test_a_factor_outside_the_weights_is_as_good(models, seeded):
+    student, _ = models
+    hidden, _, ids, _ = inputs(seeded, torch.float32)
+    inside = gradients(student.head_loss(hidden, TokenTarget(ids, 0.25)).total, student, hidden)
+    outside = gradients(student.head_loss(hidden, TokenTarget(ids)).total * 0.25, student, hidden)
+    for a, b in zip(inside, outside, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(t, torch.Tensor):
+                Largest.elements = max(Largest.elements, t.numel())
+        return out
+
+
+@pytest.mark.parametrize("kind", ["ids", "teacher", "rows"])
+def test_no_tensor_is_larger_than_a_chunk(tiny_denoiser, seeded, monkeypatch, kind):
+    """Of 2,000 rows of a vocabulary of 300: nothing beyond 32 x 300 is ever made, in the loss and in its gradient."""
+    student, teacher = (tiny_denoiser(V=300, hidden=4, seed=seed) for seed in (0, 1))
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 32 * 300)
+    hidden = torch.randn(2000, 4, generator=seeded(0)).requires_grad_()
+    targets = {
+        "ids": TokenTarget(torch.arange(2000) % 300),
+        "teacher": TeacherTarget(teacher, hidden.detach() + 1),
+        "rows": RowsTarget(lambda log_p, rows: log_p[:, 0], 2000),
+    }
+    Largest.elements = 0
+    with Largest():
+        student.head_loss(hidden, targets[kind]).total.backward()
+    assert Largest.elements == 32 * 300
+    with Largest():
+        student.log_x_theta(hidden)
+    assert Largest.elements == 2000 * 300
+
+
+def test_bfloat16_autocast_multiplies_in_bfloat16(models, seeded, small_chunks):
+    student, teacher = models
+    hidden, teacher_hidden, ids, _ = inputs(seeded, torch.float32)
+
+    def run():
+        loss = student.head_loss(hidden, TeacherTarget(teacher, teacher_hidden), TokenTarget(ids, 0.5)).total
+        return loss, gradients(loss, student, hidden)
+
+    exact, exact_gradients = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough, rough_gradients = run()
+    assert rough.dtype == torch.float32 and 0 < distance(rough, exact) < 0.01
+    for a, b in zip(rough_gradients, exact_gradients, strict=True):
+        assert a.dtype == torch.float32 and 0 < distance(a, b) < 0.02
+
+
+def test_tied_heads_gather_both_gradients(models, seeded):
+    """Embedding and head as one parameter: the sum of what each alone would get."""
+    apart = models[0]
+    apart.backbone.head.linear.weight.data.copy_(apart.backbone.embedding.data)
+    tied = copy.deepcopy(apart)
+    tied.backbone.head.linear.weight = tied.backbone.embedding
+    z, ids, t = torch.randint(0, V + 1, (3, 8), generator=seeded(0)), torch.arange(24), torch.ones(3)
+    for model in (apart, tied):
+        model.head_loss(model.hidden(z, t), TokenTarget(ids)).total.backward()
+    expected = apart.backbone.embedding.grad + apart.backbone.head.linear.weight.grad
+    torch.testing.assert_close(tied.backbone.embedding.grad, expected)
+
+
+def test_frozen_parts_get_no_gradient(models, seeded):
+    student, _ = models
+    hidden, _, ids, _ = inputs(seeded, torch.float32)
+    student.backbone.head.linear.requires_grad_(False)
+    loss = student.head_loss(hidden, TokenTarget(ids)).total
+    loss.backward()
+    assert hidden.grad is not None and student.backbone.head.linear.weight.grad is None
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert torch.equal(student.head_loss(hidden, TokenTarget(ids)).total, loss)
+
+
+def test_rows_without_a_target_cost_nothing(models, seeded):
+    student, _ = models
+    hidden, _, ids, _ = inputs(seeded, torch.float32)
+    total, (rows,) = student.head_loss(hidden, TokenTarget(ids[20:30], first=20))
+    total.backward()
+    assert rows.shape == (10,) and math.isclose(total.item(), rows.sum().item(), rel_tol=1e-6)
+    assert hidden.grad[:20].count_nonzero() == hidden.grad[30:].count_nonzero() == 0 != hidden.grad[20:30].count_nonzero()
+    assert isinstance(student.head_loss(hidden), HeadLoss) and student.head_loss(hidden).total == 0
+
+
+def test_unknown_direction_of_a_teacher(models):
+    with pytest.raises(ValueError, match=r"sideways.*reverse, forward, mse, tv"):
+        TeacherTarget(models[1], torch.zeros(1, D), direction="sideways")
