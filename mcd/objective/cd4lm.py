@@ -119,10 +119,10 @@ class CD4LM(Objective):
         distilled = masked_s if self.region == "student" else masked_t
         rows_kl = flat_rows(distilled)
         rows = torch.cat((rows_kl, flat_rows(masked_s & ~distilled)))
+        hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
         z_teacher = x0.masked_fill(masked_t, teacher.mask_id)
         with torch.no_grad():
             teacher_hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=rows_kl)
-        hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
 
         T, weight = self.temperature, self.lambda_of(clock.progress)
         shares = weight / (B * L), (1.0 - weight) / (B * L)

@@ -14,8 +14,7 @@ def test_rotation_is_a_complex_product(seeded):
     """The pair (i, i + d/2) as a complex number, times exp(i position / base^(2i/d))."""
     L, d = 7, 8
     x = torch.randn(L, d, generator=seeded(0), dtype=torch.float64)
-    cos, sin = rotary_table(L, d).double()
-    turned = rotate(x, cos, sin)
+    turned = rotate(x, rotary_table(L, d))
     for position in range(L):
         for i in range(d // 2):
             z = complex(x[position, i], x[position, i + d // 2]) * cmath.exp(1j * position / 10_000 ** (2 * i / d))
@@ -26,8 +25,7 @@ def test_rotation_is_a_complex_product(seeded):
 def test_scores_depend_on_relative_position_alone(seeded):
     L, d = 12, 8
     q, k = torch.randn(2, 1, d, generator=seeded(0), dtype=torch.float64).expand(2, L, d)
-    cos, sin = rotary_table(L, d).double()
-    scores = rotate(q, cos, sin) @ rotate(k, cos, sin).T
+    scores = rotate(q, rotary_table(L, d)) @ rotate(k, rotary_table(L, d)).T
     for offset in range(-L + 1, L):
         diagonal = scores.diagonal(offset)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-5)

@@ -158,12 +158,14 @@ def test_two_steps_are_one_draw_and_two_predictions(pair_of_models, x0, divergen
 
 def test_vocabulary_rows_of_the_teacher_are_those_needed(pair_of_models, x0, monkeypatch):
     student, teacher = pair_of_models
-    heads, calls = [], spied(student, monkeypatch)
+    heads, targets, calls = [], [], spied(student, monkeypatch)
     original = teacher.logits
     monkeypatch.setattr(teacher, "logits", lambda h: heads.append(len(h)) or original(h), raising=False)
+    head_loss = student.head_loss
+    monkeypatch.setattr(student, "head_loss", lambda h, *t: targets.extend(t) or head_loss(h, *t), raising=False)
     loss = loss_of(SDTT(delta0=0.2), pair_of_models, x0)
     masked, revealed = (int(loss.counts[name]) for name in ("tokens_distilled", "tokens_revealed_by_teacher"))
-    assert heads == [revealed, revealed, masked - revealed]  # to draw, as targets, as targets of the second pass
+    assert heads == [revealed] and [len(target) for target in targets] == [masked]  # to draw; as targets
     ((z_t, _, rows),) = calls  # the student's: every masked token once and no visible one
     assert torch.equal(rows.sort().values, (z_t == V).flatten().nonzero()[:, 0]) and len(rows) == masked
 
