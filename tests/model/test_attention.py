@@ -43,7 +43,7 @@ def test_the_short_path_is_attention(seeded, dtype, tolerance, monkeypatch):
     short = attend(q.to(dtype), k.to(dtype), v.to(dtype))
     assert short.dtype == dtype
     torch.testing.assert_close(short.double(), exact, rtol=0, atol=tolerance)
-    monkeypatch.setattr(attention, "SHORT", 4)
+    monkeypatch.setattr(attention, "SHORT", {torch.float32: 4, torch.float64: 4})
     torch.testing.assert_close(attend(q, k, v), exact)
 
 
@@ -53,7 +53,7 @@ def test_long_rows_take_the_fused_kernel(seeded, monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **options: calls.append(args) or args[2])
     attend(q, k, v)
     assert not calls
-    monkeypatch.setattr(attention, "SHORT", 4)
+    monkeypatch.setattr(attention, "SHORT", {torch.float32: 4, torch.float64: 4})
     attend(q, k, v)
     assert len(calls) == 1
 
