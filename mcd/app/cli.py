@@ -21,6 +21,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mcd.app.demo", "the main job on the bundled text and teacher, start to end"),
 }
 
+COMPUTING = ("train", "distill", "sample", "eval", "frontier", "reproduce", "demo")
+"""Commands whose work is that of a network."""
+
 HELP = """usage: mcd COMMAND [options]
 
 Few-step masked diffusion language models by Masked Consistency Distillation.
@@ -66,6 +69,10 @@ def _run(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `mcd --help` lists them", 2)
+    if argv[0] in COMPUTING:
+        from mcd.app.allocator import keep_freed_blocks
+
+        keep_freed_blocks()  # before torch is imported: the first blocks count too
     command = importlib.import_module(COMMANDS[argv[0]][0])
     from mcd.app.errors import explained
 
