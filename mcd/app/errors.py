@@ -10,6 +10,7 @@ from mcd.data.corpus import DataError
 from mcd.eval.scorer import MissingScorer
 from mcd.model.pretrained import ModelError
 from mcd.train.checkpoint import CheckpointError
+from mcd.train.compiler import MissingCompiler
 
 
 class UsageError(ValueError):
@@ -42,7 +43,7 @@ def explained() -> Iterator[Outcome]:
         outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
     except KeyboardInterrupt:
         outcome.status = fail("stopped", 1)
-    except (FloatingPointError, CheckpointError, WorkFailed) as error:
+    except (FloatingPointError, CheckpointError, MissingCompiler, WorkFailed) as error:
         outcome.status = fail(str(error), 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:

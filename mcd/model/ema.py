@@ -1,7 +1,16 @@
 """Exponential moving average of weights, warmed up as in MDLM: decay_n = min(decay, (1 + n) / (10 + n))."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+
+
+@torch.no_grad()
+def move_towards(followers: Iterable[Tensor], leaders: Iterable[Tensor], share: float) -> None:
+    """follower = follower + share (leader - follower) in place, for each pair; on GPUs in a few kernels for all."""
+    lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+    lerp_(list(followers), list(leaders), share)
 
 
 class EMA:
@@ -19,9 +28,7 @@ class EMA:
         """shadow = decay_n shadow + (1 - decay_n) weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = [p.detach() for _, p in module.named_parameters()]
-        lerp_ = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-        lerp_(list(self.shadow.values()), weights, 1.0 - decay)
+        move_towards(self.shadow.values(), module.parameters(), 1.0 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -24,6 +25,15 @@ WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
 
 class ModelError(ValueError):
     """A model that cannot be read; the message names the file and the mend."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves new weights as they are: what is loaded overwrites them. Random ones for 170M parameters take 1 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
@@ -98,7 +108,8 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denois
         raise ModelError(f"{path}: missing; is this run still training, or the copy incomplete?") from None
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: truncated or not a safetensors file ({error})") from None
-    model = Denoiser(config)
+    with _Unfilled():
+        model = Denoiser(config)
     load_strictly(model, tensors, str(path))
     model.folder = folder
     return model.eval()
@@ -107,7 +118,8 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denois
 def lengthened(model: Denoiser, length: int) -> Denoiser:
     """The same weights in a model whose longest sequence is `length`: positions are rotary, so none are learnt."""
     config = replace(model.config, backbone=replace(model.config.backbone, length=length))
-    longer = Denoiser(config)
+    with _Unfilled():
+        longer = Denoiser(config)
     longer.load_state_dict(model.state_dict())
     longer.folder = model.folder
     return longer.eval()

@@ -41,6 +41,11 @@ class TrainConfig:
 
     batch_size: int = 32
     """Rows a step."""
+    accumulate: int = 1
+    """Parts that the rows of a step are cut into, one after the other: memory falls, the gradient is the mean of the
+    parts'. Each part has its own draws, and t is stratified within it: the same expectation, not the same bits. What
+    divides by a count of its own rows, the masked tokens of sdtt's --reduction masked or cd4lm's --clamp, does so part
+    by part."""
     length: int | None = None
     """Tokens a row; the prepared data's own by default."""
     lr: float = 3e-4
@@ -66,6 +71,9 @@ class TrainConfig:
     """Give up when the loss is above this ten steps running; what was saved stays."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed is quicker on GPUs and on CPUs with bfloat16 units, very slow on CPUs without."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each block and compute the rest again in the backward pass: less memory, about a quarter
+    more time, the same bits."""
     compile: bool = False
     """Compile the backbone with torch.compile (needs a C++ compiler on CPUs)."""
     seed: int = 0
@@ -78,12 +86,14 @@ class TrainConfig:
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "lr", "clip_norm", "log_every", "checkpoint_every"):
+        for name in ("batch_size", "accumulate", "lr", "clip_norm", "log_every", "checkpoint_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be positive and finite")
         for name in ("warmup_steps", "weight_decay", "valid_every"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must not be negative")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"--seed {self.seed}: must be in [0, 2^63)")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):

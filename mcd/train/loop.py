@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcd.data.loader import Loader
+from mcd.data.prefetch import Prefetch
 from mcd.model.denoiser import Denoiser
-from mcd.model.ema import EMA
+from mcd.model.ema import EMA, move_towards
 from mcd.model.pretrained import save_pretrained
-from mcd.objective.base import Clock, Loss, Objective
+from mcd.objective.base import Clock, Objective
 from mcd.train.checkpoint import load_latest, optimizer_tensors, restore_optimizers, save_checkpoint
+from mcd.train.compiler import check_compiler
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.optimizer import lr_factor, make_optimizers
 from mcd.train.run_folder import RunFolder
+from mcd.train.step import LossOfStudent, add_gradient, update
 
 HIGH_STEPS = 10
 Validate = Callable[[Denoiser, int], dict[str, float]]
@@ -39,17 +40,6 @@ class Interrupted(Exception):
 
 class Diverged(FloatingPointError):
     """The loss stayed above `max_loss`: there is no point in going on."""
-
-
-class _LossOfStudent(nn.Module):
-    """One forward pass as a module, so that Fabric's precision and data-parallel wrappers see all of it."""
-
-    def __init__(self, student: Denoiser):
-        super().__init__()
-        self.student = student
-
-    def forward(self, loss_of: Callable[[Denoiser], Loss]) -> Loss:
-        return loss_of(self.student)
 
 
 @dataclass
@@ -76,12 +66,12 @@ def fit(
     """Train `student` in place and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
 
     Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode; with `teacher_ema` it
-    follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n),
-    rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's teacher: a run
-    killed at any moment and started again ends with the same bits on the same CPU.
+    follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n)
+    and the part of `accumulate`, rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and
+    the round's teacher: a run killed at any moment and started again ends with the same bits on the same CPU.
     Raises Interrupted after saving when told to stop; FloatingPointError when the loss or its gradient is no longer
     finite, before any weight has changed; Diverged when the loss stays above `max_loss`; ValueError for a model that is
-    not of the objective's process.
+    not of the objective's process; MissingCompiler when `compile` is asked for and the machine has none.
     """
     if objective.process != student.config.process:
         raise ValueError(f"{objective.name} trains {objective.process} models; this one is {student.config.process}")
@@ -89,6 +79,8 @@ def fit(
         raise ValueError(f"--teacher-ema {config.teacher_ema}: {objective.name} keeps its first teacher; leave it out")
     fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
     fabric.launch()
+    if config.compile and fabric.device.type == "cpu":
+        check_compiler()
     optimizers = make_optimizers(config.optimizer, student, config.lr, config.betas, config.weight_decay)
     student.to(fabric.device)
     ema = EMA(student, config.ema_decay)
@@ -107,9 +99,10 @@ def fit(
         restore_optimizers(optimizers, tensors)
     run.rewind_log(step)
 
-    module, *wrapped = fabric.setup(_LossOfStudent(student), *optimizers)
+    module, *wrapped = fabric.setup(LossOfStudent(student), *optimizers)
     if teacher is not None:
         teacher.eval().requires_grad_(False)
+    student.backbone.checkpointing = config.checkpoint_activations
     if config.compile:
         for model in (student, teacher):
             if model is not None:
@@ -125,7 +118,7 @@ def fit(
 
     steps_per_round = budget.steps_per_round
     snapshots = objective.snapshots and not config.teacher_ema
-    with _stop_requests() as stop:
+    with _stop_requests() as stop, Prefetch(loader.batch, fabric.device) as batches:
         while budget.progress(step, elapsed) < 1.0:
             started = time.perf_counter()
             round, in_round = divmod(step, steps_per_round) if steps_per_round else (0, step)
@@ -133,16 +126,12 @@ def fit(
                 teacher.load_state_dict(student.state_dict())
             clock = Clock(step, round, budget.progress(step, elapsed))
             factor = lr_factor(step, clock.progress, config.warmup_steps, config.lr_decay)
-            generator = torch.Generator().manual_seed(_step_seed(config.seed, step, "loss"))
-            torch.manual_seed(_step_seed(config.seed, step, "dropout"))
-            x0 = loader.batch(step).to(fabric.device)
             module.train()
-            loss = module(lambda model: objective.loss(model, teacher, x0, clock, generator))  # noqa: B023
-            norm = _update(fabric, module, wrapped, loss, config, factor, step)
+            loss = add_gradient(fabric, module, objective, teacher, batches.batch(step), clock, config)
+            norm = update(module, wrapped, config, factor, step)
             ema.update(student)
             if teacher is not None and config.teacher_ema:
-                for p, q in zip(teacher.parameters(), student.parameters(), strict=True):
-                    p.lerp_(q.detach(), 1.0 - config.teacher_ema)
+                move_towards(teacher.parameters(), student.parameters(), 1.0 - config.teacher_ema)
             step += 1
             elapsed += time.perf_counter() - started
 
@@ -168,37 +157,6 @@ def fit(
             if stopping and not done:
                 raise Interrupted(step)
     return _publish(student, ema, run.path, tokenizer_json)
-
-
-def _update(
-    fabric: Fabric,
-    module: Any,
-    optimizers: list[Any],
-    loss: Loss,
-    config: TrainConfig,
-    lr_factor: float,
-    step: int,
-) -> Tensor:
-    """One update of the weights; returns the norm of the gradient before clipping."""
-    if not torch.isfinite(loss.total):
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.as_floats().items())
-        raise FloatingPointError(f"the loss of step {step + 1} is not finite ({terms}); the last checkpoint is intact")
-    fabric.backward(loss.total)
-    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm, foreach=True)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(f"the gradient of step {step + 1} is not finite; the last checkpoint is intact")
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return norm
-
-
-def _step_seed(seed: int, step: int, use: str) -> int:
-    """One 63-bit seed for each (seed, step, use), by a hash: neighbouring steps share nothing."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{use}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def _load_part(model: Denoiser, tensors: dict[str, Tensor], prefix: str) -> None:

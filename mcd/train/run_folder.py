@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import torch
 import mcd
 from mcd.model.pretrained import WEIGHTS
 from mcd.train.checkpoint import write_json
+from mcd.train.config import TrainConfig
 
-BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every")
-"""Options of `train` that may change when a run goes on: they say how long and how often, not what.
+BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations")
+"""Options of `train` that may change when a run goes on: they say how long, how often and in what memory, not what.
 
 Of a run of several rounds the number of steps may not: it says where the rounds begin.
 """
+
+
+_DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfig)}
+"""What a run had that was begun before there was the option."""
 
 
 class RunConflict(ValueError):
@@ -133,4 +139,4 @@ def _differs(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     one_round = was.get("train.rounds", 1) == 1
     if key.startswith("train.") and key.removeprefix("train.") in BUDGET and (one_round or key != "train.steps"):
         return False
-    return was.get(key) != now.get(key)
+    return was.get(key, _DEFAULTS.get(key)) != now.get(key, _DEFAULTS.get(key))

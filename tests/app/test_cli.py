@@ -11,6 +11,8 @@ import pytest
 from mcd.app.cli import COMMANDS, main
 from mcd.data.language import LANGUAGES
 from mcd.sampler import SAMPLERS
+from mcd.train.compiler import MissingCompiler, check_compiler
+from mcd.train.run_folder import read_stats
 
 TEXT = (
     "The committee met in the morning and the members agreed on the report. "
@@ -61,7 +63,8 @@ def refused(capsys, argv: list[str], *words: str) -> None:
 
 
 def test_help_is_quick_to_read_and_never_imports_torch():
-    code = "import sys; from mcd.app.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    heavy = {"torch", "numpy", "tyro", "rich", "tokenizers", "safetensors"}
+    code = f"import sys; from mcd.app.cli import main; main(['--help']); assert not {heavy} & sys.modules.keys()"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(name in shown for name in COMMANDS)
 
@@ -401,6 +404,29 @@ def test_a_full_disk_is_told(capsys, monkeypatch, teacher, tmp_path):
     monkeypatch.setattr(mcd.app.sample, "_write", full)
     assert main(["sample", str(teacher), "--threads", "1"]) == 1
     assert "no space left" in capsys.readouterr().err
+
+
+def test_compiling_changes_rounding_and_nothing_else(data, tmp_path):
+    """In a process of its own: the checks of annotations that tests add cannot be compiled."""
+    try:
+        check_compiler()
+    except MissingCompiler as error:
+        pytest.skip(str(error))
+    argv = ["train", "--data", str(data), "--steps", "3", "--batch-size", "2", *TINY]
+    assert main([*argv, "--out", str(tmp_path / "plain")]) == 0
+    compiled = [sys.executable, "-m", "mcd", *argv, "--out", str(tmp_path / "compiled"), "--compile"]
+    subprocess.run(compiled, check=True, capture_output=True)
+    plain, compiled = ([row["loss"] for row in read_stats(tmp_path / name)] for name in ("plain", "compiled"))
+    assert len(plain) == 3 and compiled == pytest.approx(plain, rel=1e-4)
+
+
+def test_without_a_compiler_the_mend_is_named_and_takes_the_same_folder(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    argv = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2", "--batch-size", "2", *TINY]
+    assert main([*argv, "--compile"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("mcd: --compile: needs") and "--no-compile" in error and error.count("\n") == 1
+    assert main([*argv, "--no-compile"]) == 0
 
 
 def test_doctor_lists_the_extras(capsys):

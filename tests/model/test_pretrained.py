@@ -53,6 +53,14 @@ def test_round_trip_of_both_weight_sets(model, tiny_denoiser, tmp_path, seeded):
     assert torch.equal(ema.hidden(z, torch.ones(2)), model.hidden(z, torch.ones(2)))
 
 
+def test_no_random_weights_are_made_to_be_overwritten(model, folder):
+    before = torch.get_rng_state()
+    longer = lengthened(from_pretrained(str(folder)), 20)
+    assert same(longer, model) and torch.equal(torch.get_rng_state(), before)
+    type(model)(model.config)  # the next one made is filled again
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
 def test_stored_in_half_the_bytes_and_read_as_float32(model, folder, tmp_path):
     save(model, tmp_path / "half", dtype=torch.bfloat16)
     assert load_file(tmp_path / "half" / "model.safetensors")["backbone.embedding"].dtype == torch.bfloat16

@@ -34,6 +34,8 @@ def test_progress_goes_from_0_to_1():
     "options, match",
     [
         ({"batch_size": 0}, "--batch-size 0: must be positive"),
+        ({"accumulate": 0}, "--accumulate 0: must be positive"),
+        ({"batch_size": 6, "accumulate": 4}, "--accumulate 4: must divide --batch-size 6"),
         ({"lr": -1.0}, "--lr -1.0"),
         ({"clip_norm": 0.0}, "--clip-norm 0.0"),
         ({"log_every": 0}, "--log-every 0"),

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import time
 from itertools import pairwise
@@ -21,6 +22,7 @@ from mcd.objective import Loss
 from mcd.objective.cd4lm import CD4LM
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
+from mcd.train.compiler import MissingCompiler
 from mcd.train.config import Budget
 from mcd.train.loop import Diverged, Interrupted
 from mcd.train.run_folder import read_stats
@@ -152,7 +154,9 @@ def undisturbed(tmp_path_factory):
     return outcome_of
 
 
-@pytest.mark.parametrize("options", [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}, {"accumulate": 2}], ids=str
+)
 @pytest.mark.parametrize("step", [2, 4, 6])  # before the first checkpoint, at a round's border, in the middle of one
 def test_stopped_and_started_again_is_the_same_run(run_fit, undisturbed, tmp_path, options, step):
     out = tmp_path / "run"
@@ -332,6 +336,26 @@ def test_a_budget_in_minutes_ends_and_its_log_is_json(run_fit, tmp_path):
     rows = read_stats(tmp_path / "run")
     assert rows[-1]["elapsed_s"] >= 0.12 and (len(rows) == 1 or rows[-2]["elapsed_s"] < 0.12)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["train"]["minutes"] == 0.002
+
+
+def test_activations_computed_again_change_no_bit(run_fit, undisturbed, tmp_path, tiny_denoiser):
+    student = tiny_denoiser(V=300, length=16, dropout=0.1)
+    run_fit(tmp_path / "run", student=student, checkpoint_activations=True)
+    assert student.backbone.checkpointing
+    assert outcome(tmp_path / "run") == undisturbed(run_fit)
+
+
+def test_a_machine_that_cannot_compile_is_told_before_anything_is_done(run_fit, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        MissingCompiler, match=r"^--compile: needs a C\+\+ compiler.*no-such-compiler.*apt install g\+\+"
+    ):
+        run_fit(tmp_path / "run", compile=True)
+    monkeypatch.setenv("CXX", sys.executable)  # there is one, as far as it is asked
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(MissingCompiler, match=r"^--compile: needs Python\.h.*apt install python3-dev"):
+        run_fit(tmp_path / "run", compile=True)
+    assert not list((tmp_path / "run").glob("**/*.safetensors"))
 
 
 def test_a_model_of_another_process_is_refused(run_fit, tmp_path, tiny_denoiser):

@@ -47,6 +47,7 @@ def test_the_same_configuration_goes_on(out):
         (config(objective={"new": 1}), "objective.new"),
         (config() | {"command": "train"}, "command"),
         (config(rounds=2), "train.rounds"),
+        (config(accumulate=2), "train.accumulate"),
     ],
 )
 def test_another_configuration_is_refused_untouched(out, other, key):
@@ -56,7 +57,14 @@ def test_another_configuration_is_refused_untouched(out, other, key):
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("change", ["steps", "minutes", "checkpoint_every", "log_every", "valid_every"])
+def test_a_run_from_before_there_was_an_option_had_its_default(out):
+    RunFolder(out, config(accumulate=1))
+    assert json.loads((out / "run.json").read_text())["config"]["train"]["accumulate"] == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations"]
+)
 def test_how_long_and_how_often_may_change(out, change):
     RunFolder(out, config(**{change: 77}))
     assert json.loads((out / "run.json").read_text())["config"]["train"][change] == 77
