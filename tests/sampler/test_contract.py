@@ -7,6 +7,7 @@ import torch
 
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.sampler import SAMPLERS, sample
+from mcd.sampler.base import CALL_TOKENS
 
 V, L = 23, 16
 
@@ -120,6 +121,18 @@ def test_a_call_carries_as_many_rows_as_it_is_told_to(kind, model, calls):
     assert len(calls) * 3 >= int(nfe.sum()) > len(calls)
 
 
+@pytest.mark.parametrize("length, rows", [(1, CALL_TOKENS), (3, CALL_TOKENS // 3), (CALL_TOKENS, 1), (9999, 1)])
+def test_a_call_carries_as_many_tokens_when_not_told(kind, length, rows):
+    assert kind(8).rows_for(length) == rows
+    assert kind(8, rows_per_call=5).rows_for(length) == 5
+
+
+def test_how_far_it_is(kind, model):
+    told = []
+    sample(kind(8), model, 3, L, tell=told.append)
+    assert told == sorted(told) and told[-1] == 1.0 and 8 <= len(told) <= L
+
+
 @pytest.mark.parametrize("steps", [1, 2, 8, 64])
 def test_calls_are_at_most_steps_and_at_most_tokens(kind, model, steps):
     _, nfe = sample(kind(steps), model, 6, L)
@@ -184,7 +197,7 @@ def test_one_token_is_drawn_from_the_softmax(kind, model, one_token, steps):
         ({"temperature": float("inf")}, "--temperature inf"),
         ({"top_p": 0.0}, "--top-p 0.0"),
         ({"top_p": 1.1}, "--top-p 1.1"),
-        ({"rows_per_call": 0}, "--rows-per-call 0"),
+        ({"rows_per_call": -1}, "--rows-per-call -1"),
     ],
 )
 def test_bad_options_are_named(kind, options, option):
