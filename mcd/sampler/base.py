@@ -13,7 +13,9 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser, Process
 
 CALL_TOKENS = 1024
-"""Tokens of a network call when nothing else is asked for."""
+"""Most tokens of a network call when nothing else is asked for."""
+CALL_SIZE = 1 << 18
+"""And most tokens times the model's width: a wide model keeps a processor busy with fewer tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Sampler(ABC):
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens with so much mass."""
     rows_per_call: int = 0
-    """Rows of every network call, padded; 0: as many as make 1,024 tokens, at least 1. Fixed, so that what shares a
-    call never changes a row: another number is another shape of matrix products, whose last bits may differ and now
-    and then flip a draw."""
+    """Rows of every network call, padded; 0: as many as make 1,024 tokens (341 at width 768), at least 1. Fixed, so
+    that what shares a call never changes a row: another number is another shape of matrix products, whose last bits may
+    differ and now and then flip a draw."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -58,9 +60,10 @@ class Sampler(ABC):
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
 
-    def rows_for(self, length: int) -> int:
-        """Rows of every network call, for rows of `length` tokens: a function of the length and the options alone."""
-        return self.rows_per_call or max(1, CALL_TOKENS // length)
+    def rows_for(self, denoiser: Denoiser, length: int) -> int:
+        """Rows of every network call for rows of `length` tokens, however many there are to draw."""
+        tokens = min(CALL_TOKENS, CALL_SIZE // denoiser.config.backbone.hidden)
+        return self.rows_per_call or max(1, tokens // length)
 
     @abstractmethod
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:

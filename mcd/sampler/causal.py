@@ -36,7 +36,7 @@ class Causal(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        L, rows_per_call = z.shape[1], self.rows_for(z.shape[1])
+        L, rows_per_call = z.shape[1], self.rows_for(denoiser, z.shape[1])
         z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
         wanted = z == denoiser.blank_id
         v = torch.stack([torch.rand(L, dtype=torch.float64, generator=row_generator(seed, row)) for row in rows])
@@ -52,7 +52,7 @@ class Causal(Sampler):
     def _next(self, denoiser: Denoiser, z: Tensor, i: int, v: Tensor) -> Tensor:
         """Token i of at most `rows_per_call` rows: z (n, L), v (n,). What stands in z at i and after is not seen."""
         n, L = z.shape
-        rows = self.rows_for(L)
+        rows = self.rows_for(denoiser, L)
         padded = torch.cat((z, z[:1].expand(rows - n, L)))
         start = torch.full_like(padded[:, :1], denoiser.mask_id)
         where = torch.arange(rows, device=z.device) * L + i

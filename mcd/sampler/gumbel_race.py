@@ -49,7 +49,7 @@ class GumbelRace(Sampler):
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         schedule, mask_id = denoiser.config.schedule, denoiser.mask_id
         dtype = torch.float64 if self.precision == "fp64" else torch.float32
-        z, rows_per_call = z.clone(), self.rows_for(z.shape[1])
+        z, rows_per_call = z.clone(), self.rows_for(denoiser, z.shape[1])
         generators = [row_generator(seed, row) for row in rows]
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         log_x_theta: list[Tensor | None] = [None] * len(rows)

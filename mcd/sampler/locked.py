@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.sampler.base import Sampler, Step
-from mcd.sampler.padded import drawn_in_call
+from mcd.sampler.padded import FEW, draw, hidden_of_call
 
 
 def reveal_locked(
@@ -20,11 +20,12 @@ def reveal_locked(
     step: (N, L) int64, on the CPU, below 0 for tokens that are given; v: (N, L) in [0, 1]; times: (steps + 1,) from
     1 to 0, step k going from times[k] to times[k + 1]. Rows are independent, so they need not march together: a network
     call takes the rows that are furthest behind, each at its own time, and is full as long as enough rows are left. A
-    step in which a row reveals nothing costs it nothing. A state is yielded as soon as all rows are past it: it is what
-    is known by then, with later tokens masked.
+    step in which a row reveals nothing costs it nothing. Where calls of few tokens follow each other, rows wait for
+    their draw until a projection onto the vocabulary is worth its while. A state is yielded when all rows are past it:
+    it is what is known by then, with later tokens masked.
     """
     N, L = z.shape
-    rows, steps, device = sampler.rows_for(L), len(times) - 1, z.device
+    rows, steps, device = sampler.rows_for(denoiser, L), len(times) - 1, z.device
     z, v, due, call_times = z.clone(), v.flatten(), step.to(device), times.to(device, torch.float32)
     known = z.view(-1)  # of each row what it knows at its own time
     work, work_row, work_step = _work(step, steps)
@@ -33,12 +34,19 @@ def reveal_locked(
     yield Step(z.clone(), float(times[0]), torch.zeros(N, dtype=torch.int64))
     for k in range(steps):
         while queue and queue[0][0] <= k:
-            behind = [heappop(queue)[1] for _ in range(min(rows, len(queue)))]
-            now, places = zip(*(work[row].popleft() for row in behind), strict=True)
-            where = torch.cat([place + n * L for n, place in enumerate(places)]).to(device)
-            there = torch.cat([place + row * L for row, place in zip(behind, places, strict=True)]).to(device)
-            known[there] = drawn_in_call(sampler, denoiser, z[behind], call_times[list(now)], where, v[there])
-            for row in behind:
+            turn: list[int] = []
+            there: list[Tensor] = []
+            hidden: list[Tensor] = []
+            while not hidden or (len(queue) >= rows and sum(map(len, hidden)) < FEW):  # calls that share a projection
+                behind = [heappop(queue)[1] for _ in range(min(rows, len(queue)))]
+                now, places = zip(*(work[row].popleft() for row in behind), strict=True)
+                where = torch.cat([place + n * L for n, place in enumerate(places)]).to(device)
+                hidden.append(hidden_of_call(denoiser, z[behind], call_times[list(now)], where, rows))
+                there += [place + row * L for row, place in zip(behind, places, strict=True)]
+                turn += behind
+            at = torch.cat(there).to(device)
+            known[at] = draw(sampler, denoiser, torch.cat(hidden), v[at])
+            for row in turn:
                 if work[row]:
                     heappush(queue, (work[row][0][0], row))
         nfe = work_row[work_step <= k].bincount(minlength=N)

@@ -12,7 +12,7 @@ from mcd.process.unmasking import ORDERS
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import row_generator
-from mcd.sampler.padded import HEAD_ROWS
+from mcd.sampler.padded import FEW
 
 V, L = 23, 16
 
@@ -143,7 +143,7 @@ def test_many_revealed_tokens_go_through_the_head_in_equal_parts(tiny_denoiser, 
     original = model.logits
     monkeypatch.setattr(model, "logits", lambda h: shapes.append(tuple(h.shape)) or original(h))
     sample(Ancestral(1, rows_per_call=8), model, 8, 40)
-    assert shapes == [(HEAD_ROWS, 16)] * -(-8 * 40 // HEAD_ROWS)
+    assert shapes == [(FEW, 16)] * -(-8 * 40 // FEW)
 
 
 def test_an_unknown_order_is_named():

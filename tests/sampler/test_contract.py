@@ -7,7 +7,7 @@ import torch
 
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.sampler import SAMPLERS, sample
-from mcd.sampler.base import CALL_TOKENS
+from mcd.sampler.base import CALL_SIZE, CALL_TOKENS
 
 V, L = 23, 16
 
@@ -121,10 +121,15 @@ def test_a_call_carries_as_many_rows_as_it_is_told_to(kind, model, calls):
     assert len(calls) * 3 >= int(nfe.sum()) > len(calls)
 
 
-@pytest.mark.parametrize("length, rows", [(1, CALL_TOKENS), (3, CALL_TOKENS // 3), (CALL_TOKENS, 1), (9999, 1)])
-def test_a_call_carries_as_many_tokens_when_not_told(kind, length, rows):
-    assert kind(8).rows_for(length) == rows
-    assert kind(8, rows_per_call=5).rows_for(length) == 5
+@pytest.mark.parametrize("hidden", [16, 512])
+@pytest.mark.parametrize("length", [1, 3, 512, 1024])
+def test_a_call_carries_as_many_tokens_when_not_told(kind, tiny_denoiser, length, hidden):
+    """A function of the model and the length: at least one row, and no more tokens than a call should have."""
+    model = tiny_denoiser(V=V, length=1024, hidden=hidden, layers=1, process=kind.process)
+    rows, most = kind(8).rows_for(model, length), min(CALL_TOKENS, CALL_SIZE // hidden)
+    assert rows == 1 or rows * length <= most
+    assert (rows + 1) * length > most
+    assert kind(8, rows_per_call=5).rows_for(model, length) == 5
 
 
 def test_how_far_it_is(kind, model):
