@@ -106,7 +106,12 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     with watching("sample") as watch:
         for first in range(done, args.num, GROUP):
             num = min(GROUP, args.num - first)
-            ids, nfe = sample(sampler, denoiser, num, length, args.seed, first, template)
+
+            def tell(share: float, first: int = first, num: int = num) -> None:
+                if share < 1.0:
+                    watch.tell((first + share * num) / args.num, f"{first} rows")
+
+            ids, nfe = sample(sampler, denoiser, num, length, args.seed, first, template, tell)
             rows = [
                 {
                     "row": first + i,

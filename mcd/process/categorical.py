@@ -11,17 +11,24 @@ from torch import Tensor
 _CHUNK_ELEMENTS = 1 << 22  # of one temporary of the race: 32 MiB in float64
 
 
-def sample_inverse_cdf(log_p: Tensor, v: Tensor) -> Tensor:
+def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """The first index whose cumulative probability exceeds v: a draw from softmax(log_p) when v ~ U[0, 1].
 
-    log_p (n, V), any constant added to a row is ignored; v (n,) in [0, 1]. Softmax and sum are float64. An index of
-    probability zero is never returned, at v = 0 and v = 1 neither. Raises ValueError for v outside [0, 1] and for a
-    row without mass (all -inf) or with NaN.
+    log_p (n, V), any constant added to a row is ignored, so raw logits do; v (n,) in [0, 1]. With a temperature or a
+    nucleus the draw is from `temper(log_p, temperature, top_p)`. Exponentials and sum are float64, in one copy of
+    log_p. An index of probability zero is never returned, at v = 0 and v = 1 neither. Raises ValueError for v outside
+    [0, 1], for a row without mass (all -inf) or with NaN, and for what `temper` refuses.
     """
     if not ((v >= 0) & (v <= 1)).all():
         raise ValueError("v must lie in [0, 1]")
-    cdf = torch.softmax(log_p.double(), -1).cumsum(-1)
-    total = cdf[:, -1:]
+    _check(temperature, top_p)
+    if top_p < 1.0:
+        log_p, temperature = temper(log_p, temperature, top_p), 1.0
+    cdf = log_p.to(torch.float64, copy=True).sub_(log_p.amax(-1, keepdim=True))
+    if temperature != 1.0:
+        cdf.div_(temperature)
+    cdf = cdf.exp_().cumsum_(-1)
+    total = cdf[:, -1:]  # at least 1, the likeliest's own
     if not torch.isfinite(total).all():
         raise ValueError("log_p has a row without mass or with NaN")
     level = torch.minimum(v.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
@@ -35,10 +42,7 @@ def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tenso
     after tempering; it holds at least one token, and the rest gets -inf. Between equal tokens the lower id goes first.
     Raises ValueError unless 0 < temperature < inf and 0 < top_p <= 1.
     """
-    if not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, not {temperature}")
-    if not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p must lie in (0, 1], not {top_p}")
+    _check(temperature, top_p)
     log_p = log_p.double()
     log_p = torch.log_softmax((log_p - log_p.amax(-1, keepdim=True)) / temperature, -1)
     if top_p == 1.0:
@@ -47,6 +51,13 @@ def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tenso
     p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
     cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
     return torch.log_softmax(log_p.masked_fill(cut, -torch.inf), -1)
+
+
+def _check(temperature: float, top_p: float) -> None:
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, not {temperature}")
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top_p must lie in (0, 1], not {top_p}")
 
 
 def sample_gumbel_race(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from mcd.model.denoiser import Denoiser
 from mcd.process.timestep import descending_grid
 from mcd.process.unmasking import ORDERS
 from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.padded import reveal
+from mcd.sampler.locked import reveal_locked
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class Ancestral(Sampler):
 
     Token i is revealed in the step s < t with alpha_t < u_i <= alpha_s, as the masking operator (Eq. 13) run backwards,
     and drawn from p_theta(. | z_t) by inverse CDF at v_i. Since u is known beforehand, a step computes logits only for
-    the tokens it reveals, and rows that reveal nothing do not enter the network. The last step ends at alpha = 1: there
-    is no extra call for "noise removal".
+    the tokens it reveals, a row that reveals nothing does not enter the network, and rows do not wait for each other.
+    The last step ends at alpha = 1: there is no extra call for "noise removal".
 
     `order` is the law of u within a row (`process.unmasking`): "iid" is the plain ancestral sampler.
     The softmax and the inverse CDF are always float64.
@@ -51,22 +50,12 @@ class Ancestral(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        schedule, mask_id = denoiser.config.schedule, denoiser.mask_id
-        z = z.clone()
-        wanted = z == mask_id
-        u, v = self._locked_scalars(
-            z.shape[1], rows, seed, float(schedule.alpha(torch.tensor(1.0, dtype=torch.float64)))
-        )
-        u, v = u.to(z.device), v.to(z.device)
-        nfe = torch.zeros(len(rows), dtype=torch.int64)
         grid = descending_grid(self.steps)
-        yield Step(z.clone(), 1.0, nfe.clone())
-        for t, s in pairwise(grid):
-            due = u <= schedule.alpha(s) if s > 0.0 else torch.ones_like(wanted)  # alpha_0 may round to less than 1
-            revealed = wanted & (u > schedule.alpha(t)) & due
-            z, calls = reveal(self, denoiser, z, revealed, v, float(t))
-            nfe += calls
-            yield Step(z.clone(), float(s), nfe.clone())
+        alpha = denoiser.config.schedule.alpha(grid)
+        u, v = self._locked_scalars(z.shape[1], rows, seed, float(alpha[0]))
+        step = torch.searchsorted(alpha[1:-1], u)  # the first with u <= alpha_s, or the last: alpha_0 may round below 1
+        step = step.masked_fill((z != denoiser.mask_id).cpu(), -1)
+        yield from reveal_locked(self, denoiser, z, step, v.to(z.device), grid)
 
     def _locked_scalars(self, length: int, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
         """u, v (N, L) float64. Both are drawn per row from its own stream; u in (alpha_1, 1], v in [0, 1)."""

@@ -2,8 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +11,11 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+
+CALL_TOKENS = 1024
+"""Most tokens of a network call when nothing else is asked for."""
+CALL_SIZE = 1 << 18
+"""And most tokens times the model's width: a wide model keeps a processor busy with fewer tokens."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,25 @@ class Sampler(ABC):
     """Divides the log-probabilities."""
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens with so much mass."""
-    rows_per_call: int = 8
-    """Rows of every network call, padded; fixed, so that what shares a call never changes a row. Another number is
-    another shape of matrix products, whose last bits may differ and now and then flip a draw."""
+    rows_per_call: int = 0
+    """Rows of every network call, padded; 0: as many as make 1,024 tokens (341 at width 768), at least 1. Fixed, so
+    that what shares a call never changes a row: another number is another shape of matrix products, whose last bits may
+    differ and now and then flip a draw."""
 
     def __post_init__(self) -> None:
-        for option, value in (("--steps", self.steps), ("--rows-per-call", self.rows_per_call)):
-            if value < 1:
-                raise ValueError(f"{option} {value}: must be at least 1")
+        if self.steps < 1:
+            raise ValueError(f"--steps {self.steps}: must be at least 1")
+        if self.rows_per_call < 0:
+            raise ValueError(f"--rows-per-call {self.rows_per_call}: must be at least 0")
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"--temperature {self.temperature}: must be positive and finite")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
+
+    def rows_for(self, denoiser: Denoiser, length: int) -> int:
+        """Rows of every network call for rows of `length` tokens, however many there are to draw."""
+        tokens = min(CALL_TOKENS, CALL_SIZE // denoiser.config.backbone.hidden)
+        return self.rows_per_call or max(1, tokens // length)
 
     @abstractmethod
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
@@ -75,11 +86,13 @@ def sample(
     seed: int = 0,
     first_row: int = 0,
     template: Tensor | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows `first_row` to `first_row + num` of a seed: ids (N, L) int64 and network calls (N,).
 
-    template: (L,) ids, `denoiser.blank_id` where text is wanted. Raises ValueError for a model of another process than
-    the sampler's, lengths the model cannot make, and a template of another length or with ids it does not know.
+    template: (L,) ids, `denoiser.blank_id` where text is wanted; tell: is called after each step with the share of the
+    steps that is done. Raises ValueError for a model of another process than the sampler's, lengths the model cannot
+    make, and a template of another length or with ids it does not know.
     """
     if sampler.process != denoiser.config.process:
         raise ValueError(
@@ -98,7 +111,10 @@ def sample(
         raise ValueError(f"--template: holds ids outside the model's {denoiser.blank_id + 1}")
     z = row.to(denoiser.device).repeat(num, 1)
     trajectory = sampler.trajectory(denoiser, z, range(first_row, first_row + num), seed)
-    (last,) = deque(trajectory, maxlen=1)
+    last = next(trajectory)
+    for last in trajectory:
+        if tell:
+            tell(1.0 - last.t)
     return last.z.cpu(), last.nfe
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
-from mcd.process.categorical import sample_inverse_cdf, temper
+from mcd.process.categorical import sample_inverse_cdf
 from mcd.sampler.base import Sampler, Step, row_generator
 
 
@@ -36,7 +36,7 @@ class Causal(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        L = z.shape[1]
+        L, rows_per_call = z.shape[1], self.rows_for(denoiser, z.shape[1])
         z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
         wanted = z == denoiser.blank_id
         v = torch.stack([torch.rand(L, dtype=torch.float64, generator=row_generator(seed, row)) for row in rows])
@@ -44,7 +44,7 @@ class Causal(Sampler):
         yield Step(z.clone(), 1.0, nfe.clone())
         for i in range(L):
             active = wanted[:, i].nonzero(as_tuple=True)[0]
-            for chunk in active.split(self.rows_per_call) if len(active) else ():
+            for chunk in active.split(rows_per_call) if len(active) else ():
                 z[chunk, i] = self._next(denoiser, z[chunk], i, v[chunk, i])
             nfe[active.cpu()] += 1
             yield Step(z.clone(), 1.0 - (i + 1) / L, nfe.clone())
@@ -52,11 +52,10 @@ class Causal(Sampler):
     def _next(self, denoiser: Denoiser, z: Tensor, i: int, v: Tensor) -> Tensor:
         """Token i of at most `rows_per_call` rows: z (n, L), v (n,). What stands in z at i and after is not seen."""
         n, L = z.shape
-        padded = torch.cat((z, z[:1].expand(self.rows_per_call - n, L)))
+        rows = self.rows_for(denoiser, L)
+        padded = torch.cat((z, z[:1].expand(rows - n, L)))
         start = torch.full_like(padded[:, :1], denoiser.mask_id)
-        where = torch.arange(self.rows_per_call, device=z.device) * L + i
-        hidden = denoiser.hidden(
-            torch.cat((start, padded[:, :-1]), dim=1), torch.zeros(self.rows_per_call, device=z.device), rows=where
-        )
-        log_p = denoiser.log_x_theta(hidden)[:n]
-        return sample_inverse_cdf(temper(log_p, self.temperature, self.top_p), v)
+        where = torch.arange(rows, device=z.device) * L + i
+        shifted = torch.cat((start, padded[:, :-1]), dim=1)
+        hidden = denoiser.hidden(shifted, torch.zeros(rows, device=z.device), rows=where)
+        return sample_inverse_cdf(denoiser.logits(hidden)[:n], v, self.temperature, self.top_p)

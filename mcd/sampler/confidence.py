@@ -11,7 +11,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.process.timestep import descending_grid
 from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.padded import draw, hidden_of_call, log_x_theta_parts
+from mcd.sampler.padded import MANY, draw, hidden_of_call, parts
 
 Score = Literal["top", "margin", "entropy", "random"]
 TIE = 1e-4
@@ -89,7 +89,7 @@ class Confidence(Sampler):
             wanted = z == denoiser.mask_id
             wanted[:, :low] = wanted[:, high:] = False
             active = wanted.any(dim=1).nonzero(as_tuple=True)[0]
-            for chunk in active.split(self.rows_per_call) if len(active) else ():
+            for chunk in active.split(self.rows_for(denoiser, L)) if len(active) else ():
                 z[chunk] = self._reveal(denoiser, z[chunk], wanted[chunk], v[chunk], chance[chunk], left)
             nfe[active.cpu()] += 1
             yield Step(z.clone(), s, nfe.clone())
@@ -112,7 +112,7 @@ class Confidence(Sampler):
         where = wanted.flatten().nonzero(as_tuple=True)[0]
         share = (z != denoiser.mask_id).double().mean(dim=1)
         t = denoiser.config.schedule.t_of_alpha(share).clamp(0.0, 1.0).float()
-        hidden = hidden_of_call(denoiser, z, t, where, self.rows_per_call)
+        hidden = hidden_of_call(denoiser, z, t, where, self.rows_for(denoiser, z.shape[1]), MANY)
         score = self._score(denoiser, hidden)
         chosen = []
         for candidates in torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist()):
@@ -121,8 +121,7 @@ class Confidence(Sampler):
             chosen.append(candidates[best[: self._count(score[candidates], left)]])
         chosen = torch.cat(chosen)
         if self.greedy:
-            parts = log_x_theta_parts(denoiser, hidden[chosen])
-            ids = torch.cat([log_p.argmax(-1) for log_p in parts])[: len(chosen)]
+            ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen])])[: len(chosen)]
         else:
             ids = draw(self, denoiser, hidden[chosen], v.flatten()[where[chosen]])
         return z.flatten().index_copy(0, where[chosen], ids).view_as(z)
@@ -131,8 +130,9 @@ class Confidence(Sampler):
         """How sure the predictions at features (m, D) are, float64 (m,)."""
         if self.score == "random":
             return torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
-        parts = log_x_theta_parts(denoiser, hidden)  # whole ones: a sum's bits may depend on how many rows are summed
-        return torch.cat([score_of_log_p(log_p, self.score) for log_p in parts])[: len(hidden)]
+        # whole parts: a sum's bits may depend on how many rows are summed
+        scores = [score_of_log_p(denoiser.log_x_theta(part), self.score) for part in parts(hidden, MANY)]
+        return torch.cat(scores)[: len(hidden)]
 
 
 def score_of_log_p(log_p: Tensor, score: Score) -> Tensor:

@@ -49,7 +49,7 @@ class GumbelRace(Sampler):
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         schedule, mask_id = denoiser.config.schedule, denoiser.mask_id
         dtype = torch.float64 if self.precision == "fp64" else torch.float32
-        z = z.clone()
+        z, rows_per_call = z.clone(), self.rows_for(denoiser, z.shape[1])
         generators = [row_generator(seed, row) for row in rows]
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         log_x_theta: list[Tensor | None] = [None] * len(rows)
@@ -60,9 +60,9 @@ class GumbelRace(Sampler):
             alpha_s = alpha_s if s > 0.0 else torch.ones_like(alpha_s)  # noise removal reveals whatever is left
             unfinished = (z == mask_id).any(dim=1).tolist()
             stale = [n for n, unfinished_n in enumerate(unfinished) if unfinished_n and log_x_theta[n] is None]
-            for start in range(0, len(stale), self.rows_per_call):
-                chunk = stale[start : start + self.rows_per_call]
-                padded = z[chunk + chunk[:1] * (self.rows_per_call - len(chunk))]
+            for start in range(0, len(stale), rows_per_call):
+                chunk = stale[start : start + rows_per_call]
+                padded = z[chunk + chunk[:1] * (rows_per_call - len(chunk))]
                 hidden = denoiser.hidden(padded, torch.full((len(padded),), t, device=z.device)).view(*padded.shape, -1)
                 for n, hidden_n in zip(chunk, hidden, strict=False):
                     log_x_theta[n] = temper(denoiser.log_x_theta(hidden_n), self.temperature, self.top_p)

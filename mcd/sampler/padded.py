@@ -6,32 +6,38 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.process.categorical import sample_inverse_cdf, temper
+from mcd.process.categorical import sample_inverse_cdf
 from mcd.sampler.base import Sampler
 
-HEAD_ROWS = 128
-"""Rows of a vocabulary projection: always so many, padded, so that its bits do not depend on how many are wanted."""
+FEW = 32
+"""Rows of a vocabulary projection, and of what the last block makes for wanted rows alone: always so many, padded, so
+that a row's bits do not depend on how many are wanted."""
+MANY = 128
+"""The same where nearly all rows are wanted: quicker a row, dearer for a single one."""
 
 
-def hidden_of_call(denoiser: Denoiser, z: Tensor, t: Tensor, where: Tensor, rows_per_call: int) -> Tensor:
+def hidden_of_call(
+    denoiser: Denoiser, z: Tensor, t: Tensor, where: Tensor, rows_per_call: int, group: int = FEW
+) -> Tensor:
     """Features (m, D) at the flat positions `where` (m,) of z (n, L) at times t (n,), n <= rows_per_call: one call."""
     short = rows_per_call - len(z)
-    z, t = (torch.cat((x, x[:1].expand(short, *x.shape[1:]))) for x in (z, t))
-    return denoiser.hidden(z, t, rows=where)
+    if short:
+        z, t = (torch.cat((x, x[:1].expand(short, *x.shape[1:]))) for x in (z, t))
+    return denoiser.hidden(z, t, rows=where, group=group)
 
 
-def log_x_theta_parts(denoiser: Denoiser, hidden: Tensor) -> Iterator[Tensor]:
-    """Log-probs of features (m, D), all of masked tokens, m > 0, as (128, V) parts: the last is padded with noughts."""
-    for part in hidden.split(HEAD_ROWS):
-        yield denoiser.log_x_theta(torch.nn.functional.pad(part, (0, 0, 0, HEAD_ROWS - len(part))))
+def parts(hidden: Tensor, group: int = FEW) -> Iterator[Tensor]:
+    """Features (m, D), m > 0, in parts (group, D) for the head: the last is padded with noughts."""
+    for part in hidden.split(group):
+        yield torch.nn.functional.pad(part, (0, 0, 0, group - len(part))) if len(part) < group else part
 
 
 def draw(sampler: Sampler, denoiser: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
     """Ids (m,) at features (m, D), by inverse CDF at v (m,) in float64, with the sampler's temperature and top_p."""
     drawn = []
-    for log_p, v_part in zip(log_x_theta_parts(denoiser, hidden), v.split(HEAD_ROWS), strict=True):
-        log_p = temper(log_p[: len(v_part)], sampler.temperature, sampler.top_p)
-        drawn.append(sample_inverse_cdf(log_p, v_part))
+    for part, v_part in zip(parts(hidden), v.split(FEW), strict=True):
+        logits = denoiser.logits(part)[: len(v_part)]
+        drawn.append(sample_inverse_cdf(logits, v_part, sampler.temperature, sampler.top_p))
     return torch.cat(drawn)
 
 
@@ -42,12 +48,12 @@ def reveal(
 
     Rows that reveal nothing do not enter the network. The second value is the calls made for each row, 0 or 1, (N,).
     """
-    z, calls = z.clone(), revealed.any(dim=1)
+    calls, rows = revealed.any(dim=1), sampler.rows_for(denoiser, z.shape[1])
     active = calls.nonzero(as_tuple=True)[0]
-    for chunk in active.split(sampler.rows_per_call) if len(active) else ():
+    if not len(active):
+        return z.clone(), calls.cpu().long()
+    hidden = []
+    for chunk in active.split(rows):
         where = revealed[chunk].flatten().nonzero(as_tuple=True)[0]
-        times = torch.full((len(chunk),), t, device=z.device)
-        hidden = hidden_of_call(denoiser, z[chunk], times, where, sampler.rows_per_call)
-        drawn = draw(sampler, denoiser, hidden, v[chunk].flatten()[where])
-        z[chunk] = z[chunk].flatten().index_copy(0, where, drawn).view(len(chunk), -1)
-    return z, calls.cpu().long()
+        hidden.append(hidden_of_call(denoiser, z[chunk], torch.full((len(chunk),), t, device=z.device), where, rows))
+    return z.masked_scatter(revealed, draw(sampler, denoiser, torch.cat(hidden), v[revealed])), calls.cpu().long()

@@ -13,7 +13,7 @@ from mcd.process.categorical import sample_inverse_cdf, temper
 from mcd.process.timestep import descending_grid
 from mcd.process.uniform import psi_posterior_zs
 from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.padded import HEAD_ROWS, hidden_of_call, log_x_theta_parts
+from mcd.sampler.padded import MANY, hidden_of_call, parts
 
 END_TIME = 1e-5
 """Where the steps end when the tail is greedy, as in the public code."""
@@ -84,7 +84,9 @@ class Uniform(Sampler):
             alpha_t = schedule.alpha(t) if t < 1.0 else torch.zeros_like(t)
             alpha_s = schedule.alpha(s) if s > 0.0 else torch.ones_like(s)
             v = draws()
-            for chunk in active.nonzero(as_tuple=True)[0].split(self.rows_per_call) if active.any() else ():
+            for chunk in (
+                active.nonzero(as_tuple=True)[0].split(self.rows_for(denoiser, z.shape[1])) if active.any() else ()
+            ):
                 z[chunk] = self._redraw(denoiser, z[chunk], wanted[chunk], v[chunk], t, alpha_t, alpha_s)
             nfe += active.cpu().long()
             yield Step(z.clone(), float(s), nfe.clone())
@@ -94,12 +96,13 @@ class Uniform(Sampler):
     ) -> Tensor:
         """One step of at most `rows_per_call` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
         where = wanted.flatten().nonzero(as_tuple=True)[0]
-        hidden = hidden_of_call(denoiser, z, t.to(z.device).float().expand(len(z)), where, self.rows_per_call)
+        times, rows = t.to(z.device).float().expand(len(z)), self.rows_for(denoiser, z.shape[1])
+        hidden = hidden_of_call(denoiser, z, times, where, rows, MANY)
         alpha_t, alpha_s = alpha_t.to(z.device), alpha_s.to(z.device)
         drawn = []
-        parts = (x.flatten()[where].split(HEAD_ROWS) for x in (z, v))
-        for log_p, z_part, v_part in zip(log_x_theta_parts(denoiser, hidden), *parts, strict=True):
-            log_p = temper(log_p[: len(v_part)], self.temperature, self.top_p)
+        tokens = (x.flatten()[where].split(MANY) for x in (z, v))
+        for part, z_part, v_part in zip(parts(hidden, MANY), *tokens, strict=True):
+            log_p = temper(denoiser.logits(part)[: len(v_part)], self.temperature, self.top_p)
             if self.tail == "greedy" and alpha_s == 1.0:
                 drawn.append(log_p.argmax(-1))
                 continue

@@ -79,6 +79,27 @@ def test_a_constant_in_the_logits_does_not_matter():
     assert torch.equal(sample_inverse_cdf(logits.double() + 300.0, v), expected)
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(st.just(-math.inf), st.floats(-80.0, 80.0, width=32)), min_size=1, max_size=12).filter(
+        lambda logits: max(logits) > -math.inf
+    ),
+    st.one_of(st.sampled_from([0.0, 5e-324, 2.0**-53, below_one, 1.0]), st.floats(0.0, 1.0)),
+    st.sampled_from([1.0, 0.3, 7.0]),
+    st.sampled_from([1.0, 0.6]),
+)
+def test_a_draw_from_raw_logits_is_one_from_their_tempered_nucleus(logits, v: float, temperature: float, top_p: float):
+    """Held against the float64 definition, one token at a time."""
+    row, level = torch.tensor([logits]), torch.tensor([v], dtype=torch.float64)
+    before = row.clone()
+    index = int(sample_inverse_cdf(row, level, temperature, top_p))
+    assert torch.equal(row, before)
+    p = temper(row.double(), temperature, top_p)[0].exp().tolist()
+    below = math.fsum(p[:index])
+    assert p[index] > 0
+    assert below <= v + 1e-12 and below + p[index] >= v - 1e-12
+
+
 @pytest.mark.parametrize("v", [-0.01, 1.01, math.nan])
 def test_v_out_of_range(v: float):
     with pytest.raises(ValueError, match="v must lie"):
@@ -155,12 +176,16 @@ def test_temper_keeps_its_input_and_gives_float64():
 def test_temperature_out_of_range(temperature: float):
     with pytest.raises(ValueError, match="temperature"):
         temper(torch.zeros(1, 3), temperature)
+    with pytest.raises(ValueError, match="temperature"):
+        sample_inverse_cdf(torch.zeros(1, 3), torch.zeros(1, dtype=torch.float64), temperature)
 
 
 @pytest.mark.parametrize("top_p", [0.0, -0.5, 1.1, math.nan])
 def test_top_p_out_of_range(top_p: float):
     with pytest.raises(ValueError, match="top_p"):
         temper(torch.zeros(1, 3), 1.0, top_p)
+    with pytest.raises(ValueError, match="top_p"):
+        sample_inverse_cdf(torch.zeros(1, 3), torch.zeros(1, dtype=torch.float64), 1.0, top_p)
 
 
 # --- the race --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ class Oracle(Denoiser):
 
     table: Tensor
 
-    def hidden(self, z_t, t, noise=None, rows=None):
+    def hidden(self, z_t, t, noise=None, rows=None, group=None):
         """Log-probs in the place of features, (n, V)."""
         L, V = self.table.ndim, len(self.table)
         found = []
@@ -26,7 +26,7 @@ class Oracle(Denoiser):
         log_p = torch.stack([p / p.sum() for p in found]).log().float()
         return log_p if rows is None else log_p[rows]
 
-    def log_x_theta(self, hidden, z=None, tau=1.0):
+    def logits(self, hidden):
         return hidden
 
 

@@ -12,6 +12,7 @@ from mcd.process.unmasking import ORDERS
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import row_generator
+from mcd.sampler.padded import FEW
 
 V, L = 23, 16
 
@@ -139,10 +140,10 @@ def test_streams_of_seeds_and_rows_are_unrelated():
 def test_many_revealed_tokens_go_through_the_head_in_equal_parts(tiny_denoiser, monkeypatch):
     model = tiny_denoiser(V=V, length=40).requires_grad_(False)
     shapes = []
-    original = model.log_x_theta
-    monkeypatch.setattr(model, "log_x_theta", lambda h, *a: shapes.append(tuple(h.shape)) or original(h, *a))
-    sample(Ancestral(1), model, 8, 40)
-    assert shapes == [(128, 16)] * 3
+    original = model.logits
+    monkeypatch.setattr(model, "logits", lambda h: shapes.append(tuple(h.shape)) or original(h))
+    sample(Ancestral(1, rows_per_call=8), model, 8, 40)
+    assert shapes == [(FEW, 16)] * -(-8 * 40 // FEW)
 
 
 def test_an_unknown_order_is_named():

@@ -7,6 +7,7 @@ import torch
 
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.sampler import SAMPLERS, sample
+from mcd.sampler.base import CALL_SIZE, CALL_TOKENS
 
 V, L = 23, 16
 
@@ -120,6 +121,23 @@ def test_a_call_carries_as_many_rows_as_it_is_told_to(kind, model, calls):
     assert len(calls) * 3 >= int(nfe.sum()) > len(calls)
 
 
+@pytest.mark.parametrize("hidden", [16, 512])
+@pytest.mark.parametrize("length", [1, 3, 512, 1024])
+def test_a_call_carries_as_many_tokens_when_not_told(kind, tiny_denoiser, length, hidden):
+    """A function of the model and the length: at least one row, and no more tokens than a call should have."""
+    model = tiny_denoiser(V=V, length=1024, hidden=hidden, layers=1, process=kind.process)
+    rows, most = kind(8).rows_for(model, length), min(CALL_TOKENS, CALL_SIZE // hidden)
+    assert rows == 1 or rows * length <= most
+    assert (rows + 1) * length > most
+    assert kind(8, rows_per_call=5).rows_for(model, length) == 5
+
+
+def test_how_far_it_is(kind, model):
+    told = []
+    sample(kind(8), model, 3, L, tell=told.append)
+    assert told == sorted(told) and told[-1] == 1.0 and 8 <= len(told) <= L
+
+
 @pytest.mark.parametrize("steps", [1, 2, 8, 64])
 def test_calls_are_at_most_steps_and_at_most_tokens(kind, model, steps):
     _, nfe = sample(kind(steps), model, 6, L)
@@ -184,7 +202,7 @@ def test_one_token_is_drawn_from_the_softmax(kind, model, one_token, steps):
         ({"temperature": float("inf")}, "--temperature inf"),
         ({"top_p": 0.0}, "--top-p 0.0"),
         ({"top_p": 1.1}, "--top-p 1.1"),
-        ({"rows_per_call": 0}, "--rows-per-call 0"),
+        ({"rows_per_call": -1}, "--rows-per-call -1"),
     ],
 )
 def test_bad_options_are_named(kind, options, option):

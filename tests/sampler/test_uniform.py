@@ -35,11 +35,11 @@ class Exact(Denoiser):
         x = torch.stack((likelihood[:, 1] @ self.p.T, likelihood[:, 0] @ self.p), 1)
         return x / x.sum(-1, keepdim=True)
 
-    def hidden(self, z_t, t, noise=None, rows=None):
+    def hidden(self, z_t, t, noise=None, rows=None, group=None):
         return self.prediction(z_t, t).flatten(0, 1)[rows]
 
-    def log_x_theta(self, hidden, z=None, tau=1.0):
-        return torch.log_softmax(hidden.clamp(min=1e-300).log(), -1)
+    def logits(self, hidden):
+        return hidden.clamp(min=1e-300).log()
 
 
 @pytest.fixture(params=[LogLinear(), Linear()], ids=repr)
