@@ -82,7 +82,7 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """This tool: its objectives, its samplers, its optimiser and average, as `mcd distill` and `mcd sample` run them."""
+    """This tool: objective, sampler, optimiser and average as `mcd distill` and `mcd sample` run them."""
 
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
         self.size, self.batch = size, batch

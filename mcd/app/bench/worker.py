@@ -42,7 +42,7 @@ class Worker:
         )
 
     def ask(self, request: str, /, **options: Any) -> Any:
-        """The answer of that method of the side. Raises WorkFailed when it raised there, or when the process is gone."""
+        """The answer of that method of the side. Raises WorkFailed when it raised there, or the process is gone."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             pickle.dump((request, options), self._process.stdin)
