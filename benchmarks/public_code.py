@@ -1,8 +1,9 @@
-"""Is the twin of `mcd bench` as fast as the public code it stands for? Both run here, on the same weights, in turn.
+"""Is the twin of `mcd bench` as fast as the public code it stands for? Each runs in a process of its own,
+on the same weights, and they take turns.
 
 Give it a clone of MDLM (github.com/kuleshov-group/mdlm; written for commit c112c52). Its own `models/dit.py`,
-`diffusion.py` (forward, SUBS, `_sample` with `ddpm_cache`), `noise_schedule.py` and `models/ema.py` are imported as they
-are. What they import and the work does not need (lightning, hydra, omegaconf, torchmetrics, transformers, its data
+`diffusion.py` (forward, SUBS, `_sample` with `ddpm_cache`), `noise_schedule.py` and `models/ema.py` are imported as
+they are. What they import and the work does not need (lightning, hydra, omegaconf, torchmetrics, transformers, its data
 loader) is stubbed; einops' three rearrangements and flash attention's two functions are replaced by views and
 PyTorch's scaled_dot_product_attention. MDLM has no distillation, so the step is the MCD loss written with its forward
 in the form of Duo's `kl-bwd` (log-probs of all B x L positions, masked afterwards), AdamW and MDLM's EMA. For float64
@@ -13,12 +14,14 @@ its forward is cast before exp, as Duo's code does.
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 import types
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +30,21 @@ import torch.nn.functional as F
 
 from mcd.app.bench.machine import machine
 from mcd.app.bench.models import SMALL, Size, random_denoiser, random_rows
-from mcd.app.bench.sides import BETAS, CLIP, EMA_DECAY, LR, Peers
+from mcd.app.bench.sides import BETAS, CLIP, EMA_DECAY, LR, Peers, Sampled
+from mcd.app.bench.worker import child_environment
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.masked import coupled_pair
+from mcd.process.schedule import LogLinear
 from mcd.process.timestep import sample_u, stratified_t
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--mdlm", type=Path, required=True, help="folder of the clone")
 parser.add_argument("--json", type=Path, help="file for the rows")
 parser.add_argument("--repeats", type=int, default=5)
+parser.add_argument("--only", default="", help="only rows whose name begins so")
 parser.add_argument("--small", action="store_true", help="a network of a few weights, to try the script itself")
+parser.add_argument("--side", help=argparse.SUPPRESS)  # of a process that measures
 args = parser.parse_args()
 
 NAMES = (
@@ -124,22 +131,26 @@ def public_modules(clone: Path) -> tuple[Any, Any, Any, Any]:
     return diffusion, models.dit, models.ema, noise_schedule
 
 
-class Public:
-    """MDLM's code around our weights: `step` and `sample` as `mcd.app.bench.sides.Peers` has them."""
+class Public(Peers):
+    """MDLM's code around our weights, asked for the same as the twin."""
 
-    def __init__(self, modules: tuple[Any, Any, Any, Any], size: Size, batch: int, distils: bool):
-        self.modules, self.size, self.batch = modules, size, batch
-        self.schedule = random_denoiser(replace(size, rows=2, hidden=8, heads=1, layers=1), 0).config.schedule
+    def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
+        self.modules, self.size, self.batch = public_modules(args.mdlm), size, batch
+        self.schedule, self.mask_id = LogLinear(), size.rows - 1
         self.student = self._diffusion(seed=0)
-        if distils:
+        self.weights = list(self.student.backbone.parameters())
+        if method is None:
+            self.student.backbone.eval().requires_grad_(False)
+        else:
             self.teacher = self._diffusion(seed=1)
             self.teacher.backbone.eval().requires_grad_(False)
             self.student.backbone.train()
-            self.weights = list(self.student.backbone.parameters())
             self.optimizer = torch.optim.AdamW(self.weights, lr=LR, betas=BETAS, eps=1e-8, weight_decay=0)
-            self.ema = modules[2].ExponentialMovingAverage(self.weights, decay=EMA_DECAY)
-        else:
-            self.student.backbone.eval().requires_grad_(False)
+            self.ema = self.modules[2].ExponentialMovingAverage(self.weights, decay=EMA_DECAY)
+        return sum(p.numel() for p in self.weights)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return self.weights
 
     def _diffusion(self, seed: int) -> Any:
         """A `Diffusion` with what its forward and `_sample` read, and a backbone of our weights of a seed."""
@@ -173,7 +184,6 @@ class Public:
         return whole
 
     def step(self, seed: int) -> dict[str, float]:
-        """One training step; seconds, and the loss before it."""
         x0, generator = random_rows(self.size, self.batch, seed), torch.Generator().manual_seed(seed)
         objective, clock, (B, L) = MCD(), Clock(), x0.shape
         delta, tau = objective.delta(clock.round), objective.tau(clock.round)
@@ -195,8 +205,7 @@ class Public:
         self.ema.update(self.weights)
         return {"seconds": time.perf_counter() - started, "loss": loss.item()}
 
-    def sample(self, steps: int, seed: int) -> float:
-        """Seconds of a whole run in float64."""
+    def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
         torch.manual_seed(seed)
         forward = type(self.student).forward
         self.student.forward = lambda z, sigma: forward(self.student, z, sigma).to(torch.float64)
@@ -204,7 +213,7 @@ class Public:
         z = self.student._sample(num_steps=steps, eps=1e-5)
         seconds = time.perf_counter() - started
         assert z.shape == (self.batch, self.size.length) and (z != self.student.mask_index).all()
-        return seconds
+        return {"seconds": [seconds], "calls": [], "nfe": 0.0}
 
 
 def compared(name: str, twin: list[float], public: list[float], **more: float) -> dict[str, Any]:
@@ -213,29 +222,76 @@ def compared(name: str, twin: list[float], public: list[float], **more: float) -
     row = {"name": name, "twin_s": twin_s, "public_s": public_s, "twin_over_public": twin_s / public_s, **more}
     row |= {"twin_all_s": twin, "public_all_s": public}
     extra = " ".join(f"{key} {value:.7g}" for key, value in more.items())
-    print(f"{name:22} twin {twin_s:.3f} s, public {public_s:.3f} s, ratio {twin_s / public_s:.3f} {extra}", flush=True)
+    print(f"{name:28} twin {twin_s:.3f} s, public {public_s:.3f} s, ratio {twin_s / public_s:.3f} {extra}", flush=True)
     return row
 
 
-warnings.simplefilter("ignore")
-modules = public_modules(args.mdlm)
+def serve(side: Peers) -> None:
+    """Answer requests, JSON lines [method, options], until stdin is closed."""
+    warnings.simplefilter("ignore")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        method, options = json.loads(line)
+        if "size" in options:
+            options["size"] = Size(**options["size"])
+        print(json.dumps(getattr(side, method)(**options)), file=answers, flush=True)
+
+
+class Processes:
+    """One of each side, asked in turn."""
+
+    def __enter__(self) -> "Processes":
+        def start(side: str) -> subprocess.Popen:
+            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+            return subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=child_environment())
+
+        self.sides = {side: start(side) for side in ("twin", "public")}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.sides.values():
+            process.kill()
+            process.communicate()
+
+    def ask(self, method: str, /, **options: Any) -> tuple[Any, Any]:
+        """The answers of the twin and of the public code, which work one after the other."""
+        answers = []
+        for process in self.sides.values():
+            assert process.stdin and process.stdout
+            print(json.dumps([method, options]), file=process.stdin, flush=True)
+            answers.append(json.loads(process.stdout.readline()))
+        return answers[0], answers[1]
+
+
+if args.side:
+    serve({"twin": Peers, "public": Public}[args.side]())
+    sys.exit()
+
 size = Size(rows=300, length=32, hidden=32, layers=2, heads=2, cond_dim=8) if args.small else SMALL
 rows = []
-
-twin, public = Peers(), Public(modules, size, 2, distils=True)
-twin.build(size, 2, "mcd", {})
-first = twin.step(0)["loss"], public.step(0)["loss"]
-taken = [(twin.step(seed)["seconds"], public.step(seed)["seconds"]) for seed in range(1, args.repeats + 1)]
-losses = {"twin_loss": first[0], "public_loss": first[1]}
-rows.append(compared(f"step_mcd_b2_l{size.length}", *map(list, zip(*taken, strict=True)), **losses))
-del twin, public
+for dropout in (0.0, 0.1):
+    name = f"step_mcd_b2_l{size.length}_dropout{dropout}"
+    if not name.startswith(args.only):
+        continue
+    with Processes() as both:
+        both.ask("build", size=asdict(replace(size, dropout=dropout)), batch=2, method="mcd", options={})
+        losses = [answer["loss"] for answer in both.ask("step", seed=0)]
+        answers = [both.ask("step", seed=seed) for seed in range(1, args.repeats + 1)]
+        memory = [answer["above"] for answer in both.ask("memory", seed=0)]
+    more = {f"{side}_loss": loss for side, loss in zip(("twin", "public"), losses, strict=True)}
+    more |= {f"{side}_bytes": found for side, found in zip(("twin", "public"), memory, strict=True)}
+    rows.append(compared(name, *([step["seconds"] for step in side] for side in zip(*answers, strict=True)), **more))
 
 for batch, steps in ((1, 8), (1, 16)):
-    twin, public = Peers(), Public(modules, size, batch, distils=False)
-    twin.build(size, batch, None, {})
-    twin.sample(2, 0), public.sample(2, 0)
-    taken = [(sum(twin.sample(steps, seed)["seconds"]), public.sample(steps, seed)) for seed in range(args.repeats)]
-    rows.append(compared(f"sample_l{size.length}_b{batch}_steps{steps}", *map(list, zip(*taken, strict=True))))
+    name = f"sample_l{size.length}_b{batch}_steps{steps}"
+    if not name.startswith(args.only):
+        continue
+    with Processes() as both:
+        both.ask("build", size=asdict(size), batch=batch, method=None, options={})
+        both.ask("sample", steps=2, seed=0)
+        answers = [both.ask("sample", steps=steps, seed=seed) for seed in range(args.repeats)]
+    rows.append(compared(name, *([sum(run["seconds"]) for run in side] for side in zip(*answers, strict=True))))
 
 if args.json:
     command = " ".join(["python", "benchmarks/public_code.py", *sys.argv[1:]])

@@ -60,10 +60,10 @@ def _shape(operator: str, shapes: list[list[int]]) -> tuple[str, int, int, int, 
         backward = operator.endswith("backward")
         rows, heads, length, width = shapes[1 if backward else 0]
         return ("attention", rows * heads, length, width, 5 if backward else 2)
-    if operator in ("aten::mm", "aten::addmm"):
+    if operator in ("aten::mm", "aten::addmm", "aten::addmm_"):
         (m, k), (_, n) = shapes[-_trailing(shapes, 2) :][:2]
         return ("mm", 1, m, k, n)
-    if operator in ("aten::bmm", "aten::baddbmm"):
+    if operator in ("aten::bmm", "aten::baddbmm", "aten::baddbmm_"):
         (batch, m, k), (_, _, n) = shapes[-_trailing(shapes, 3) :][:2]
         return ("mm", batch, m, k, n)
     if operator in ("mkldnn::_linear_pointwise", "aten::mkldnn_linear"):

@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcd.app.bench.cell import Cell, Pair, Row, row
 from mcd.app.bench.models import SMALL, Size
+
+if TYPE_CHECKING:
+    from mcd.app.bench.sides import Sampled
 
 WHOLE = 32
 """Runs of one row and at most so many steps are made in full."""
@@ -50,7 +53,7 @@ def measure(name: str, size: Size, batch: int, steps: int, first: int | None) ->
     more: dict[str, Any] = {"batch": batch, "length": size.length, "steps": steps, "rows": size.rows}
     if first is None or last is None:
         seconds = {side: sum(taken[side]["seconds"]) for side in taken}
-        nfe = {"ours": sum(taken["ours"]["calls"]) / batch, "peers": sum(taken["peers"]["calls"])}
+        nfe = {side: taken[side]["nfe"] for side in taken}
         more["how"] = "the whole run"
     else:
         changes = {"ours": 1 - (1 - 1 / steps) ** size.length, "peers": 1 - (1 - 1 / steps) ** (size.length * batch)}
@@ -64,7 +67,7 @@ def measure(name: str, size: Size, batch: int, steps: int, first: int | None) ->
     return row(name, seconds["ours"], seconds["peers"], memory["ours"], memory["peers"], **more)
 
 
-def _peers_seconds(taken: dict[str, list[float]], steps: int, calls: float) -> float:
+def _peers_seconds(taken: "Sampled", steps: int, calls: float) -> float:
     """Seconds of so many steps with so many calls, from the means of steps with and without one."""
     pairs = list(zip(taken["seconds"], taken["calls"], strict=True))
     with_call = [seconds for seconds, called in pairs if called]

@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mcd.app.bench.peers import PeersEMA, PeersLoss, mcd_loss, sample_cached, su
 from mcd.app.bench.peers_dit import peers_dit
 from mcd.app.bench.products import Product, best_seconds, products_of
 from mcd.model.ema import EMA
+from mcd.model.linear import Linear
 from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock, Loss
 from mcd.objective.mcd import MCD
@@ -21,6 +22,22 @@ from mcd.sampler.ancestral import Ancestral
 from mcd.train.optimizer import make_optimizers
 
 LR, BETAS, CLIP, EMA_DECAY = 6e-5, (0.9, 0.999), 1.0, 0.999
+
+
+CALL_TOKENS = 1024
+"""Tokens of a network call of ours, as long as a row has fewer and there are rows enough."""
+
+
+class Sampled(TypedDict):
+    """Of each step its seconds and its network calls; and the calls of a row, as the side counts them.
+
+    `calls` of ours are the rows that entered the network meanwhile (rows may go ahead of the step that is due); of the
+    peers, 0 or 1, for all rows together.
+    """
+
+    seconds: list[float]
+    calls: list[float]
+    nfe: float
 
 
 class Side(ABC):
@@ -35,15 +52,18 @@ class Side(ABC):
 
     @abstractmethod
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
-        """Make the networks (a student alone when `method` is None) and the optimiser; returns parameters of one."""
+        """Make the networks (a student alone when `method` is None) and the optimiser; returns parameters of one.
+
+        options: the method's, and those of the class.
+        """
 
     @abstractmethod
     def step(self, seed: int) -> dict[str, float]:
         """One whole training step on rows and draws of `seed`: its seconds, and the loss with its parts before it."""
 
     @abstractmethod
-    def sample(self, steps: int, seed: int, first: int | None = None) -> dict[str, list[float]]:
-        """Sample `batch` rows; only the first so many steps when asked. Of each step its seconds and network calls."""
+    def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
+        """Sample `batch` rows; only the first so many steps when asked. `Sampled` says what comes back."""
 
     @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -82,7 +102,10 @@ class Side(ABC):
 
 
 class Ours(Side):
-    """This tool: objective, sampler, optimiser and average as `mcd distill` and `mcd sample` run them."""
+    """This tool: objective, sampler, optimiser and average as `mcd distill` and `mcd sample` run them.
+
+    Option `checkpointing`: keep only what enters each block of the student, as the training option of that name.
+    """
 
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
         self.size, self.batch = size, batch
@@ -90,6 +113,9 @@ class Ours(Side):
         if method is None:
             self.student.eval().requires_grad_(False)
         else:
+            options = dict(options)
+            self.student.backbone.checkpointing = options.pop("checkpointing", False)
+            options.pop("our_linear", None)
             self.objective = OBJECTIVES[method](**options)
             self.teacher = None
             if self.objective.distils:
@@ -114,22 +140,30 @@ class Ours(Side):
         seconds = time.perf_counter() - started
         return {"seconds": seconds, **loss.as_floats()}
 
-    def sample(self, steps: int, seed: int, first: int | None = None) -> dict[str, list[float]]:
-        sampler = Ancestral(steps, rows_per_call=min(self.batch, Ancestral.rows_per_call))
+    def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
+        rows = max(1, min(self.batch, CALL_TOKENS // self.size.length))
+        sampler = Ancestral(steps, rows_per_call=rows)
         z = torch.full((self.batch, self.size.length), self.student.blank_id)
+        called: list[int] = []
+        hook = self.student.backbone.register_forward_pre_hook(lambda _, args: called.append(len(args[0])))
         trajectory = sampler.trajectory(self.student, z, range(self.batch), seed)
-        seconds, calls = [], []
-        before = next(trajectory).nfe.sum()
+        nfe, seconds, calls = next(trajectory).nfe, [], []
         started = time.perf_counter()
         for step in islice(trajectory, first):
             seconds.append(time.perf_counter() - started)
-            calls.append(float(step.nfe.sum() - before))
-            before, started = step.nfe.sum(), time.perf_counter()
-        return {"seconds": seconds, "calls": calls}
+            calls.append(float(sum(called)))
+            nfe = step.nfe
+            called.clear()
+            started = time.perf_counter()
+        hook.remove()
+        return {"seconds": seconds, "calls": calls, "nfe": nfe.double().mean().item()}
 
 
 class Peers(Side):
-    """The peers' way: `mcd.app.bench.peers`, AdamW as it comes, clipping as Lightning does it."""
+    """The peers' way: `mcd.app.bench.peers`, AdamW as it comes, clipping as Lightning does it.
+
+    Option `our_linear`: layers multiply as ours do (`mcd.model.linear`), in place of torch.nn.Linear.
+    """
 
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
         self.size, self.batch = size, batch
@@ -141,8 +175,13 @@ class Peers(Side):
         elif method != "mcd":
             raise ValueError(f"the peers' way is written for mcd, not for {method}")
         else:
+            options = {name: value for name, value in options.items() if name != "checkpointing"}
+            our_linear = options.pop("our_linear", False)
             self.objective = MCD(**options)
             self.teacher = peers_dit(random_denoiser(size, seed=1)).eval().requires_grad_(False)
+            for layer in (*self.student.modules(), *self.teacher.modules()) if our_linear else ():
+                if type(layer) is torch.nn.Linear:
+                    layer.__class__ = Linear
             self.student.train()
             self.optimizer = torch.optim.AdamW(self.student.parameters(), LR, BETAS, eps=1e-8, weight_decay=0.0)
             self.ema = PeersEMA(self.student.parameters(), EMA_DECAY)
@@ -166,11 +205,12 @@ class Peers(Side):
         terms = {name: getattr(loss, name).item() for name in ("distillation", "reconstruction")}
         return {"seconds": seconds, "loss": loss.total.item(), **terms}
 
-    def sample(self, steps: int, seed: int, first: int | None = None) -> dict[str, list[float]]:
+    def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
         generator = torch.Generator().manual_seed(seed)
         run = sample_cached(self.student, self.batch, self.size.length, steps, self.mask_id, generator)
         taken = [(step.seconds, float(step.called)) for step in islice(run, first)]
-        return {"seconds": [seconds for seconds, _ in taken], "calls": [called for _, called in taken]}
+        calls = [called for _, called in taken]
+        return {"seconds": [seconds for seconds, _ in taken], "calls": calls, "nfe": sum(calls)}
 
     def network_call(self) -> float:
         """Seconds of one call over the whole batch, as noise removal makes it."""

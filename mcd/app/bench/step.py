@@ -20,7 +20,11 @@ FEW_ROWS = 1_024
 
 
 def cells() -> Iterator[Cell]:
-    """MCD on both sides; SDTT and Duo-DCD of this tool; dropout; what grows with V; the peers with our allocator."""
+    """MCD on both sides, and with activation checkpointing on ours; what grows with V; SDTT and Duo-DCD of this tool.
+
+    In full also: dropout as in training; the peers with our allocator settings, and further with our matrix products,
+    which tells what of the ratio comes from those; and longer rows.
+    """
     for batch, length in SHAPES:
         size, shape = replace(SMALL, length=length), f"b{batch}_l{length}"
         yield Cell(f"step_mcd_{shape}", 60, partial(measure, f"step_mcd_{shape}", size, batch))
@@ -32,10 +36,16 @@ def cells() -> Iterator[Cell]:
         size = replace(SMALL, process="uniform") if key == "duo" else SMALL
         name = f"step_{key}_{shape}"
         yield Cell(name, 30, partial(measure, name, size, batch, method, peers=None))
+    name, options = f"step_mcd_checkpointing_{shape}", {"checkpointing": True}
+    yield Cell(name, 50, partial(measure, name, SMALL, batch, options=options))
     name = f"step_mcd_dropout_{shape}"
     yield Cell(name, 45, partial(measure, name, replace(SMALL, dropout=0.1), batch), full=True)
     name = f"step_mcd_same_allocator_{shape}"
     yield Cell(name, 45, partial(measure, name, SMALL, batch, peers=True), full=True)
+    name, options = f"step_mcd_same_libraries_{shape}", {"our_linear": True}
+    yield Cell(name, 45, partial(measure, name, SMALL, batch, peers=True, options=options), full=True)
+    name, options = "step_mcd_checkpointing_b1_l1024", {"checkpointing": True}
+    yield Cell(name, 60, partial(measure, name, replace(SMALL, length=1024), 1, options=options), full=True)
     for key, method in (("sdtt", "sdtt"), ("duo", "duo-dcd")):
         size = replace(SMALL, length=1024, process="uniform" if key == "duo" else "masked")
         name = f"step_{key}_b1_l1024"
@@ -68,6 +78,7 @@ def measure(
         more["losses_differ_by"] = abs(first["ours"]["loss"] / first["peers"]["loss"] - 1)
     if peers is not None:
         more["peers_allocator"] = "as ours" if peers else "as PyTorch comes"
+    more |= options or {}
     seconds = {f"{side}_s": median for side, (median, _) in times.items()}
     return row(name, **seconds, **{f"{side}_bytes": memory[side]["above"] for side in memory}, **more)
 

@@ -75,9 +75,11 @@ def test_whole_and_scaled_rows_say_so(rows):
 
 
 def test_scaled_seconds_weigh_steps_with_and_without_a_call():
-    taken = {"seconds": [4.0, 6.0, 1.0, 3.0], "calls": [1.0, 1.0, 0.0, 0.0]}
+    taken = {"seconds": [4.0, 6.0, 1.0, 3.0], "calls": [1.0, 1.0, 0.0, 0.0], "nfe": 2.0}
     assert sampling._peers_seconds(taken, steps=10, calls=7.0) == pytest.approx(7 * 5.0 + 3 * 2.0)
-    assert sampling._peers_seconds({"seconds": [4.0], "calls": [1.0]}, steps=10, calls=9.0) == pytest.approx(40.0)
+    assert sampling._peers_seconds(
+        {"seconds": [4.0], "calls": [1.0], "nfe": 1.0}, steps=10, calls=9.0
+    ) == pytest.approx(40.0)
 
 
 def test_both_processes_hold_the_same_weights():
