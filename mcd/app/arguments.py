@@ -76,30 +76,32 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def check_out(out: Path, folder: bool = False) -> None:
-    """See before long work that a file (or a folder) can be made at `out`; nothing is left behind.
+def check_out(out: Path, folder: bool = False, option: str = "--out") -> None:
+    """See before long work that a file (or a folder) can be made at `out`; nothing is left behind. `option` names it.
 
     Raises UsageError where the path is of another kind or below no folder, OSError where the system lets nobody write.
     """
     kind = "folder" if folder else "file"
     try:
         if not folder and out.is_dir():
-            raise UsageError(f"--out {out}: is a folder; name a file in it")
+            raise UsageError(f"{option} {out}: is a folder; name a file in it")
         if out.exists() and not (out.is_dir() if folder else out.is_file()):
-            raise UsageError(f"--out {out}: is there and is no {'folder' if folder else 'regular file'}; name another")
+            raise UsageError(
+                f"{option} {out}: is there and is no {'folder' if folder else 'regular file'}; name another"
+            )
         if len(os.fsencode(out.name)) > 240:  # of 255, for the names of temporary files
-            raise UsageError(f"--out {out}: its name is too long; name a shorter one")
+            raise UsageError(f"{option} {out}: its name is too long; name a shorter one")
         parent = out if folder else out.parent
         while not parent.exists():
             parent = parent.parent
         if not parent.is_dir():
-            raise UsageError(f"--out {out}: {parent} is no folder a {kind} can be made in; name another")
+            raise UsageError(f"{option} {out}: {parent} is no folder a {kind} can be made in; name another")
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise OSError(error.errno, error.strerror, str(out)) from None
-        raise UsageError(f"--out {out}: no {kind} can be made there ({error.strerror}); name another") from None
+        raise UsageError(f"{option} {out}: no {kind} can be made there ({error.strerror}); name another") from None
 
 
 def show_dry_run(value: Any) -> int:

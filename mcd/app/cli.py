@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("mcd.app.report", "one self-contained page of runs"),
     "frontier": ("mcd.app.frontier", "models at equal entropy, by temperature sweeps"),
     "reproduce": ("mcd.app.reproduce.command", "the paper's tables, figures and ablations"),
+    "bench": ("mcd.app.bench.command", "speed and memory: our path against the peers' way"),
     "demo": ("mcd.app.demo", "the main job on the bundled text and teacher, start to end"),
 }
 

@@ -1,0 +1,79 @@
+"""Peak memory of this process, as the system counts it, and of one training step above what a step cannot do without.
+
+On Linux the kernel's high-water mark (VmHWM) is set back by writing 5 to /proc/self/clear_refs, so every step has its
+own peak. Elsewhere there is only the highest of the whole life of the process (getrusage), which may hide a later step.
+"""
+
+import ctypes
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+LINUX = _CLEAR.exists() and _STATUS.exists()
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now (the peak of its life where the system does not tell)."""
+    return _status("VmRSS") if LINUX else _life_peak()
+
+
+def peak() -> int:
+    """Most bytes that were in memory since `forget_peak` (since the process began where that does nothing)."""
+    return _status("VmHWM") if LINUX else _life_peak()
+
+
+def forget_peak() -> None:
+    """Let the peak begin anew from what is in memory now."""
+    if LINUX:
+        _CLEAR.write_text("5")
+
+
+def release_freed() -> None:
+    """Give blocks that malloc holds although they are free back to the system, where malloc is glibc's."""
+    libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _status(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def _life_peak() -> int:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+class AboveGradients:
+    """Peak of a step above weights, optimiser and those gradients that exist by then.
+
+    Gradients come one after another in the backward pass, and activations go. Each arrival of one ends an interval; the
+    peak of an interval counts above what was resident before the step and the gradients that came by its end. So a
+    gradient never counts, neither when it is early nor when it is late. `most` is the highest of all intervals.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        release_freed()
+        self.rest, self.gradients, self.most = resident(), 0, 0
+        self._hooks = [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
+        forget_peak()
+
+    def _arrived(self, p: nn.Parameter) -> None:
+        self.gradients += p.numel() * p.element_size()
+        self._close()
+
+    def _close(self) -> None:
+        self.most = max(self.most, peak() - self.rest - self.gradients)
+        forget_peak()
+
+    def end(self) -> int:
+        """Close the last interval (the optimiser's) and return the highest in bytes."""
+        self._close()
+        for hook in self._hooks:
+            hook.remove()
+        return self.most

@@ -1,0 +1,54 @@
+"""Networks to measure: random weights that are the same in every process, without zero gates or heads."""
+
+from dataclasses import dataclass
+
+import torch
+
+from mcd.model.denoiser import Denoiser, DenoiserConfig, Process
+from mcd.model.dit import DiTConfig
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network: its widths, its longest row, and the rows of its embedding and head (the mask's among them)."""
+
+    rows: int = 50_258
+    length: int = 256
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    cond_dim: int = 128
+    dropout: float = 0.0
+    process: Process = "masked"
+
+
+SMALL = Size()
+"""DiT-small with GPT-2's vocabulary and the mask: 169,627,218 parameters."""
+
+
+def random_denoiser(size: Size, seed: int) -> Denoiser:
+    """A denoiser of random weights, a function of (size, seed). Gates are 1; heads and modulations are not zero."""
+    torch.manual_seed(seed)
+    uniform = size.process == "uniform"
+    backbone = DiTConfig(
+        rows=size.rows,
+        hidden=size.hidden,
+        layers=size.layers,
+        heads=size.heads,
+        length=size.length,
+        cond_dim=size.cond_dim,
+        dropout=size.dropout,
+        gate_init=1.0,
+    )
+    denoiser = Denoiser(DenoiserConfig(backbone, None if uniform else size.rows - 1, time_conditioned=uniform))
+    with torch.no_grad():
+        for name, p in denoiser.backbone.named_parameters():
+            if name.endswith("adaLN.weight") or name.startswith("head.linear"):
+                p.normal_(std=0.02)
+    return denoiser
+
+
+def random_rows(size: Size, batch: int, seed: int) -> torch.Tensor:
+    """(B, L) ids of real tokens, a function of the arguments."""
+    real = size.rows - (size.process != "uniform")
+    return torch.randint(real, (batch, size.length), generator=torch.Generator().manual_seed(seed))
