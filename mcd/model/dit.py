@@ -60,7 +60,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with a scale and no bias, then adaLN's modulation; in float32 at least, under autocast too."""
+    """Layer normalisation with a scale and no bias, then modulation by adaLN; in float32 at least, whatever autocast."""
 
     def __init__(self, hidden: int):
         super().__init__()

@@ -207,7 +207,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         scale = grads[0]
         if scale.device.type != "cpu" or scale != 1.0:  # an objective weighs its targets, so that this is 1
             return *(g if g is None else g * scale for g in ctx.saved_tensors), None, None, None
@@ -226,44 +226,54 @@ def _pass(
 ) -> tuple[Tensor, list[Tensor], list[Tensor | None]]:
     """Loss, losses of rows, and gradients of hidden, weight, bias (None where not needed), in products of `dtype`."""
     h, w, b = hidden.to(dtype), weight[:V].to(dtype), bias[:V].to(dtype)
-    losses = [hidden.new_empty(len(target), dtype=torch.promote_types(dtype, torch.float32)) for target in targets]
-    total = hidden.new_zeros((), dtype=torch.promote_types(dtype, torch.float32))
-    gradients = [torch.zeros_like(a) if grads and need else None for a, need in zip((hidden, weight, bias), needed[:3])]
+    wide = torch.promote_types(dtype, torch.float32)
+    total, losses = hidden.new_zeros((), dtype=wide), [hidden.new_empty(len(t), dtype=wide) for t in targets]
+    gradients = [
+        torch.zeros_like(a) if grads and need else None
+        for a, need in zip((hidden, weight, bias), needed[:3], strict=True)
+    ]
     grad_h, grad_w, grad_b = gradients
     references = [target.references(dtype) for target in targets]
     for chunk in _chunks(targets, V):
-        logits = product(h[chunk], w, b)
-        logits = logits.to(torch.promote_types(dtype, torch.float32))
-        here = [i for i, t in enumerate(targets) if t.first <= chunk.start and chunk.stop <= t.first + len(t)]
-        own = [slice(chunk.start - targets[i].first, chunk.stop - targets[i].first) for i in here]
-        found = [references[i](rows) for i, rows in zip(here, own, strict=True)]
+        logits = product(h[chunk], w, b).to(wide)
+        covering = []
+        for target, loss, reference in zip(targets, losses, references, strict=True):
+            rows = slice(chunk.start - target.first, chunk.stop - target.first)
+            if rows.start >= 0 and rows.stop <= len(target):
+                factors = torch.as_tensor(target.weight, dtype=wide, device=logits.device).expand(len(target))
+                covering.append((target, reference(rows), factors[rows], loss[rows]))
         for block in _blocks(logits):
-            summed = None
-            for i, rows, reference in zip(here, own, found, strict=True):
-                loss, grad = targets[i].loss_and_grad(logits[block], reference[block], grads)
-                mine = slice(rows.start + block.start, rows.start + block.stop)
-                losses[i][mine] = loss
-                factor = targets[i].weight
-                factor = factor[mine] if isinstance(factor, Tensor) else torch.full_like(loss, factor)
-                total += (loss * factor).sum()
-                if grad is not None:
-                    grad.mul_(factor[:, None])
-                    summed = grad if summed is None else summed.add_(grad)
-            if summed is not None:
-                logits[block] = summed
+            total += _into_gradient(logits[block], [(t, *(x[block] for x in parts)) for t, *parts in covering], grads)
         if not grads:
             continue
         logits = logits.to(dtype)
         if grad_h is not None:
             grad_h[chunk] = product(logits, w.t()).to(grad_h.dtype)
-        if grad_w is not None:
-            if dtype == grad_w.dtype:
-                grad_w[:V].addmm_(logits.t(), h[chunk])
-            else:
-                grad_w[:V] += logits.t() @ h[chunk]
+        if grad_w is not None and dtype == grad_w.dtype:
+            grad_w[:V].addmm_(logits.t(), h[chunk])
+        elif grad_w is not None:
+            grad_w[:V] += logits.t() @ h[chunk]
         if grad_b is not None:
             grad_b[:V] += logits.sum(0)
     return total, losses, gradients
+
+
+def _into_gradient(logits: Tensor, covering: list[tuple[Target, Tensor, Tensor, Tensor]], grads: bool) -> Tensor:
+    """Turn logits (c, V) into the gradient of their weighted loss, which is returned, ().
+
+    covering: of each target its part of this block, (c, ...): what it compares with, factors, and where losses go.
+    """
+    total, summed = logits.new_zeros(()), None
+    for target, reference, factors, losses in covering:
+        loss, grad = target.loss_and_grad(logits, reference, grads)
+        losses.copy_(loss)
+        total += (loss * factors).sum()
+        if grad is not None:
+            grad.mul_(factors[:, None])
+            summed = grad if summed is None else summed.add_(grad)
+    if summed is not None:
+        logits.copy_(summed)
+    return total
 
 
 def _chunks(targets: Sequence[Target], V: int) -> list[slice]:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, as `torch.nn.functional.linear`: x (..., D_in), weight (D_out, D_in), bias (D_out,) to (..., D_out)."""
+    """x W^T + b, as `torch.nn.functional.linear`: x (..., D_in), weight (D_out, D_in), bias (D_out,)."""
     if not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in (x, weight, bias)):
@@ -49,7 +49,7 @@ class _OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         (grad,) = grads
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad

@@ -235,7 +235,9 @@ def test_rows_without_a_target_cost_nothing(models, seeded):
     total, (rows,) = student.head_loss(hidden, TokenTarget(ids[20:30], first=20))
     total.backward()
     assert rows.shape == (10,) and math.isclose(total.item(), rows.sum().item(), rel_tol=1e-6)
-    assert hidden.grad[:20].count_nonzero() == hidden.grad[30:].count_nonzero() == 0 != hidden.grad[20:30].count_nonzero()
+    assert (
+        hidden.grad[:20].count_nonzero() == hidden.grad[30:].count_nonzero() == 0 != hidden.grad[20:30].count_nonzero()
+    )
     assert isinstance(student.head_loss(hidden), HeadLoss) and student.head_loss(hidden).total == 0
 
 
