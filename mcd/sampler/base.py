@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 
-CALL_TOKENS = 1024
+CALL_TOKENS = 512
 """Most tokens of a network call when nothing else is asked for."""
 CALL_SIZE = 1 << 18
 """And most tokens times the model's width: a wide model keeps a processor busy with fewer tokens."""
@@ -46,7 +46,7 @@ class Sampler(ABC):
     top_p: float = 1.0
     """Nucleus: the smallest set of tokens with so much mass."""
     rows_per_call: int = 0
-    """Rows of every network call, padded; 0: as many as make 1,024 tokens (341 at width 768), at least 1. Fixed, so
+    """Rows of every network call, padded; 0: as many as make 512 tokens (341 at width 768), at least 1. Fixed, so
     that what shares a call never changes a row: another number is another shape of matrix products, whose last bits may
     differ and now and then flip a draw."""
 
