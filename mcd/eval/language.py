@@ -19,6 +19,7 @@ from mcd.data.language import Language
 from mcd.eval.bootstrap import RESAMPLES, mean_interval
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.head import HeadLoss, Target, head_loss
 
 RULE_COUNT = 20.0
 """A rule that the truth is expected to use at least so often in as many tokens is one that samples should use."""
@@ -170,6 +171,15 @@ class ExactDenoiser(Denoiser):
         chosen = posterior if rows is None else posterior[rows]
         return chosen.clamp(min=1e-30).log().float()  # finite at visible tokens too, as divergences ask
 
+    def vocabulary(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """The identity: the log-posterior is its own logits."""
+        V = self.config.vocab_size
+        return torch.eye(V, dtype=dtype, device=self.device), torch.zeros(V, dtype=dtype, device=self.device)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """The log-posterior as it is: (n, V)."""
         return hidden
+
+    def head_loss(self, hidden: Tensor, *targets: Target) -> HeadLoss:
+        """As of any denoiser, under the identity for a head."""
+        return head_loss(hidden, *self.vocabulary(hidden.dtype), self.config.vocab_size, targets)

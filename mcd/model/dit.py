@@ -60,7 +60,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with a scale and no bias, then modulation by adaLN; in float32 at least, whatever autocast."""
+    """Layer normalisation with a scale and no bias, then adaLN; in float32 at least, whatever autocast says."""
 
     def __init__(self, hidden: int):
         super().__init__()
