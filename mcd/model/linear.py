@@ -12,6 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+NARROW = 512
+"""Width below which a weight's gradient is left to MKL: oneDNN copies both factors for it, which small ones do not repay
+(half the speed at width 192)."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, as `torch.nn.functional.linear`: x (..., D_in), weight (D_out, D_in), bias (D_out,)."""
@@ -53,10 +57,14 @@ class _OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (grad,) = grads
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        flat = grad.reshape(-1, grad.shape[-1])
+        flat, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        if min(weight.shape) < NARROW:
+            grad_weight = flat.t() @ rows if needs_weight else None
+        else:
+            grad_weight = product(flat.t(), rows.t()) if needs_weight else None
         return (
             product(grad, weight.t()) if needs_x else None,
-            product(flat.t(), x.reshape(-1, x.shape[-1]).t()) if needs_weight else None,
+            grad_weight,
             flat.sum(0) if needs_bias else None,
         )
 

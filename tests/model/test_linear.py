@@ -11,7 +11,9 @@ from mcd.model.linear import Linear, in_groups, linear, product
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (0,)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_is_the_plain_one(seeded, shape, bias, dtype):
+@pytest.mark.parametrize("narrow", [0, 512])
+def test_linear_is_the_plain_one(seeded, shape, bias, dtype, narrow, monkeypatch):
+    monkeypatch.setattr(module, "NARROW", narrow)
     x = torch.randn(*shape, 6, generator=seeded(0)).to(dtype).requires_grad_()
     layer = Linear(6, 11, bias=bias).to(dtype)
     y, expected = layer(x), F.linear(x, layer.weight, layer.bias)
