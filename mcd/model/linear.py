@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 NARROW = 512
-"""Width below which a weight's gradient is left to MKL: oneDNN copies both factors for it, which small ones do not repay
-(half the speed at width 192)."""
+"""Width below which a weight's gradient is left to MKL: oneDNN copies both factors for it, which narrow ones do not
+repay (half the speed at width 192)."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -19,13 +19,12 @@ from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock, Loss
 from mcd.objective.mcd import MCD
 from mcd.sampler.ancestral import Ancestral
+from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
+from mcd.train.step import update
 
 LR, BETAS, CLIP, EMA_DECAY = 6e-5, (0.9, 0.999), 1.0, 0.999
-
-
-CALL_TOKENS = 1024
-"""Tokens of a network call of ours, as long as a row has fewer and there are rows enough."""
+TRAINING = TrainConfig(lr=LR, clip_norm=CLIP)
 
 
 class Sampled(TypedDict):
@@ -133,16 +132,13 @@ class Ours(Side):
         started = time.perf_counter()
         loss: Loss = self.objective.loss(self.student, self.teacher, x0, Clock(), generator)
         loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), CLIP, foreach=True)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        update(self.student, [self.optimizer], TRAINING, 1.0, 0)
         self.ema.update(self.student)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, **loss.as_floats()}
 
     def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
-        rows = max(1, min(self.batch, CALL_TOKENS // self.size.length))
-        sampler = Ancestral(steps, rows_per_call=rows)
+        sampler = Ancestral(steps)
         z = torch.full((self.batch, self.size.length), self.student.blank_id)
         called: list[int] = []
         hook = self.student.backbone.register_forward_pre_hook(lambda _, args: called.append(len(args[0])))
