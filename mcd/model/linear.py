@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether this PyTorch has oneDNN, and the operation that torch.compile emits for a layer."""
 NARROW = 512
 """Width below which a weight's gradient is left to MKL: oneDNN copies both factors for it, which narrow ones do not
 repay (half the speed at width 192)."""
@@ -39,7 +41,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and type(weight) in (Tensor, nn.Parameter)  # not a sharded or quantised one
         and x.numel() > 0
-        and torch.backends.mkldnn.is_available()
+        and ONEDNN
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
