@@ -26,10 +26,12 @@ WHOLE = 32
 """Runs of one row and at most so many steps are made in full."""
 WINDOW = {1: 16, 8: 3}
 """Steps that are measured of longer runs, by rows of the batch."""
+CHOSEN = ((256, 1, 8), (256, 1, 32), (256, 1, 256), (256, 8, 32), (256, 8, 256), (1024, 1, 32), (1024, 1, 1024))
+"""(L, B, steps) of the cells that are not left to `--full`."""
 
 
 def cells() -> Iterator[Cell]:
-    """L = 256 with 1 and 8 rows, L = 1024 with one; L = 1024 with 8 rows needs 24 GB on the peers' side."""
+    """L of 256 and 1024, 1 and 8 rows, 8 to L steps; L = 1024 with 8 rows needs 24 GB on the peers' side."""
     for length in (256, 1024):
         for batch in (1, 8):
             for steps in (8, 32, 128, length):
@@ -37,9 +39,11 @@ def cells() -> Iterator[Cell]:
                 first = None if batch == 1 and steps <= (WHOLE if length == 256 else 8) else WINDOW[batch]
                 if length == 1024 and first == WINDOW[1]:
                     first = 6
-                cost = length / 256 * batch * 1.4 * (first or steps + 1) + 12
+                cost = length / 256 * batch * 1.5 * ((first or steps + 1) + 2) + 15
                 size = replace(SMALL, length=length)
-                yield Cell(name, cost, partial(measure, name, size, batch, steps, first), full=length * batch > 2048)
+                yield Cell(
+                    name, cost, partial(measure, name, size, batch, steps, first), (length, batch, steps) not in CHOSEN
+                )
 
 
 def measure(name: str, size: Size, batch: int, steps: int, first: int | None) -> Row:

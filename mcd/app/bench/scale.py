@@ -21,13 +21,13 @@ def cells() -> Iterator[Cell]:
     """V from 1k to 128k, L from 64 to 1024, B from 1 to 8 for a step; 8 to 256 steps for sampling."""
     for rows in (1_024, 8_192, 32_768, 131_072):
         name = f"scale_step_v{rows}"
-        yield Cell(name, 20, partial(measure_step, name, replace(BASE, rows=rows), BATCH, repeats=3))
-    for length in (64, 256, 1024):
+        yield Cell(name, 18, partial(measure_step, name, replace(BASE, rows=rows), BATCH))
+    for length in (64, 1024):
         name = f"scale_step_l{length}"
-        yield Cell(name, 18, partial(measure_step, name, replace(BASE, length=length), BATCH, repeats=3))
+        yield Cell(name, 18, partial(measure_step, name, replace(BASE, length=length), BATCH))
     for batch in (1, 8):
         name = f"scale_step_b{batch}"
-        yield Cell(name, 20, partial(measure_step, name, BASE, batch, repeats=3))
+        yield Cell(name, 18, partial(measure_step, name, BASE, batch))
     for steps in (8, 64, 256):
         name = f"scale_sample_steps{steps}"
         first = None if steps == 8 else 16

@@ -27,25 +27,26 @@ def cells() -> Iterator[Cell]:
     """
     for batch, length in SHAPES:
         size, shape = replace(SMALL, length=length), f"b{batch}_l{length}"
-        yield Cell(f"step_mcd_{shape}", 60, partial(measure, f"step_mcd_{shape}", size, batch))
+        cost = 90 if length == SHAPES[0][1] else 170
+        yield Cell(f"step_mcd_{shape}", cost, partial(measure, f"step_mcd_{shape}", size, batch))
     batch, length = SHAPES[0]
     shape = f"b{batch}_l{length}"
     name = f"step_mcd_growing_with_v_{shape}"
-    yield Cell(name, 60, partial(measure_growth, name, SMALL, batch))
+    yield Cell(name, 90, partial(measure_growth, name, SMALL, batch))
     for key, method in (("sdtt", "sdtt"), ("duo", "duo-dcd")):
         size = replace(SMALL, process="uniform") if key == "duo" else SMALL
         name = f"step_{key}_{shape}"
-        yield Cell(name, 30, partial(measure, name, size, batch, method, peers=None))
+        yield Cell(name, 40, partial(measure, name, size, batch, method, peers=None))
     name, options = f"step_mcd_checkpointing_{shape}", {"checkpointing": True}
-    yield Cell(name, 50, partial(measure, name, SMALL, batch, options=options))
+    yield Cell(name, 35, partial(measure, name, SMALL, batch, peers=None, options=options))
     name = f"step_mcd_dropout_{shape}"
-    yield Cell(name, 45, partial(measure, name, replace(SMALL, dropout=0.1), batch), full=True)
+    yield Cell(name, 90, partial(measure, name, replace(SMALL, dropout=0.1), batch), full=True)
     name = f"step_mcd_same_allocator_{shape}"
-    yield Cell(name, 45, partial(measure, name, SMALL, batch, peers=True), full=True)
+    yield Cell(name, 90, partial(measure, name, SMALL, batch, peers=True), full=True)
     name, options = f"step_mcd_same_libraries_{shape}", {"our_linear": True}
-    yield Cell(name, 45, partial(measure, name, SMALL, batch, peers=True, options=options), full=True)
+    yield Cell(name, 90, partial(measure, name, SMALL, batch, peers=True, options=options), full=True)
     name, options = "step_mcd_checkpointing_b1_l1024", {"checkpointing": True}
-    yield Cell(name, 60, partial(measure, name, replace(SMALL, length=1024), 1, options=options), full=True)
+    yield Cell(name, 60, partial(measure, name, replace(SMALL, length=1024), 1, peers=None, options=options), full=True)
     for key, method in (("sdtt", "sdtt"), ("duo", "duo-dcd")):
         size = replace(SMALL, length=1024, process="uniform" if key == "duo" else "masked")
         name = f"step_{key}_b1_l1024"
@@ -58,7 +59,7 @@ def measure(
     batch: int,
     method: str = "mcd",
     peers: bool | None = False,
-    repeats: int = 5,
+    repeats: int = 3,
     options: dict[str, Any] | None = None,
 ) -> Row:
     """One row: medians of alternating steps after one to warm up, whose losses are given; then the memory of one."""
