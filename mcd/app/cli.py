@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         gc.disable()  # until the command is imported
     try:
         try:
-            return _run(sys.argv[1:] if argv is None else argv)
+            return _run(sys.argv[1:] if argv is None else argv, alone=argv is None)
         finally:
             if sys.stdout is not None:  # closed by the shell
                 sys.stdout.flush()
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1 if error.errno == errno.EPIPE else fail("no space left for the output", 1)  # EPIPE: `head` has left
 
 
-def _run(argv: list[str]) -> int:
+def _run(argv: list[str], alone: bool) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         lines = (f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)), end="")
@@ -83,7 +83,7 @@ def _run(argv: list[str]) -> int:
     command = importlib.import_module(COMMANDS[argv[0]][0])
     from mcd.app.errors import explained
 
-    if not gc.isenabled():
+    if alone:
         gc.freeze()  # torch is there for good; to go through its objects again and again, and at the end, takes 0.5 s
         gc.enable()
     with explained() as outcome:

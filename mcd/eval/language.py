@@ -161,6 +161,7 @@ class ExactDenoiser(Denoiser):
     ) -> Tensor:
         """log p(x0_i | visible tokens) of the rows asked for, (n, V); at visible tokens (nearly) all on their value.
 
+        Nothing here depends on a shape, so `group` changes nothing.
         Raises ValueError for soft tokens and for noise, which have no posterior here, and for rows too long.
         """
         if z_t.is_floating_point() or noise is not None:

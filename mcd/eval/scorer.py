@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcd.eval import smollm
-from mcd.model.linear import Linear
+from mcd.model.linear import use_linear
 
 DEFAULT = "smollm2"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -182,9 +182,7 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
     with _quiet_transformers():
         model, tokenizer = _smollm2() if name == DEFAULT else _pretrained(name)
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
-    for module in model.modules():
-        if type(module) is torch.nn.Linear:
-            module.__class__ = Linear  # the same layer, multiplied by the quicker library
+    use_linear(model)
     context = getattr(model.config, "max_position_embeddings", None) or 1024  # MDLM's max_length when none is told
     return Scorer(name, model, tokenizer, precision, int(context), device)
 

@@ -20,8 +20,8 @@ from mcd.model.linear import product
 if TYPE_CHECKING:
     from mcd.model.denoiser import Denoiser
 
-CHUNK_ELEMENTS = 1 << 23
-"""Logits of a chunk, 32 MiB in float32: as many rows as matrix products need to be quick, and no more."""
+CHUNK_ELEMENTS = 7 << 20
+"""Logits of a chunk, 28 MiB in float32 (128 rows of 50,257): rows enough for quick matrix products, and no more."""
 BLOCK_ELEMENTS = 1 << 19
 """Logits that a CPU treats elementwise at once, 2 MiB in float32: what stays in its cache."""
 
@@ -185,9 +185,14 @@ def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, V: int, targets: Seq
     """The weighted losses of hidden rows (n, D) under a head weight (K, D), bias (K,), of which V rows are tokens.
 
     A row may have no target, one, or several. Gradients of `total` at hidden, weight and bias are made in this call;
-    `total` can be differentiated once.
+    `total` can be differentiated once. Raises ValueError for a target beyond the rows.
     """
-    grads = torch.is_grad_enabled()
+    for target in targets:
+        if target.first < 0 or target.first + len(target) > len(hidden):
+            raise ValueError(
+                f"a target of rows {target.first} to {target.first + len(target)}: there are {len(hidden)}"
+            )
+    grads = torch.is_grad_enabled() and any(a.requires_grad for a in (hidden, weight, bias))
     total, *rows = _HeadLoss.apply(hidden, weight, bias, V, tuple(targets), grads)  # type: ignore[misc]
     return HeadLoss(total, tuple(rows))
 
@@ -250,7 +255,7 @@ def _pass(
         if grad_h is not None:
             grad_h[chunk] = product(logits, w.t()).to(grad_h.dtype)
         if grad_w is not None and dtype == grad_w.dtype:
-            grad_w[:V].addmm_(logits.t(), h[chunk])
+            grad_w[:V].addmm_(logits.t(), h[chunk])  # in place, as oneDNN's product cannot
         elif grad_w is not None:
             grad_w[:V] += logits.t() @ h[chunk]
         if grad_b is not None:
@@ -276,9 +281,14 @@ def _into_gradient(logits: Tensor, covering: list[tuple[Target, Tensor, Tensor, 
     return total
 
 
+def rows_of_chunk(V: int) -> int:
+    """Rows whose logits over V tokens are made at one time."""
+    return max(32, CHUNK_ELEMENTS // V // 32 * 32)
+
+
 def _chunks(targets: Sequence[Target], V: int) -> list[slice]:
     """The rows that have a target, cut where one begins or ends and then into chunks."""
-    most = max(32, CHUNK_ELEMENTS // V // 32 * 32)
+    most = rows_of_chunk(V)
     edges = sorted({edge for t in targets for edge in (t.first, t.first + len(t))})
     covered = [
         (start, end)

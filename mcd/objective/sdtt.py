@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import TeacherTarget
+from mcd.model.head import TeacherTarget, rows_of_chunk
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import WideningGap
 from mcd.process.categorical import sample_inverse_cdf
@@ -137,7 +137,9 @@ def _teacher_passes(
         if not len(rows):
             continue
         hidden = teacher.hidden(z, time, rows=rows)
-        drawn = sample_inverse_cdf(teacher.log_x_theta(hidden), v.flatten()[rows])
+        size = rows_of_chunk(teacher.config.vocab_size)
+        parts = zip(hidden.split(size), v.flatten()[rows].split(size), strict=True)
+        drawn = torch.cat([sample_inverse_cdf(teacher.logits(h), v_part) for h, v_part in parts])
         z = z.flatten().index_copy(0, rows, drawn).view_as(z)
         passes.append((rows, hidden))
     rows = flat_rows(z == teacher.mask_id)

@@ -52,10 +52,10 @@ class Causal(Sampler):
     def _next(self, denoiser: Denoiser, z: Tensor, i: int, v: Tensor) -> Tensor:
         """Token i of at most `rows_per_call` rows: z (n, L), v (n,). What stands in z at i and after is not seen."""
         n, L = z.shape
-        rows = self.rows_for(denoiser, L)
-        padded = torch.cat((z, z[:1].expand(rows - n, L)))
+        rows_per_call = self.rows_for(denoiser, L)
+        padded = torch.cat((z, z[:1].expand(rows_per_call - n, L)))
         start = torch.full_like(padded[:, :1], denoiser.mask_id)
-        where = torch.arange(rows, device=z.device) * L + i
+        where = torch.arange(rows_per_call, device=z.device) * L + i
         shifted = torch.cat((start, padded[:, :-1]), dim=1)
-        hidden = denoiser.hidden(shifted, torch.zeros(rows, device=z.device), rows=where)
+        hidden = denoiser.hidden(shifted, torch.zeros(rows_per_call, device=z.device), rows=where)
         return sample_inverse_cdf(denoiser.logits(hidden)[:n], v, self.temperature, self.top_p)

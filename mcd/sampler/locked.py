@@ -25,7 +25,7 @@ def reveal_locked(
     it is what is known by then, with later tokens masked.
     """
     N, L = z.shape
-    rows, steps, device = sampler.rows_for(denoiser, L), len(times) - 1, z.device
+    rows_per_call, steps, device = sampler.rows_for(denoiser, L), len(times) - 1, z.device
     z, v, due, call_times = z.clone(), v.flatten(), step.to(device), times.to(device, torch.float32)
     known = z.view(-1)  # of each row what it knows at its own time
     work, work_row, work_step = _work(step, steps)
@@ -37,11 +37,12 @@ def reveal_locked(
             turn: list[int] = []
             there: list[Tensor] = []
             hidden: list[Tensor] = []
-            while not hidden or (len(queue) >= rows and sum(map(len, hidden)) < FEW):  # calls that share a projection
-                behind = [heappop(queue)[1] for _ in range(min(rows, len(queue)))]
+            # calls that share a projection onto the vocabulary
+            while not hidden or (len(queue) >= rows_per_call and sum(map(len, hidden)) < FEW):
+                behind = [heappop(queue)[1] for _ in range(min(rows_per_call, len(queue)))]
                 now, places = zip(*(work[row].popleft() for row in behind), strict=True)
                 where = torch.cat([place + n * L for n, place in enumerate(places)]).to(device)
-                hidden.append(hidden_of_call(denoiser, z[behind], call_times[list(now)], where, rows))
+                hidden.append(hidden_of_call(denoiser, z[behind], call_times[list(now)], where, rows_per_call))
                 there += [place + row * L for row, place in zip(behind, places, strict=True)]
                 turn += behind
             at = torch.cat(there).to(device)

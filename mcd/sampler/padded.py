@@ -48,12 +48,13 @@ def reveal(
 
     Rows that reveal nothing do not enter the network. The second value is the calls made for each row, 0 or 1, (N,).
     """
-    calls, rows = revealed.any(dim=1), sampler.rows_for(denoiser, z.shape[1])
+    calls, rows_per_call = revealed.any(dim=1), sampler.rows_for(denoiser, z.shape[1])
     active = calls.nonzero(as_tuple=True)[0]
     if not len(active):
         return z.clone(), calls.cpu().long()
     hidden = []
-    for chunk in active.split(rows):
+    for chunk in active.split(rows_per_call):
         where = revealed[chunk].flatten().nonzero(as_tuple=True)[0]
-        hidden.append(hidden_of_call(denoiser, z[chunk], torch.full((len(chunk),), t, device=z.device), where, rows))
+        times = torch.full((len(chunk),), t, device=z.device)
+        hidden.append(hidden_of_call(denoiser, z[chunk], times, where, rows_per_call))
     return z.masked_scatter(revealed, draw(sampler, denoiser, torch.cat(hidden), v[revealed])), calls.cpu().long()

@@ -73,7 +73,7 @@ class Uniform(Sampler):
             return torch.stack(v).to(z.device)
 
         wanted = z == denoiser.blank_id
-        active = wanted.any(dim=1)
+        active, rows_per_call = wanted.any(dim=1), self.rows_for(denoiser, z.shape[1])
         z = torch.where(wanted, (draws() * K).long().clamp(max=K - 1), z)
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         yield Step(z.clone(), 1.0, nfe.clone())
@@ -84,9 +84,7 @@ class Uniform(Sampler):
             alpha_t = schedule.alpha(t) if t < 1.0 else torch.zeros_like(t)
             alpha_s = schedule.alpha(s) if s > 0.0 else torch.ones_like(s)
             v = draws()
-            for chunk in (
-                active.nonzero(as_tuple=True)[0].split(self.rows_for(denoiser, z.shape[1])) if active.any() else ()
-            ):
+            for chunk in active.nonzero(as_tuple=True)[0].split(rows_per_call) if active.any() else ():
                 z[chunk] = self._redraw(denoiser, z[chunk], wanted[chunk], v[chunk], t, alpha_t, alpha_s)
             nfe += active.cpu().long()
             yield Step(z.clone(), float(s), nfe.clone())
@@ -96,8 +94,8 @@ class Uniform(Sampler):
     ) -> Tensor:
         """One step of at most `rows_per_call` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
         where = wanted.flatten().nonzero(as_tuple=True)[0]
-        times, rows = t.to(z.device).float().expand(len(z)), self.rows_for(denoiser, z.shape[1])
-        hidden = hidden_of_call(denoiser, z, times, where, rows, MANY)
+        times = t.to(z.device).float().expand(len(z))
+        hidden = hidden_of_call(denoiser, z, times, where, self.rows_for(denoiser, z.shape[1]), MANY)
         alpha_t, alpha_s = alpha_t.to(z.device), alpha_s.to(z.device)
         drawn = []
         tokens = (x.flatten()[where].split(MANY) for x in (z, v))

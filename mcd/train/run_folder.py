@@ -21,9 +21,8 @@ BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "c
 Of a run of several rounds the number of steps may not: it says where the rounds begin.
 """
 
-
 _DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfig)}
-"""What a run had that was begun before there was the option."""
+"""Value of a training option in a run that was begun before the option existed."""
 
 
 class RunConflict(ValueError):

@@ -241,6 +241,12 @@ def test_rows_without_a_target_cost_nothing(models, seeded):
     assert isinstance(student.head_loss(hidden), HeadLoss) and student.head_loss(hidden).total == 0
 
 
+def test_targets_beyond_the_rows_are_refused(models):
+    for first, n in ((-1, 3), (3, 3), (0, 6)):
+        with pytest.raises(ValueError, match=f"rows {first} to {first + n}: there are 5"):
+            models[0].head_loss(torch.zeros(5, D), TokenTarget(torch.zeros(n, dtype=torch.int64), first=first))
+
+
 def test_unknown_direction_of_a_teacher(models):
     with pytest.raises(ValueError, match=r"sideways.*reverse, forward, mse, tv"):
         TeacherTarget(models[1], torch.zeros(1, D), direction="sideways")

@@ -5,15 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from mcd.model import linear as module
-from mcd.model.linear import Linear, in_groups, linear, product
+from mcd.model.linear import Linear, in_groups, linear, product, use_linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (0,)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("narrow", [0, 512])
-def test_linear_is_the_plain_one(seeded, shape, bias, dtype, narrow, monkeypatch):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_linear_is_the_plain_one(seeded, shape, bias, dtype, narrow, onednn, monkeypatch):
     monkeypatch.setattr(module, "NARROW", narrow)
+    monkeypatch.setattr(module, "ONEDNN", onednn and module.ONEDNN)
     x = torch.randn(*shape, 6, generator=seeded(0)).to(dtype).requires_grad_()
     layer = Linear(6, 11, bias=bias).to(dtype)
     y, expected = layer(x), F.linear(x, layer.weight, layer.bias)
@@ -51,6 +53,15 @@ def test_float32_on_cpus_goes_by_onednn_and_nothing_else(monkeypatch, seeded):
     with torch.autocast("cpu", torch.bfloat16):
         linear(x, w)
     assert len(asked) == 2
+
+
+def test_a_network_made_elsewhere_keeps_its_weights(seeded):
+    network = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.GELU(), torch.nn.Linear(5, 4, bias=False))
+    x, names = torch.randn(3, 6, generator=seeded(0)), list(network.state_dict())
+    expected = network(x)
+    use_linear(network)
+    assert type(network[0]) is type(network[2]) is Linear and list(network.state_dict()) == names
+    torch.testing.assert_close(network(x), expected)
 
 
 def test_groups_are_padded_and_cut(seeded):

@@ -5,25 +5,14 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
+from mcd.train.step import LossOfStudent
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch was built without torch.distributed")
-
-
-class Whole(nn.Module):
-    """The loss inside one forward pass, as the training loop has it."""
-
-    def __init__(self, student):
-        super().__init__()
-        self.student = student
-
-    def forward(self, loss_of):
-        return loss_of(self.student)
 
 
 def models(noise):
@@ -51,7 +40,7 @@ def work(rank, store, noise, out):
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     for block in student.backbone.blocks:
         fully_shard(block, mesh=mesh)
-    whole = Whole(student)
+    whole = LossOfStudent(student)
     fully_shard(whole, mesh=mesh)
     assert student.backbone.head.linear.weight.to_local().shape == (25, 16)
     total = whole(lambda model: loss_of(model, teacher))

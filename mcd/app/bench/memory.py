@@ -5,7 +5,6 @@ own peak. Elsewhere there is only the highest of the whole life of the process (
 """
 
 import ctypes
-import resource
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +44,8 @@ def _status(field: str) -> int:
 
 
 def _life_peak() -> int:
+    import resource  # which Windows has not
+
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
@@ -53,8 +54,9 @@ class AboveGradients:
     """Peak of a step above weights, optimiser and those gradients that exist by then.
 
     Gradients come one after another in the backward pass, and activations go. Each arrival of one ends an interval; the
-    peak of an interval counts above what was resident before the step and the gradients that came by its end. So a
-    gradient never counts, neither when it is early nor when it is late. `most` is the highest of all intervals.
+    peak of an interval counts above what was resident before the step and the gradients that came by its end. So no
+    gradient counts; where one arrives after the peak of its interval, the figure is too low by up to that gradient.
+    `most` is the highest of all intervals.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
@@ -65,7 +67,8 @@ class AboveGradients:
 
     def _arrived(self, p: nn.Parameter) -> None:
         self.gradients += p.numel() * p.element_size()
-        self._close()
+        if p.ndim > 1:  # a bias may come before the weight of its layer, whose gradient is made already
+            self._close()
 
     def _close(self) -> None:
         self.most = max(self.most, peak() - self.rest - self.gradients)

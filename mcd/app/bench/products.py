@@ -1,6 +1,5 @@
 """Matrix products of a piece of work: which there are, how long they take in it, and how fast each can be alone."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mcd.model.linear import ONEDNN, product
 
 LARGE = 4096
 """Rows and columns of a plain large product."""
@@ -39,19 +40,21 @@ class Product:
         return 2.0 * self.count * self.batch * size
 
 
-def products_of(work: Callable[[], Any]) -> list[Product]:
-    """Run `work` once under torch.profiler and return its matrix products, those of one shape together."""
+def products_of(work: Callable[[], Any]) -> tuple[list[Product], float]:
+    """Run `work` once under torch.profiler: its matrix products, those of one shape together, and all its seconds."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+        started = time.perf_counter()
         work()
+        seconds_of_all = time.perf_counter() - started
     total: dict[tuple[str, int, int, int, int], tuple[int, float]] = {}
     for event in found.key_averages(group_by_input_shape=True):
         shape = _shape(event.key, event.input_shapes)
         if shape is not None and all(shape[1:]):
             count, seconds = total.get(shape, (0, 0.0))
             total[shape] = (count + event.count, seconds + 1e-6 * event.self_cpu_time_total)
-    return [Product(*shape, count, seconds) for shape, (count, seconds) in total.items()]
+    return [Product(*shape, count, seconds) for shape, (count, seconds) in total.items()], seconds_of_all
 
 
 def _shape(operator: str, shapes: list[list[int]]) -> tuple[str, int, int, int, int] | None:
@@ -91,11 +94,7 @@ def _ways(a: Tensor, b: Tensor) -> list[Callable[[], Tensor]]:
     """a (m, k) times b (k, n): by PyTorch's matrix product in three layouts, and by oneDNN where it is there."""
     a_turned, b_turned = a.T.contiguous(), b.T.contiguous()
     ways = [lambda: a @ b, lambda: a @ b_turned.T, lambda: a_turned.T @ b]
-    linear = torch.ops.mkldnn._linear_pointwise
-    with contextlib.suppress(RuntimeError):  # not on every processor, nor for every shape
-        linear(a, b_turned, None, "none", [], "")
-        ways.append(lambda: linear(a, b_turned, None, "none", [], ""))
-    return ways
+    return [*ways, lambda: product(a, b_turned), lambda: product(a, b.T)] if ONEDNN else ways
 
 
 def _attention_seconds(product: Product) -> float:

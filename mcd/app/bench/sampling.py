@@ -64,16 +64,19 @@ def measure(name: str, size: Size, batch: int, steps: int, first: int | None) ->
         nfe = {"ours": steps * changes["ours"], "peers": 1 + (steps - 1) * changes["peers"] + 1}
         seconds = {
             "ours": sum(taken["ours"]["seconds"]) / sum(taken["ours"]["calls"]) * nfe["ours"] * batch,
-            "peers": _peers_seconds(taken["peers"], steps, nfe["peers"] - 1) + last,
+            "peers": _peers_seconds(taken["peers"], steps, nfe["peers"] - 1, last) + last,
         }
         more["how"] = f"the first {first} steps, scaled to {steps} by the expected number of network calls"
     more |= {f"{side}_nfe": nfe[side] for side in nfe}
     return row(name, seconds["ours"], seconds["peers"], memory["ours"], memory["peers"], **more)
 
 
-def _peers_seconds(taken: "Sampled", steps: int, calls: float) -> float:
-    """Seconds of so many steps with so many calls, from the means of steps with and without one."""
+def _peers_seconds(taken: "Sampled", steps: int, calls: float, call: float) -> float:
+    """Seconds of so many steps with so many calls, from the means of steps with and without one.
+
+    call: seconds of a call alone; where no step was without one, such a step is taken to be one with it less the call.
+    """
     pairs = list(zip(taken["seconds"], taken["calls"], strict=True))
     with_call = [seconds for seconds, called in pairs if called]
-    without = [seconds for seconds, called in pairs if not called] or with_call
+    without = [seconds for seconds, called in pairs if not called] or [fmean(with_call) - call]
     return calls * fmean(with_call) + (steps - calls) * fmean(without)

@@ -14,7 +14,7 @@ from mcd.app.bench.peers import PeersEMA, PeersLoss, mcd_loss, sample_cached, su
 from mcd.app.bench.peers_dit import peers_dit
 from mcd.app.bench.products import Product, best_seconds, products_of
 from mcd.model.ema import EMA
-from mcd.model.linear import Linear
+from mcd.model.linear import use_linear
 from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock, Loss
 from mcd.objective.mcd import MCD
@@ -87,8 +87,8 @@ class Side(ABC):
         self.sample(steps, seed, first)
         return peak() - rest
 
-    def products(self, seed: int) -> list[Product]:
-        """The matrix products of one step; see `products_of`."""
+    def products(self, seed: int) -> tuple[list[Product], float]:
+        """The matrix products of one step, and its seconds; see `products_of`."""
         return products_of(lambda: self.step(seed))
 
     def best_seconds(self, product: Product) -> float:
@@ -103,7 +103,7 @@ class Side(ABC):
 class Ours(Side):
     """This tool: objective, sampler, optimiser and average as `mcd distill` and `mcd sample` run them.
 
-    Option `checkpointing`: keep only what enters each block of the student, as the training option of that name.
+    Option `checkpointing`: keep only what enters each block of the student, as `--checkpoint-activations`.
     """
 
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
@@ -141,10 +141,12 @@ class Ours(Side):
         sampler = Ancestral(steps)
         z = torch.full((self.batch, self.size.length), self.student.blank_id)
         called: list[int] = []
-        hook = self.student.backbone.register_forward_pre_hook(lambda _, args: called.append(len(args[0])))
+        hook = self.student.backbone.register_forward_pre_hook(  # args: x, sigma, rows, group; some of x is padding
+            lambda _, args: called.append(len((args[2] // self.size.length).unique()))
+        )
+        started = time.perf_counter()
         trajectory = sampler.trajectory(self.student, z, range(self.batch), seed)
         nfe, seconds, calls = next(trajectory).nfe, [], []
-        started = time.perf_counter()
         for step in islice(trajectory, first):
             seconds.append(time.perf_counter() - started)
             calls.append(float(sum(called)))
@@ -175,9 +177,9 @@ class Peers(Side):
             our_linear = options.pop("our_linear", False)
             self.objective = MCD(**options)
             self.teacher = peers_dit(random_denoiser(size, seed=1)).eval().requires_grad_(False)
-            for layer in (*self.student.modules(), *self.teacher.modules()) if our_linear else ():
-                if type(layer) is torch.nn.Linear:
-                    layer.__class__ = Linear
+            if our_linear:
+                use_linear(self.student)
+                use_linear(self.teacher)
             self.student.train()
             self.optimizer = torch.optim.AdamW(self.student.parameters(), LR, BETAS, eps=1e-8, weight_decay=0.0)
             self.ema = PeersEMA(self.student.parameters(), EMA_DECAY)

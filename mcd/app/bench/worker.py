@@ -19,7 +19,8 @@ from mcd.app.errors import WorkFailed
 
 def child_environment() -> dict[str, str]:
     """For processes that are to import this very package, with malloc as it comes."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(chosen)}
     paths = [str(Path(mcd.__file__).parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     return environment | {"KINETO_LOG_LEVEL": "99"}  # torch.profiler says when it begins and ends

@@ -10,7 +10,7 @@ from mcd.app.bench.cell import Cell, row
 from mcd.app.bench.memory import LINUX, AboveGradients
 from mcd.app.bench.models import Size, random_denoiser
 from mcd.app.bench.products import best_seconds, products_of
-from mcd.app.bench.sides import SIDES
+from mcd.app.bench.sides import SIDES, Ours
 from mcd.app.bench.table import print_table
 from mcd.app.bench.worker import Worker
 from mcd.app.cli import main
@@ -74,12 +74,21 @@ def test_whole_and_scaled_rows_say_so(rows):
     assert rows["scaled"]["peers_nfe"] == pytest.approx(2 + 31 * (1 - stays))
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_padding_of_a_call_is_no_row(batch):
+    """A call is of 16 rows at this size; what is counted are rows that were there to draw."""
+    ours = Ours()
+    ours.build(TINY, batch, None, {})
+    taken = ours.sample(8, seed=0)
+    assert sum(taken["calls"]) == pytest.approx(batch * taken["nfe"])
+
+
 def test_scaled_seconds_weigh_steps_with_and_without_a_call():
     taken = {"seconds": [4.0, 6.0, 1.0, 3.0], "calls": [1.0, 1.0, 0.0, 0.0], "nfe": 2.0}
-    assert sampling._peers_seconds(taken, steps=10, calls=7.0) == pytest.approx(7 * 5.0 + 3 * 2.0)
+    assert sampling._peers_seconds(taken, steps=10, calls=7.0, call=9.0) == pytest.approx(7 * 5.0 + 3 * 2.0)
     assert sampling._peers_seconds(
-        {"seconds": [4.0], "calls": [1.0], "nfe": 1.0}, steps=10, calls=9.0
-    ) == pytest.approx(40.0)
+        {"seconds": [4.0], "calls": [1.0], "nfe": 1.0}, steps=10, calls=9.0, call=3.0
+    ) == pytest.approx(9 * 4.0 + 1.0)
 
 
 def test_both_processes_hold_the_same_weights():
@@ -117,7 +126,7 @@ def test_flops_of_a_step_are_those_of_its_layers():
     """2 flops a weight and position forwards, 4 backwards (student), 2 (teacher), and attention's own, at the peers."""
     peers = SIDES["peers"]()
     peers.build(TINY, 2, "mcd", {})
-    products = peers.products(0)
+    products, _ = peers.products(0)
     D, positions = TINY.hidden, 2 * TINY.length
     dense = positions * (TINY.layers * 12 * D * D + TINY.rows * D)
     attention = 2 * TINY.layers * TINY.length * positions * D * (2 + 2 + 5) / 2
@@ -129,7 +138,7 @@ def test_flops_of_a_step_are_those_of_its_layers():
 @pytest.mark.skipif(not LINUX, reason="peaks of a step are Linux's")
 def test_memory_counts_what_is_above_weights_and_gradients():
     """A backward pass that makes 64 MB beside a gradient of 32 MB."""
-    p = torch.nn.Parameter(torch.ones(8 << 20))
+    p = torch.nn.Parameter(torch.ones(8 << 10, 1 << 10))
     above = AboveGradients([p])
     loss = (p.exp() * 2.0).sum()  # exp is kept for the backward pass: 32 MB; the factor is not kept
     loss.backward()
