@@ -126,24 +126,18 @@ class TeacherTarget:
         For a loss with gradient g at log p, the gradient at the logits is g - p sum(g), divided by the temperature.
         """
         log_p, log_q = tempered(logits, self.student_tau), tempered(teacher_logits, self.tau)
+        loss = divergence_rows(log_p, log_q, self.direction)
         if not grads:
-            return divergence_rows(log_p, log_q, self.direction), None
-        if self.direction == "forward":
-            q = log_q.exp()
-            loss = (q * (log_q - log_p)).sum(-1)
-            return loss, log_p.exp_().sub_(q).div_(self.student_tau)
+            return loss, None
         p = log_p.exp()
+        if self.direction == "forward":
+            return loss, p.sub_(log_q.exp_()).div_(self.student_tau)
         if self.direction == "reverse":
             grad = log_p.sub_(log_q).mul_(p)  # and g = p (log p - log q + 1), of which the 1 cancels
-            loss = grad.sum(-1)
         elif self.direction == "mse":
-            gap = log_p.sub_(log_q)
-            loss = gap.square().mean(-1)
-            grad = gap.mul_(2.0 / gap.shape[-1])
+            grad = log_p.sub_(log_q).mul_(2.0 / p.shape[-1])
         else:
-            gap = p - log_q.exp_()
-            loss = 0.5 * gap.abs().sum(-1)
-            grad = gap.sign_().mul_(0.5).mul_(p)
+            grad = (p - log_q.exp_()).sign_().mul_(0.5).mul_(p)
         return loss, grad.sub_(p.mul_(grad.sum(-1, keepdim=True))).div_(self.student_tau)
 
 

@@ -27,7 +27,7 @@ def cells() -> Iterator[Cell]:
     """
     for batch, length in SHAPES:
         size, shape = replace(SMALL, length=length), f"b{batch}_l{length}"
-        cost = 90 if length == SHAPES[0][1] else 170
+        cost = 90 if length == SHAPES[0][1] else 150
         yield Cell(f"step_mcd_{shape}", cost, partial(measure, f"step_mcd_{shape}", size, batch))
     batch, length = SHAPES[0]
     shape = f"b{batch}_l{length}"
