@@ -20,8 +20,8 @@ from mcd.model.linear import product
 if TYPE_CHECKING:
     from mcd.model.denoiser import Denoiser
 
-CHUNK_ELEMENTS = 7 << 20
-"""Logits of a chunk, 28 MiB in float32 (128 rows of 50,257): rows enough for quick matrix products, and no more."""
+CHUNK_ELEMENTS = 5 << 20
+"""Logits of a chunk, 20 MiB in float32 (96 rows of 50,257): rows enough for quick matrix products, and no more."""
 BLOCK_ELEMENTS = 1 << 19
 """Logits that a CPU treats elementwise at once, 2 MiB in float32: what stays in its cache."""
 
