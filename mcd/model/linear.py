@@ -24,7 +24,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _by_onednn(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in (x, weight, bias)):
-        return _OneDNNLinear.apply(x, weight, bias)
+        # Flat, because a view made inside the function could not be changed in place afterwards.
+        return _OneDNNLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
     return product(x, weight, bias)
 
 
@@ -59,15 +60,14 @@ class _OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (grad,) = grads
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        flat, rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
         if min(weight.shape) < NARROW:
-            grad_weight = flat.t() @ rows if needs_weight else None
+            grad_weight = grad.t() @ x if needs_weight else None
         else:
-            grad_weight = product(flat.t(), rows.t()) if needs_weight else None
+            grad_weight = product(grad.t(), x.t()) if needs_weight else None
         return (
             product(grad, weight.t()) if needs_x else None,
             grad_weight,
-            flat.sum(0) if needs_bias else None,
+            grad.sum(0) if needs_bias else None,
         )
 
 

@@ -33,6 +33,15 @@ def test_transposed_views_need_no_copy(seeded):
     torch.testing.assert_close(product(a[:, 2:7], b[:, 2:7]), a[:, 2:7] @ b[:, 2:7].t())
 
 
+def test_the_result_may_be_changed_in_place(seeded):
+    x, w = torch.randn(2, 4, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1)).requires_grad_()
+    y = linear(x, w)
+    y[:, :, 2] += 1.0
+    y[0] *= 2.0
+    (found,) = torch.autograd.grad(y.sum(), w)
+    torch.testing.assert_close(found, (2 * x[0].sum(0) + x[1].sum(0)).expand(5, 3))
+
+
 def test_only_what_is_asked_for_has_a_gradient(seeded):
     x, w = torch.randn(4, 3, generator=seeded(0)), torch.randn(5, 3, generator=seeded(1)).requires_grad_()
     linear(x, w).sum().backward()
