@@ -111,3 +111,9 @@ def show_dry_run(value: Any) -> int:
     json.dump(value, sys.stdout, indent=2)
     print()
     return 0
+
+
+def with_names(args: type, names: Mapping[str, str]) -> str:
+    """The docstring of a command's options, which is its help, with the list of what NAME may be."""
+    lines = "".join(f"      {name:12}{what}\n" for name, what in names.items())
+    return f"{args.__doc__ or ''}\n    NAME:\n{lines}"

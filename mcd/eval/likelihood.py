@@ -9,7 +9,7 @@ from mcd.model.denoiser import Denoiser
 from mcd.model.head import RowsTarget, TokenTarget
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
-from mcd.process.uniform import corrupt, nelbo_tokens, sample_rival
+from mcd.process.uniform import corrupt, nelbo_in_parts, sample_rival
 
 
 @torch.inference_mode()
@@ -45,12 +45,8 @@ def _uniform_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_
     u, rival = sample_u(B, L, generator).to(x0.device), sample_rival(x0, K, generator)
     alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
     z_t = corrupt(x0, u, rival, alpha_t, K)
-    places = [a.expand(B, L).flatten() for a in (z_t, x0, alpha_t, alpha_dot_t)]
-
-    def bound_of(log_x_theta: Tensor, rows: slice) -> Tensor:
-        return nelbo_tokens(log_x_theta[None], *(a[None, rows] for a in places))[0]
-
-    _, (bound,) = denoiser.head_loss(denoiser.hidden(z_t, t), RowsTarget(bound_of, B * L))
+    terms_of = nelbo_in_parts(z_t, x0, alpha_t, alpha_dot_t)
+    _, (bound,) = denoiser.head_loss(denoiser.hidden(z_t, t), RowsTarget(terms_of, B * L))
     return bound.view(B, L).mean(1)
 
 

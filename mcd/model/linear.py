@@ -60,10 +60,9 @@ class _OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (grad,) = grads
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        if min(weight.shape) < NARROW:
-            grad_weight = grad.t() @ x if needs_weight else None
-        else:
-            grad_weight = product(grad.t(), x.t()) if needs_weight else None
+        grad_weight = None
+        if needs_weight:
+            grad_weight = grad.t() @ x if min(weight.shape) < NARROW else product(grad.t(), x.t())
         return (
             product(grad, weight.t()) if needs_x else None,
             grad_weight,

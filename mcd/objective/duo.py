@@ -16,7 +16,7 @@ from mcd.objective.base import Clock, Loss, Objective
 from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Schedule
 from mcd.process.timestep import sample_u, stratified_t
-from mcd.process.uniform import corrupt, nelbo_tokens, sample_rival, tabled_snr_root
+from mcd.process.uniform import corrupt, nelbo_in_parts, sample_rival, tabled_snr_root
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,12 @@ class Duo(Objective):
             w_t = latent_of_noise(x0, eps, *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
             shown, z_t = torch.softmax(w_t / tau, -1), w_t.argmax(-1)
         factor = (self.max_weight * (1.0 - alpha_t) / -alpha_dot_t).clamp(max=1.0)
-        places = [a.expand(B, L).flatten() for a in (z_t, x0, alpha_t, alpha_dot_t)]
+        terms_of, x0_flat = nelbo_in_parts(z_t, x0, alpha_t, alpha_dot_t), x0.flatten()
         cross_entropy = torch.empty(B * L, device=x0.device)
 
         def bound_of(log_x_theta: Tensor, rows: slice) -> Tensor:
-            here = [a[None, rows] for a in places]
-            cross_entropy[rows] = -log_x_theta.detach().gather(-1, here[1][0, :, None])[:, 0].float()
-            return nelbo_tokens(log_x_theta[None], *here)[0]
+            cross_entropy[rows] = -log_x_theta.detach().gather(-1, x0_flat[rows, None])[:, 0].float()
+            return terms_of(log_x_theta, rows)
 
         weight = factor.expand(B, L).flatten() / (B * L)
         total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight))

@@ -10,6 +10,7 @@ Shapes: x0, z_t, z_s, rival (B, L) int64; u (B, L) float; alpha_t, alpha_s broad
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -168,3 +169,13 @@ def _snr_root_table(K: int) -> tuple[Tensor, Tensor]:
     top = snr_root_of_uniform_alpha(torch.tensor([_TABLE_TOP], dtype=torch.float64), K).item()
     roots = torch.linspace(0.0, top, _TABLE_NODES, dtype=torch.float64)
     return uniform_alpha_of_snr_root(roots, K), roots
+
+
+def nelbo_in_parts(z_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_dot_t: Tensor) -> Callable[[Tensor, slice], Tensor]:
+    """`nelbo_tokens` a few positions at a time, so that log-probs of all need not exist at once.
+
+    Arguments as of `nelbo_tokens`. Returns a function of log-probs (c, K) and of the slice of the flat positions that
+    they belong to, which gives their terms (c,).
+    """
+    places = [a.expand(z_t.shape).flatten() for a in (z_t, x0, alpha_t, alpha_dot_t)]
+    return lambda log_x_theta, rows: nelbo_tokens(log_x_theta[None], *(a[None, rows] for a in places))[0]

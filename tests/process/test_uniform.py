@@ -16,6 +16,7 @@ from mcd.process.uniform import (
     corrupt,
     coupled_pair_uniform,
     keep_probability,
+    nelbo_in_parts,
     nelbo_tokens,
     posterior_zs,
     psi_posterior_zs,
@@ -368,3 +369,14 @@ def test_the_window_of_the_curriculum_in_alpha():
     """Duo's gamma of [-3.55, -1.85] at K = 50257 is alpha in [.049, .945]."""
     alpha = uniform_alpha_of_snr_root(torch.exp(-torch.tensor([-3.55, -1.85], dtype=torch.float64) / 2), 50_257)
     assert alpha.tolist() == pytest.approx([0.945, 0.049], abs=5e-4)
+
+
+def test_the_bound_a_few_rows_at_a_time_is_that_of_all(seeded):
+    B, L, K = 3, 5, 7
+    log_p = torch.randn(B, L, K, generator=seeded(0), dtype=torch.float64).log_softmax(-1)
+    z_t, x0 = torch.randint(0, K, (2, B, L), generator=seeded(1))
+    alpha_t = torch.tensor([[0.2], [0.5], [0.9]], dtype=torch.float64)
+    every = nelbo_tokens(log_p, z_t, x0, alpha_t, -torch.ones(()).double()).flatten()
+    terms_of = nelbo_in_parts(z_t, x0, alpha_t, -torch.ones(()).double())
+    for rows in (slice(0, 4), slice(4, 11), slice(11, 15)):
+        assert torch.equal(terms_of(log_p.flatten(0, 1)[rows], rows), every[rows])

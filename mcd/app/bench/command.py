@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.app.arguments import check_out, choose, parse, show_dry_run
+from mcd.app.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.app.errors import UsageError, WorkFailed
 
 QUESTIONS = {
@@ -47,11 +47,7 @@ class BenchArgs:
     """Print which rows would be measured, and about how long that takes, and stop."""
 
 
-BenchArgs.__doc__ = (
-    (BenchArgs.__doc__ or "")
-    + "\n    NAME:\n"
-    + "".join(f"      {name:12}{what}\n" for name, what in QUESTIONS.items())
-)
+BenchArgs.__doc__ = with_names(BenchArgs, QUESTIONS)
 
 
 def main(argv: list[str]) -> int:

@@ -44,6 +44,8 @@ class Side(ABC):
 
     size: Size
     batch: int
+    student: Any
+    """Ours a `Denoiser`, the peers' a `PeersDiT`."""
 
     def threads(self) -> int:
         """Threads of torch in this process."""
@@ -64,9 +66,9 @@ class Side(ABC):
     def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
         """Sample `batch` rows; only the first so many steps when asked. `Sampled` says what comes back."""
 
-    @abstractmethod
     def parameters(self) -> list[torch.nn.Parameter]:
         """Of the student."""
+        return list(self.student.parameters())
 
     def memory(self, seed: int) -> dict[str, int]:
         """Of a step, in bytes: `total`, the peak above what is there between steps; `above`, as of `AboveGradients`."""
@@ -123,9 +125,6 @@ class Ours(Side):
             (self.optimizer,) = make_optimizers("adamw", self.student, LR, BETAS, 0.0)
             self.ema = EMA(self.student, EMA_DECAY)
         return sum(p.numel() for p in self.student.parameters())
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return list(self.student.parameters())
 
     def step(self, seed: int) -> dict[str, float]:
         x0, generator = self.rows(seed), torch.Generator().manual_seed(seed)
@@ -184,9 +183,6 @@ class Peers(Side):
             self.optimizer = torch.optim.AdamW(self.student.parameters(), LR, BETAS, eps=1e-8, weight_decay=0.0)
             self.ema = PeersEMA(self.student.parameters(), EMA_DECAY)
         return sum(p.numel() for p in self.student.parameters())
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return list(self.student.parameters())
 
     def step(self, seed: int) -> dict[str, float]:
         x0, generator = self.rows(seed), torch.Generator().manual_seed(seed)

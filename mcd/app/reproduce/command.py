@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mcd.app.arguments import check_out, choose, parse, show_dry_run
+from mcd.app.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.app.errors import UsageError
 
 EXPERIMENTS = {
@@ -59,11 +59,7 @@ class ReproduceArgs:
     """Print what would be trained and measured, as command lines, and stop."""
 
 
-ReproduceArgs.__doc__ = (
-    (ReproduceArgs.__doc__ or "")
-    + "\n    NAME:\n"
-    + "".join(f"      {name:12}{what}\n" for name, what in EXPERIMENTS.items())
-)
+ReproduceArgs.__doc__ = with_names(ReproduceArgs, EXPERIMENTS)
 
 
 def main(argv: list[str]) -> int:
