@@ -23,6 +23,7 @@ from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.objective import Clock
 from mcd.objective.duo import Duo
+from mcd.process.draws import Draws
 from mcd.train.optimizer import lr_factor, make_optimizers
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,7 +73,8 @@ def fitted(objective: Duo, seed: int) -> tuple[list[dict], dict[int, Denoiser]]:
         for group in optimizer.param_groups:
             group["lr"] = LR * lr_factor(step - 1, progress, WARMUP, DECAY)
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
-        loss = objective.loss(model, None, batch_of(step, seed), Clock(step - 1, 0, progress), generator)
+        x0 = batch_of(step, seed)
+        loss = objective.loss(model, None, x0, Clock(step - 1, 0, progress), Draws(generator, *x0.shape))
         optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -91,7 +93,8 @@ def gradient_noise(model: Denoiser, objective: Duo, seed: int) -> dict[str, floa
     for draw in range(DRAWS):
         model.zero_grad()
         generator = torch.Generator().manual_seed(77_777 + 1000 * seed + draw)
-        objective.loss(model, None, batch_of(50_000 + draw, seed), Clock(), generator).total.backward()
+        x0 = batch_of(50_000 + draw, seed)
+        objective.loss(model, None, x0, Clock(), Draws(generator, *x0.shape)).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).double())
     stacked = torch.stack(gradients)
     products = (stacked @ stacked.T).fill_diagonal_(0.0)

@@ -31,7 +31,7 @@ settings = {"1 thread, 8 rows": (1, 8), "2 threads, 8 rows": (2, 8), "2 threads,
 flips, draws, step = dict.fromkeys(settings, 0), 0, 0
 while draws < args.draws:
     generator = torch.Generator().manual_seed(step)
-    x0, t = loader.batch(step), stratified_t(16, 1e-3, 1.0, generator)
+    x0, t = loader.batch(step).x0, stratified_t(16, 1e-3, 1.0, generator)
     z = mask(x0, sample_u(16, 128, generator), model.config.schedule.alpha(t)[:, None], model.mask_id)
     v = torch.rand(z.shape, dtype=torch.float64, generator=generator)
     drawn = {}

@@ -15,6 +15,6 @@ for name in sys.argv[1:]:
     model = from_pretrained(name)
     assert model.folder is not None
     valid = open_loader(prepared("sotu", Path("runs/data"), model.folder / "tokenizer.json"), "valid", 32, 128)
-    batches = [valid.batch(i) for i in range(valid.rows // 32)] * 2  # two draws of t and u a row
+    batches = [valid.batch(i).x0 for i in range(valid.rows // 32)] * 2  # two draws of t and u a row
     found = nelbo(model, batches)
     print(f"{name}: {found['valid_nelbo']:.3f} +- {found['valid_nelbo_se']:.3f} nats a token, {valid.rows} rows")

@@ -20,6 +20,7 @@ settings.load_profile("mcd")
 from mcd.data.shards import Recipe, prepare  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402
 from mcd.model.dit import DiTConfig  # noqa: E402
+from mcd.process.draws import Draws  # noqa: E402
 from mcd.process.schedule import LogLinear, Schedule  # noqa: E402
 
 torch.set_num_threads(1)
@@ -83,6 +84,12 @@ def tiny_denoiser(noisy: Callable[..., Denoiser]) -> Callable[..., Denoiser]:
 def seeded() -> Callable[[int], torch.Generator]:
     """A CPU generator of a seed."""
     return lambda seed: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def draws_of() -> Callable[..., Draws]:
+    """The randomness of all rows of x0, of a seed."""
+    return lambda x0, seed=0, **options: Draws(torch.Generator().manual_seed(seed), *x0.shape, **options)
 
 
 @pytest.fixture(scope="session")

@@ -48,14 +48,14 @@ def test_the_page_has_one_block_for_each_kind():
     assert all(len(line) <= 120 for line in PAGE.splitlines())
 
 
-def test_the_method(tiny_denoiser, seeded, tmp_path, monkeypatch):
+def test_the_method(tiny_denoiser, seeded, draws_of, tmp_path, monkeypatch):
     drop_in("mcd/objective/jsd.py", mcd.objective, tmp_path, monkeypatch)
     kind = mcd.objective._collect()["jsd"]
     method = kind(delta0=0.25)
     student, teacher = tiny_denoiser(seed=0), tiny_denoiser(seed=1)
     x0 = torch.randint(0, 23, (4, 16), generator=seeded(2))
 
-    loss = method.loss(student, teacher, x0, Clock(round=1), seeded(3))
+    loss = method.loss(student, teacher, x0, Clock(round=1), draws_of(x0, 3))
     assert loss.terms["distillation"] > 0 < loss.terms["reconstruction"]
     assert loss.total.isfinite()
     loss.total.backward()
@@ -64,8 +64,8 @@ def test_the_method(tiny_denoiser, seeded, tmp_path, monkeypatch):
     assert any(p.grad.abs().max() > 0 for p in student.parameters())
     assert all(p.grad is None for p in teacher.parameters())
 
-    assert torch.equal(loss.total, method.loss(student, teacher, x0, Clock(round=1), seeded(3)).total)
-    equal = kind(delta0=0.0).loss(student, student, x0, Clock(), seeded(3))
+    assert torch.equal(loss.total, method.loss(student, teacher, x0, Clock(round=1), draws_of(x0, 3)).total)
+    equal = kind(delta0=0.0).loss(student, student, x0, Clock(), draws_of(x0, 3))
     assert abs(equal.total.item()) < 1e-6  # the same state, the same weights: nothing to learn
     assert kind(**asdict(method)) == method
     assert method.schedule_of_round(1) == {"delta": 0.5}

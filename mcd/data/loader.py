@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,13 @@ from torch import Tensor
 
 from mcd.data.corpus import DataError
 from mcd.data.shards import read_manifest, read_tokens
+
+
+class Batch(NamedTuple):
+    """Rows of a step: x0 (B, L) int64, and which of their positions are to be learnt, (B, L) bool; None for all."""
+
+    x0: Tensor
+    diffused: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,10 @@ class Loader:
         """Rows in one epoch, whatever its offset."""
         return (len(self.tokens) - (self.stride if self.shuffle and not self.wrap else 0)) // self.stride
 
-    def batch(self, step: int) -> Tensor:
-        """x0 of step `step` (counted from 0): (B, L) int64. A batch may span two epochs."""
+    def batch(self, step: int) -> Batch:
+        """The rows of step `step` (counted from 0), of all processes together. A batch may span two epochs."""
         first = step * self.batch_size
-        return torch.from_numpy(np.stack([self._row(first + i) for i in range(self.batch_size)]))
+        return Batch(torch.from_numpy(np.stack([self._row(first + i) for i in range(self.batch_size)])))
 
     def _row(self, index: int) -> np.ndarray:
         epoch, i = divmod(index, self.rows)

@@ -4,32 +4,31 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-import torch
-from torch import Tensor
+from mcd.data.loader import Batch
 
 
 class Prefetch:
-    """The batch of any step, on `device`; asked for in order, each is ready when it is wanted.
+    """The batch of any step; asked for in order, each is ready when it is wanted.
 
     batch_of: a pure function of the step, as `Loader.batch`, so that it may be called early. One thread calls it, and
-    what it raises is raised by `batch` of that step. For CUDA the rows wait in pinned memory and are copied while the
-    device computes.
+    what it raises is raised by `batch` of that step. pinned: the rows wait in pinned memory, so that a CUDA device
+    copies them while it computes.
     """
 
-    def __init__(self, batch_of: Callable[[int], Tensor], device: torch.device):
-        self.batch_of, self.device = batch_of, device
+    def __init__(self, batch_of: Callable[[int], Batch], pinned: bool = False):
+        self.batch_of, self.pinned = batch_of, pinned
         self.thread = ThreadPoolExecutor(1, "prefetch")
-        self.ahead: dict[int, Future[Tensor]] = {}
+        self.ahead: dict[int, Future[Batch]] = {}
 
-    def batch(self, step: int) -> Tensor:
-        """x0 of step `step`, (B, L) int64; that of the next step is begun."""
+    def batch(self, step: int) -> Batch:
+        """The rows of step `step`, on the CPU; those of the next step are begun."""
         wanted = self.ahead.get(step) or self.thread.submit(self._cut, step)
         self.ahead = {step + 1: self.thread.submit(self._cut, step + 1)}
-        return wanted.result().to(self.device, non_blocking=True)
+        return wanted.result()
 
-    def _cut(self, step: int) -> Tensor:
-        x0 = self.batch_of(step)
-        return x0.pin_memory() if self.device.type == "cuda" else x0
+    def _cut(self, step: int) -> Batch:
+        x0, diffused = self.batch_of(step)
+        return Batch(x0.pin_memory() if self.pinned else x0, diffused)
 
     def __enter__(self) -> "Prefetch":
         return self

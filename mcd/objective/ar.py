@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.head import TokenTarget
-from mcd.objective.base import Clock, Loss, Objective
+from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.process.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class AR(Objective):
     distils: ClassVar[bool] = False
     process: ClassVar[Process] = "autoregressive"
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
-        B, L = x0.shape
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
+        B = len(x0)
         start = torch.full_like(x0[:, :1], student.mask_id)
         t = torch.zeros(B, device=x0.device)
-        hidden = student.hidden(torch.cat((start, x0[:, :-1]), dim=1), t)
-        cross_entropy = student.head_loss(hidden, TokenTarget(x0.flatten(), 1.0 / (B * L))).total
-        counts = {"tokens": torch.tensor(B * L)}
+        rows = None if draws.diffused is None else flat_rows(draws.diffused)
+        hidden = student.hidden(torch.cat((start, x0[:, :-1]), dim=1), t, rows=rows)
+        ids = x0.flatten() if rows is None else x0.flatten()[rows]
+        cross_entropy = student.head_loss(hidden, TokenTarget(ids, 1.0 / draws.positions)).total
+        counts = {"tokens": torch.tensor(len(ids))}
         return Loss(cross_entropy, {"cross_entropy": cross_entropy.detach()}, counts)

@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.process.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Objective(ABC):
     snapshots: ClassVar[bool] = True
 
     @abstractmethod
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
-        """The loss of clean rows x0 (B, L); a function of its arguments alone (randomness from `generator`, CPU)."""
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
+        """The loss of clean rows x0 (B, L), a batch or a part of one; a function of its arguments alone.
+
+        draws: all randomness of these rows; also what the sum is divided by, and what of them is to be learnt.
+        """
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """What changes from round to round (for the log and for `--dry-run`); nothing by default."""

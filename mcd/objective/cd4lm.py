@@ -10,7 +10,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.model.head import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
-from mcd.process.timestep import sample_u
+from mcd.process.draws import Draws
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class CD4LM(Objective):
     alone, MDLM's or LLaDA's, never trains them there, and a teacher trained from scratch need not know what it sees:
     region "both" leaves those tokens out of the KL.
 
-    Left out of the method, which tunes on questions and answers: the question that is never masked, other counts for
-    answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout, whatever the rounds. A
-    model with a time input is told the t at which the share masked is expected.
+    Of questions and answers only the answer is masked, in counts of its own length. Left out of the method: other
+    counts for answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout, whatever
+    the rounds. A model with a time input is told the t at which the share masked is expected.
     """
 
     name: ClassVar[str] = "cd4lm"
@@ -93,39 +93,39 @@ class CD4LM(Objective):
         phase = (progress - self.lambda_hold) / (1.0 - self.lambda_hold)
         return self.lambda_end + (self.lambda_start - self.lambda_end) * 0.5 * (1.0 + math.cos(math.pi * phase))
 
-    def sample_counts(self, rows: int, length: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def counts(self, a: Tensor, b: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """How many tokens of each row are masked for student and teacher: two int64 (B,), the second never larger.
 
-        The student has at least max(2, ceil(0.1 L)), or all of a shorter row. Equal ratios give equal counts.
+        a, b: uniform on [0, 1), float64 (B,); length: how many tokens of the row are diffused, int64 (B,). The student
+        has at least max(2, ceil(0.1 length)), or all of a shorter row. Equal ratios give equal counts.
         """
-        a, b = torch.rand(2, rows, dtype=torch.float64, generator=generator)
         ratio_s = self.student_min + (self.student_max - self.student_min) * a
         ratio_t = ratio_s * (self.share_min + (self.share_max - self.share_min) * b)
         ratio_t = ratio_t.clamp(self.teacher_min, self.teacher_max)
-        least = min(length, max(2, math.ceil(0.1 * length)))
-        count_s = (length * ratio_s).long().clamp(min=least)
+        least = torch.minimum(length, (0.1 * length.double()).ceil().long().clamp(min=2))
+        count_s = torch.maximum((length * ratio_s).long(), least)
         count_t = torch.minimum((length * ratio_t).long(), count_s)
         return count_s, count_t.where(ratio_t < ratio_s, count_s)
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         assert teacher is not None
-        B, L = x0.shape
-        count_s, count_t = (count.to(x0.device) for count in self.sample_counts(B, L, generator))
-        place = sample_u(B, L, generator).argsort(dim=1).argsort(dim=1).to(x0.device)  # of a token in the permutation
+        length = torch.full_like(x0[:, 0], x0.shape[1]) if draws.diffused is None else draws.diffused.sum(1)
+        count_s, count_t = self.counts(draws.uniform(), draws.uniform(), length)
+        u = draws.u()
+        place = u.masked_fill(u == 0.0, 2.0).argsort(dim=1).argsort(dim=1)  # in the permutation; a prompt's tokens last
         masked_s, masked_t = place < count_s[:, None], place < count_t[:, None]
 
         distilled = masked_s if self.region == "student" else masked_t
         rows_kl = flat_rows(distilled)
         rows = torch.cat((rows_kl, flat_rows(masked_s & ~distilled)))
-        hidden = student.hidden(x0.masked_fill(masked_s, student.mask_id), _time_of(student, count_s, L), rows=rows)
+        z_student = x0.masked_fill(masked_s, student.mask_id)
+        hidden = student.hidden(z_student, _time_of(student, count_s, length), rows=rows)
         z_teacher = x0.masked_fill(masked_t, teacher.mask_id)
         with torch.no_grad():
-            teacher_hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, L), rows=rows_kl)
+            teacher_hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, length), rows=rows_kl)
 
         T, weight = self.temperature, self.lambda_of(clock.progress)
-        shares = weight / (B * L), (1.0 - weight) / (B * L)
+        shares = weight / draws.positions, (1.0 - weight) / draws.positions
         kl = TeacherTarget(teacher, teacher_hidden, T, "forward", student_tau=T, weight=shares[0] * T * T)
         ce = TokenTarget(x0.flatten()[rows], shares[1])
         if self.clamp is None:
@@ -146,6 +146,6 @@ class CD4LM(Objective):
         return Loss(total, terms, counts)
 
 
-def _time_of(model: Denoiser, masked: Tensor, length: int) -> Tensor:
-    """The t at which that many tokens of a row, (B,), are expected to be masked, float32 (B,)."""
-    return model.config.schedule.t_of_alpha(1.0 - masked / length).clamp(0.0, 1.0)
+def _time_of(model: Denoiser, masked: Tensor, length: Tensor) -> Tensor:
+    """The t at which that many of the (B,) tokens diffused in a row are expected to be masked, float32 (B,)."""
+    return model.config.schedule.t_of_alpha(1.0 - masked / length.clamp(min=1)).clamp(0.0, 1.0)

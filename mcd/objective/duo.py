@@ -13,10 +13,10 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.head import RowsTarget
 from mcd.objective.base import Clock, Loss, Objective
+from mcd.process.draws import Draws
 from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Schedule
-from mcd.process.timestep import sample_u, stratified_t
-from mcd.process.uniform import corrupt, nelbo_in_parts, sample_rival, tabled_snr_root
+from mcd.process.uniform import corrupt, nelbo_in_parts, tabled_snr_root
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,21 @@ class Duo(Objective):
         low, high = schedule.t_of_alpha(alphas).clamp(0.0, 1.0).tolist()
         return low, high
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         B, L = x0.shape
         K, schedule, tau = student.config.vocab_size, student.config.schedule, self.tau(clock.progress)
         low, high = (self.t_min, 1.0) if tau is None else self.window(schedule)
-        t = stratified_t(B, low, high, generator).to(x0.device)
+        t = draws.t(low, high)
         alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
         if tau is None:
-            rival = sample_rival(x0, K, generator)
-            shown = z_t = corrupt(x0, sample_u(B, L, generator).to(x0.device), rival, alpha_t, K)
+            rival = draws.rival(x0, K)
+            shown = z_t = corrupt(x0, draws.u(), rival, alpha_t, K)
         else:
-            eps = torch.randn(B, L, K, generator=generator).to(x0.device)
-            w_t = latent_of_noise(x0, eps, *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
+            w_t = latent_of_noise(x0, draws.normal(K), *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
             shown, z_t = torch.softmax(w_t / tau, -1), w_t.argmax(-1)
+            if draws.diffused is not None:
+                clean = torch.nn.functional.one_hot(x0, K).to(shown)
+                shown, z_t = shown.where(draws.diffused[..., None], clean), z_t.where(draws.diffused, x0)
         factor = (self.max_weight * (1.0 - alpha_t) / -alpha_dot_t).clamp(max=1.0)
         terms_of, x0_flat = nelbo_in_parts(z_t, x0, alpha_t, alpha_dot_t), x0.flatten()
         cross_entropy = torch.empty(B * L, device=x0.device)
@@ -101,11 +101,12 @@ class Duo(Objective):
             cross_entropy[rows] = -log_x_theta.detach().gather(-1, x0_flat[rows, None])[:, 0].float()
             return terms_of(log_x_theta, rows)
 
-        weight = factor.expand(B, L).flatten() / (B * L)
-        total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight))
+        learnt = torch.ones_like(x0, dtype=torch.bool) if draws.diffused is None else draws.diffused
+        weight = factor * learnt / draws.positions
+        total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight.flatten()))
         corrupted = (z_t != x0).flatten()
         terms = {
-            "nelbo": bound.mean().float(),
+            "nelbo": bound.view(B, L)[learnt].mean().float(),
             "cross_entropy": cross_entropy[corrupted].sum() / corrupted.sum().clamp(min=1),
         }
         counts = {"tokens_corrupted": corrupted.sum(), "tokens": torch.tensor(B * L)}

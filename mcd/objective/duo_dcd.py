@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.head import TeacherTarget
-from mcd.objective.base import Clock, Loss
+from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
-from mcd.process.timestep import sample_u, stratified_t
-from mcd.process.uniform import coupled_pair_uniform, sample_rival
+from mcd.process.draws import Draws
+from mcd.process.uniform import coupled_pair_uniform
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,19 @@ class DuoDCD(CoolingTeacher):
         if self.kl not in ("reverse", "forward"):
             raise ValueError(f"--kl {self.kl}: known are reverse, forward")
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The KL of the class, at stratified times; see `Objective.loss`."""
         assert teacher is not None
-        B, L = x0.shape
         K, delta = student.config.vocab_size, self.delta(clock.round)
-        t = stratified_t(B, delta, 1.0, generator).to(x0.device)
+        t = draws.t(delta, 1.0)
         s = (t - delta).clamp(min=0.0)
-        u, rival = sample_u(B, L, generator).to(x0.device), sample_rival(x0, K, generator)
+        u, rival = draws.u(), draws.rival(x0, K)
         pair = coupled_pair_uniform(x0, u, rival, t, s, student.config.schedule, K)
+        rows = None if draws.diffused is None else flat_rows(draws.diffused)
         with torch.no_grad():
-            hidden = teacher.hidden(pair.z_s, s)
-        target = TeacherTarget(teacher, hidden, self.tau(clock.round), self.kl, weight=1.0 / (B * L))
-        total = student.head_loss(student.hidden(pair.z_t, t), target).total
+            hidden = teacher.hidden(pair.z_s, s, rows=rows)
+        target = TeacherTarget(teacher, hidden, self.tau(clock.round), self.kl, weight=1.0 / draws.positions)
+        total = student.head_loss(student.hidden(pair.z_t, t, rows=rows), target).total
         counts = {
             "tokens_kept": (~pair.corrupted_t).sum(),
             "tokens_corrupted": pair.corrupted_s.sum(),

@@ -15,8 +15,8 @@ from mcd.model.denoiser import Denoiser
 from mcd.model.head import RowsTarget, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
+from mcd.process.draws import Draws
 from mcd.process.masked import coupled_pair
-from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.unmasking import ORDERS
 
 
@@ -69,17 +69,14 @@ class MCD(CoolingTeacher):
         if not 0.0 <= self.ce_weight < math.inf:
             raise ValueError(f"--ce-weight {self.ce_weight}: must be finite and not negative")
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The two terms of the class, at stratified times; see `Objective.loss`."""
         assert teacher is not None
-        B, L = x0.shape
         delta, tau = self.delta(clock.round), self.tau(clock.round)
-        t = stratified_t(B, delta, 1.0, generator).to(x0.device)
+        t = draws.t(delta, 1.0)
         s = (t - delta).clamp(min=0.0)
-        u = self._sample_u(B, L, generator).to(x0.device)
-        u_s = self._sample_u(B, L, generator).to(x0.device) if self.coupling == "independent" else None
+        u = draws.u(self.order)
+        u_s = draws.u(self.order) if self.coupling == "independent" else None
         pair = coupled_pair(x0, u, t, s, student.config.schedule, student.mask_id, u_s)
 
         distilled = pair.masked_t & pair.masked_s
@@ -89,7 +86,7 @@ class MCD(CoolingTeacher):
         with torch.no_grad():
             teacher_hidden = teacher.hidden(pair.z_s, s, rows=rows_kl)
         x0_revealed = x0.flatten()[rows_ce]
-        share, first = 1.0 / (B * L), len(rows_kl)
+        share, first = 1.0 / draws.positions, len(rows_kl)
         targets = [
             TeacherTarget(teacher, teacher_hidden, tau, self.kl, weight=share),
             TokenTarget(x0_revealed, self.ce_weight * share, first),
@@ -108,11 +105,6 @@ class MCD(CoolingTeacher):
             "tokens_visible": (~pair.masked_t).sum(),
         }
         return Loss(total, terms, counts)
-
-    def _sample_u(self, B: int, L: int, generator: torch.Generator) -> Tensor:
-        if self.order == "iid":
-            return sample_u(B, L, generator)
-        return torch.stack([ORDERS[self.order](L, 0.0, generator) for _ in range(B)]).float()
 
     def _kl_to_certain(self, log_p: Tensor, x0: Tensor) -> Tensor:
         """KL between the student's (n, V) and a teacher that is certain of x0 (n,), its other log-probs -1e6: (n,)."""

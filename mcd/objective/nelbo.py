@@ -13,8 +13,8 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.model.head import TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.process.draws import Draws
 from mcd.process.masked import mask
-from mcd.process.timestep import sample_u, stratified_t
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,18 @@ class NELBO(Objective):
         if not 0.0 <= self.warm_start <= 1.0:
             raise ValueError(f"--warm-start {self.warm_start}: must be in [0, 1]")
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
-        B, L = x0.shape
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
+        L = x0.shape[1]
         warm = clock.progress < self.warm_start
         t_max = self.warm_t + (1.0 - self.warm_t) * clock.progress / self.warm_start if warm else 1.0
-        t = stratified_t(B, self.t_min, t_max, generator).to(x0.device)
-        u = sample_u(B, L, generator).to(x0.device)
+        t = draws.t(self.t_min, t_max)
+        u = draws.u()
         schedule = student.config.schedule
         z_t = mask(x0, u, schedule.alpha(t)[:, None], student.mask_id)
         rows = flat_rows(z_t == student.mask_id)
         weight = schedule.nelbo_weight(t)
         weight = weight.clamp(max=min(self.max_weight, self.warm_weight) if warm else self.max_weight)
-        target = TokenTarget(x0.flatten()[rows], weight[rows // L] / (B * L))
+        target = TokenTarget(x0.flatten()[rows], weight[rows // L] / draws.positions)
         total, (cross_entropy,) = student.head_loss(student.hidden(z_t, t, rows=rows), target)
-        counts = {"tokens_masked": torch.tensor(rows.numel()), "tokens": torch.tensor(B * L)}
+        counts = {"tokens_masked": torch.tensor(rows.numel()), "tokens": torch.tensor(x0.numel())}
         return Loss(total, {"cross_entropy": cross_entropy.sum() / max(1, rows.numel())}, counts)

@@ -16,9 +16,9 @@ from mcd.model.head import TeacherTarget, rows_of_chunk
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import WideningGap
 from mcd.process.categorical import sample_inverse_cdf
+from mcd.process.draws import Draws
 from mcd.process.masked import mask, reveal_probability
 from mcd.process.schedule import Schedule
-from mcd.process.timestep import sample_u, stratified_t
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,12 @@ class SDTT(WideningGap):
         delta = self.delta(round)
         return {"delta": delta, "look_ahead": min(1.0, (self.k - 1) * delta), "tau": self.tau0}
 
-    def loss(
-        self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, generator: torch.Generator
-    ) -> Loss:
+    def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The divergence from the targets, at the tokens masked for the student; see `Objective.loss`."""
         assert teacher is not None
-        B, L = x0.shape
-        t = stratified_t(B, 0.0, 1.0, generator).to(x0.device)
-        u = sample_u(B, L, generator).to(x0.device)
-        v = torch.rand(B, L, dtype=torch.float64, generator=generator).to(x0.device)
+        t = draws.t(0.0, 1.0)
+        u = draws.u()
+        v = draws.uniform(x0.shape[1])
         schedule = student.config.schedule
         z_t = mask(x0, u, schedule.alpha(t)[:, None], student.mask_id)
         grid = self._grid(t, self.delta(clock.round), schedule)
@@ -93,13 +90,13 @@ class SDTT(WideningGap):
 
         rows = torch.cat([rows for rows, _ in passes])
         predicted = torch.cat([hidden for _, hidden in passes])
-        share = 1.0 / (B * L if self.reduction == "positions" else max(1, len(rows)))
+        share = 1.0 / (draws.positions if self.reduction == "positions" else max(1, len(rows)))
         target = TeacherTarget(teacher, predicted, self.tau0, self.divergence, weight=share)
         total = student.head_loss(student.hidden(z_t, t, rows=rows), target).total
         counts = {
             "tokens_distilled": torch.tensor(len(rows)),
             "tokens_revealed_by_teacher": torch.tensor(len(rows) - len(passes[-1][0])),
-            "tokens_visible": torch.tensor(B * L - len(rows)),
+            "tokens_visible": torch.tensor(x0.numel() - len(rows)),
         }
         return Loss(total, {"distillation": total.detach()}, counts)
 

@@ -20,7 +20,7 @@ def epoch_of(loader, epoch):
     """The rows of an epoch, as (rows, L)."""
     first = epoch * loader.rows
     steps = range(first // loader.batch_size, -(-(first + loader.rows) // loader.batch_size))
-    rows = torch.cat([loader.batch(step) for step in steps])
+    rows = torch.cat([loader.batch(step).x0 for step in steps])
     skipped = first - steps[0] * loader.batch_size
     return rows[skipped : skipped + loader.rows]
 
@@ -28,13 +28,13 @@ def epoch_of(loader, epoch):
 def test_a_batch_depends_on_the_step_alone(tiny_data):
     forward, backward = (open_loader(tiny_data, "train", 4, seed=3) for _ in range(2))
     steps = list(range(0, 400, 7))
-    first = [forward.batch(step) for step in steps]
-    second = [backward.batch(step) for step in reversed(steps)][::-1]
+    first = [forward.batch(step).x0 for step in steps]
+    second = [backward.batch(step).x0 for step in reversed(steps)][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert torch.equal(forward.batch(0), first[0])
+    assert torch.equal(forward.batch(0).x0, first[0])
     assert first[0].shape == (4, 16) and first[0].dtype == torch.int64
     other = open_loader(tiny_data, "train", 4, seed=4)
-    assert not torch.equal(other.batch(0), first[0])
+    assert not torch.equal(other.batch(0).x0, first[0])
 
 
 @given(
@@ -76,14 +76,14 @@ def test_validation_is_in_order(tiny_data):
 
 
 def test_length_can_be_overridden(tiny_data):
-    assert open_loader(tiny_data, "train", 2, length=24).batch(0).shape == (2, 24)
+    assert open_loader(tiny_data, "train", 2, length=24).batch(0).x0.shape == (2, 24)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_large_ids_survive(dtype):
     top = np.iinfo(dtype).max
     data = Loader(np.full(64, top, dtype=dtype), 8, 2, eos_id=0)
-    assert (data.batch(0) == int(top)).all()
+    assert (data.batch(0).x0 == int(top)).all()
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_the_loader_knows_end_of_text(tiny_data):
 
 def test_spread_rows_are_rows_of_the_whole_split(tiny_data):
     loader = open_loader(tiny_data, "valid", 1)
-    every = {tuple(loader.batch(i)[0].tolist()) for i in range(loader.rows)}
+    every = {tuple(loader.batch(i).x0[0].tolist()) for i in range(loader.rows)}
     some = spread_rows(loader, 3)
     assert len(some) == min(3, loader.rows) and all(tuple(row) in every for row in some.tolist())
     assert len(spread_rows(loader, 10**6)) == loader.rows
 
 
 def test_wrapping_needs_an_end_of_text():
-    assert Loader(np.arange(64, dtype=np.uint16), 8, 2, eos_id=None).batch(0).shape == (2, 8)
+    assert Loader(np.arange(64, dtype=np.uint16), 8, 2, eos_id=None).batch(0).x0.shape == (2, 8)
     with pytest.raises(DataError, match="--wrap"):
         Loader(np.arange(64, dtype=np.uint16), 8, 2, eos_id=None, wrap=True)

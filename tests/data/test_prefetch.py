@@ -7,10 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.data.loader import open_loader
+from mcd.data.loader import Batch, open_loader
 from mcd.data.prefetch import Prefetch
-
-CPU = torch.device("cpu")
 
 
 def threads():
@@ -19,15 +17,15 @@ def threads():
 
 def test_batches_are_the_loaders(tiny_data):
     plain, ahead = (open_loader(tiny_data, "train", 4, seed=3) for _ in range(2))
-    with Prefetch(ahead.batch, CPU) as batches:
+    with Prefetch(ahead.batch) as batches:
         for step in range(300):  # more than one epoch
-            assert torch.equal(batches.batch(step), plain.batch(step))
+            assert torch.equal(batches.batch(step).x0, plain.batch(step).x0)
 
 
 @given(steps=st.lists(st.integers(0, 20), max_size=12))
 def test_steps_may_come_in_any_order(steps):
-    with Prefetch(lambda step: torch.tensor([[step]]), CPU) as batches:
-        assert [int(batches.batch(step)) for step in steps] == steps
+    with Prefetch(lambda step: Batch(torch.tensor([[step]]))) as batches:
+        assert [int(batches.batch(step).x0) for step in steps] == steps
 
 
 def test_the_next_batch_is_cut_while_the_caller_works():
@@ -35,9 +33,9 @@ def test_the_next_batch_is_cut_while_the_caller_works():
 
     def batch_of(step):
         begun[step].set()
-        return torch.tensor([[step]])
+        return Batch(torch.tensor([[step]]))
 
-    with Prefetch(batch_of, CPU) as batches:
+    with Prefetch(batch_of) as batches:
         batches.batch(0)
         assert begun[1].wait(10.0) and not begun[2].is_set()
         batches.batch(1)
@@ -48,18 +46,18 @@ def test_a_fault_is_raised_where_its_batch_is_wanted():
     def batch_of(step):
         if step == 2:
             raise OSError("no such page")
-        return torch.tensor([[step]])
+        return Batch(torch.tensor([[step]]))
 
-    with Prefetch(batch_of, CPU) as batches:
-        assert [int(batches.batch(step)) for step in (0, 1)] == [0, 1]
+    with Prefetch(batch_of) as batches:
+        assert [int(batches.batch(step).x0) for step in (0, 1)] == [0, 1]
         for _ in range(2):
             with pytest.raises(OSError, match="no such page"):
                 batches.batch(2)
-        assert int(batches.batch(3)) == 3
+        assert int(batches.batch(3).x0) == 3
 
 
 def test_no_thread_is_left():
-    with pytest.raises(KeyError), Prefetch(lambda step: torch.tensor([[step]]), CPU) as batches:
+    with pytest.raises(KeyError), Prefetch(lambda step: Batch(torch.tensor([[step]]))) as batches:
         batches.batch(0)
         assert threads()
         raise KeyError

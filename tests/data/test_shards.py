@@ -237,7 +237,7 @@ def test_a_language_is_two_streams_of_its_own_words(tmp_path, short_streams, nam
     assert text.split() == [language.symbols[i] for i in train[:500]]
     assert tokenizer.encode(text).ids == train[:500].tolist()
     for split in ("train", "valid"):  # rows are windows of the language: their mean log p is its entropy
-        rows = open_loader(out, split, 700).batch(0)
+        rows = open_loader(out, split, 700).batch(0).x0
         nll = -language.log_likelihood(rows).view(20, -1).mean(1) / 25
         assert abs(nll.mean().item() - language.entropy(25)[0]) < 4.5 * nll.std().item() / 20**0.5 + 5e-3
 

@@ -10,6 +10,7 @@ from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
+from mcd.process.draws import Draws
 from mcd.train.step import LossOfStudent
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch was built without torch.distributed")
@@ -29,7 +30,7 @@ def models(noise):
 
 def loss_of(student, teacher):
     x0 = torch.arange(64).remainder(49).view(4, 16)
-    return MCD(delta0=0.2).loss(student, teacher, x0, Clock(), torch.Generator().manual_seed(2)).total
+    return MCD(delta0=0.2).loss(student, teacher, x0, Clock(), Draws(torch.Generator().manual_seed(2), *x0.shape)).total
 
 
 def work(rank, store, noise, out):

@@ -8,6 +8,7 @@ import torch
 
 from mcd.objective import Clock
 from mcd.objective.cd4lm import CD4LM
+from mcd.process.draws import Draws
 
 V, L, B = 23, 16, 6
 
@@ -23,7 +24,7 @@ def pair_of_models(tiny_denoiser):
 
 
 def loss_of(objective, models, x0, progress=0.0, seed=0):
-    return objective.loss(*models, x0, Clock(progress=progress), torch.Generator().manual_seed(seed))
+    return objective.loss(*models, x0, Clock(progress=progress), Draws(torch.Generator().manual_seed(seed), *x0.shape))
 
 
 def states(objective, models, x0, monkeypatch, seed=0):
@@ -54,8 +55,9 @@ def counts_by_hand(objective, length, a, b):
 )
 def test_counts_follow_the_rule(seeded, length, options):
     objective = CD4LM(**options)
-    n_s, n_t = objective.sample_counts(200, length, seeded(0))
-    a, b = torch.rand(2, 200, dtype=torch.float64, generator=seeded(0)).tolist()
+    a, b = torch.rand(2, 200, dtype=torch.float64, generator=seeded(0))
+    n_s, n_t = objective.counts(a, b, torch.full((200,), length))
+    a, b = a.tolist(), b.tolist()
     for n in range(200):
         expected_s, expected_t = counts_by_hand(objective, length, a[n], b[n])
         assert n_s[n] == expected_s
@@ -68,7 +70,7 @@ def test_counts_follow_the_rule(seeded, length, options):
 def test_ratios_have_their_laws(seeded):
     """r_S uniform on (.4, .9) and r_T / r_S uniform on (.3, .7) where r_T is not cut: mean and variance, and range."""
     n, length = 20_000, 100_000
-    n_s, n_t = CD4LM().sample_counts(n, length, seeded(0))
+    n_s, n_t = CD4LM().counts(*torch.rand(2, n, dtype=torch.float64, generator=seeded(0)), torch.full((n,), length))
     r_s, share = n_s / length, n_t / n_s
     assert (n_t / length).max() <= 0.6 and (n_t / length).min() >= 0.1
     cut = n_t == 60_000
@@ -84,7 +86,7 @@ def test_masks_nest_and_have_the_exact_counts(pair_of_models, x0, seeded, monkey
     objective = CD4LM()
     for seed in range(20):
         (z_s, _), (z_t, _) = states(objective, pair_of_models, x0, monkeypatch, seed)
-        n_s, n_t = objective.sample_counts(B, L, seeded(seed))
+        n_s, n_t = objective.counts(*torch.rand(2, B, dtype=torch.float64, generator=seeded(seed)), torch.full((B,), L))
         assert torch.equal((z_s == V).sum(1), n_s) and torch.equal((z_t == V).sum(1), n_t)
         assert ((z_t == V) <= (z_s == V)).all()
         for z in (z_s, z_t):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mcd.objective import OBJECTIVES, Clock
+from mcd.process.draws import Draws
 
 V, L, B = 23, 16, 8
 DISTILLING = [name for name, kind in OBJECTIVES.items() if kind.distils]
@@ -32,7 +33,7 @@ def tiny(objective, tiny_denoiser):
 
 
 def loss_of(objective, student, teacher, x0, seed=0, clock=Clock()):  # noqa: B008
-    return objective.loss(student, teacher, x0, clock, torch.Generator().manual_seed(seed))
+    return objective.loss(student, teacher, x0, clock, Draws(torch.Generator().manual_seed(seed), *x0.shape))
 
 
 def test_the_methods_are_found():

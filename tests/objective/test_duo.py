@@ -9,6 +9,7 @@ import torch
 from mcd.objective import Clock
 from mcd.objective.duo import Duo
 from mcd.objective.duo_dcd import DuoDCD
+from mcd.process.draws import Draws
 from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.process.timestep import sample_u, stratified_t
@@ -51,7 +52,7 @@ def test_bound_is_the_kl_rate_of_the_jumps_position_by_position(uniform, x0, sch
     """Each token's reverse jump rates, of the truth and of the model, written out in float64."""
     model = uniform(schedule=schedule)
     seen = inputs(model)
-    loss = Duo(t_min=0.05).loss(model, None, x0, Clock(), generator())
+    loss = Duo(t_min=0.05).loss(model, None, x0, Clock(), Draws(generator(), *x0.shape))
     (z_t, t) = seen[0]
     x_theta = model.log_x_theta(model.hidden(z_t, t)).detach().view(B, L, K).double().exp()
     t = t.double()
@@ -89,7 +90,9 @@ def test_a_uniform_model_pays_all_the_information(uniform, seeded):
             p.zero_()
     x0 = torch.randint(0, K, (2048, 16), generator=seeded(0))
     with torch.no_grad():
-        losses = torch.stack([Duo(t_min=1e-2).loss(model, None, x0, Clock(), seeded(n)).total for n in range(8)])
+        losses = torch.stack(
+            [Duo(t_min=1e-2).loss(model, None, x0, Clock(), Draws(seeded(n), *x0.shape)).total for n in range(8)]
+        )
     low, high = (information_of_one_token(LogLinear().alpha(torch.tensor(t).double())) for t in (1e-2, 1.0))
     error = losses.std().item() / math.sqrt(8)
     assert abs(losses.mean().item() - (low - high) / (1 - 1e-2)) < 5 * error
@@ -97,13 +100,18 @@ def test_a_uniform_model_pays_all_the_information(uniform, seeded):
 
 
 def test_max_weight_scales_early_times_down_and_is_left_out_of_the_reading(uniform, x0):
-    free, capped = (Duo(max_weight=w).loss(uniform(), None, x0, Clock(), generator()) for w in (math.inf, 2.0))
+    free, capped = (
+        Duo(max_weight=w).loss(uniform(), None, x0, Clock(), Draws(generator(), *x0.shape)) for w in (math.inf, 2.0)
+    )
     assert capped.terms["nelbo"] == free.terms["nelbo"] == free.total
     assert capped.total < free.total
     one = x0[:1, :1]
     for seed in range(20):  # one time a loss
         t = stratified_t(1, 1e-3, 1.0, generator(seed)).double()
-        free, capped = (Duo(max_weight=w).loss(uniform(), None, one, Clock(), generator(seed)) for w in (math.inf, 2.0))
+        free, capped = (
+            Duo(max_weight=w).loss(uniform(), None, one, Clock(), Draws(generator(seed), *one.shape))
+            for w in (math.inf, 2.0)
+        )
         factor = min(1.0, 2.0 / LogLinear().nelbo_weight(t).item())
         assert capped.total.item() == pytest.approx(free.total.item() * factor, rel=1e-4, abs=1e-7)
 
@@ -114,17 +122,17 @@ def test_max_weight_scales_early_times_down_and_is_left_out_of_the_reading(unifo
 def test_the_curriculum_shows_soft_tokens_of_the_latent_at_alpha(uniform, x0, inputs):
     model, method = uniform(), Duo(curriculum=0.5, tau_start=0.3, tau_end=0.3)
     seen = inputs(model)
-    loss = method.loss(model, None, x0, Clock(progress=0.2), generator(4))
+    loss = method.loss(model, None, x0, Clock(progress=0.2), Draws(generator(4), *x0.shape))
     (soft, t) = seen[0]
-    same = generator(4)
-    low, high = method.window(LogLinear())
-    expected_t = stratified_t(B, low, high, same)
+    same = Draws(generator(4), B, L)
+    expected_t = same.t(*method.window(LogLinear()))
     alpha_t = LogLinear().alpha(expected_t.double())[:, None]
-    w_t = latent_of_noise(x0, torch.randn(B, L, K, generator=same), *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
+    w_t = latent_of_noise(x0, same.normal(K), *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
     assert torch.equal(t, expected_t)
     torch.testing.assert_close(soft, torch.softmax(w_t / 0.3, -1))
     assert int(loss.counts["tokens_corrupted"]) == int((w_t.argmax(-1) != x0).sum())
-    hard = Duo(curriculum=0.5, tau_start=1e-9, tau_end=1e-9).loss(model, None, x0, Clock(progress=0.2), generator(4))
+    cold = Duo(curriculum=0.5, tau_start=1e-9, tau_end=1e-9)
+    hard = cold.loss(model, None, x0, Clock(progress=0.2), Draws(generator(4), B, L))
     one_hot = torch.nn.functional.one_hot(w_t.argmax(-1), K)
     assert torch.equal(seen[1][0], one_hot.float())  # tau -> 0 shows the state itself
     assert torch.equal(hard.counts["tokens_corrupted"], loss.counts["tokens_corrupted"])
@@ -134,7 +142,7 @@ def test_states_of_the_curriculum_follow_the_process(uniform, seeded):
     """P(z_t = x0) = alpha_t + (1 - alpha_t) / K, averaged over the window."""
     method, x0 = Duo(curriculum=1.0), torch.zeros(4000, 16, dtype=torch.int64)
     with torch.no_grad():
-        loss = method.loss(uniform(layers=1, hidden=4), None, x0, Clock(), seeded(5))
+        loss = method.loss(uniform(layers=1, hidden=4), None, x0, Clock(), Draws(seeded(5), *x0.shape))
     mean_alpha = torch.tensor((method.alpha_min + method.alpha_max) / 2)  # of the log-linear schedule, linear in t
     p = 1.0 - keep_probability(mean_alpha, K).item()
     assert abs(int(loss.counts["tokens_corrupted"]) / x0.numel() - p) < 4.5 * math.sqrt(p * (1 - p) / x0.numel())
@@ -150,8 +158,8 @@ def test_the_window_and_the_temperature(uniform, x0, inputs):
     model = uniform()
     seen = inputs(model)
     for seed in range(20):
-        method.loss(model, None, x0, Clock(progress=0.49), generator(seed))
-        method.loss(model, None, x0, Clock(progress=0.5), generator(seed))
+        method.loss(model, None, x0, Clock(progress=0.49), Draws(generator(seed), *x0.shape))
+        method.loss(model, None, x0, Clock(progress=0.5), Draws(generator(seed), *x0.shape))
     guided, after = seen[::2], seen[1::2]
     assert all(z.is_floating_point() and ((t > low) & (t <= high)).all() for z, t in guided)
     assert all(not z.is_floating_point() for z, _ in after)
@@ -166,12 +174,18 @@ def test_a_short_training_learns_the_unigrams_and_beats_them(uniform, seeded):
     start = torch.randint(0, K, (4096, 1), generator=seeded(0))
     rows = (start + torch.arange(L)) % K
     for step in range(120):
-        loss = method.loss(model, None, rows[32 * step % 4096 :][:32], Clock(progress=step / 120), seeded(step))
+        loss = method.loss(
+            model,
+            None,
+            rows[32 * step % 4096 :][:32],
+            Clock(progress=step / 120),
+            Draws(seeded(step), 32, rows.shape[1]),
+        )
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
     with torch.no_grad():
-        found = Duo(t_min=0.02).loss(model.eval(), None, rows[:512], Clock(), seeded(1))
+        found = Duo(t_min=0.02).loss(model.eval(), None, rows[:512], Clock(), Draws(seeded(1), 512, rows.shape[1]))
     assert found.terms["nelbo"] < 0.8 * math.log(K)
 
 
@@ -183,7 +197,7 @@ def test_a_short_training_learns_the_unigrams_and_beats_them(uniform, seeded):
 def test_dcd_is_the_mean_kl_over_all_positions(uniform, x0, kl, schedule):
     student, teacher = uniform(schedule=schedule), uniform(schedule=schedule, seed=1)
     method = DuoDCD(delta0=0.1, kl=kl, tau0=0.9, tau_step=0.1)
-    loss = method.loss(student, teacher, x0, Clock(round=1), generator(6))
+    loss = method.loss(student, teacher, x0, Clock(round=1), Draws(generator(6), *x0.shape))
 
     same = generator(6)
     t = stratified_t(B, 0.2, 1.0, same)
@@ -208,7 +222,7 @@ def test_dcd_is_the_mean_kl_over_all_positions(uniform, x0, kl, schedule):
 def test_dcd_states_share_their_noise(uniform, x0, inputs):
     student, teacher = uniform(), uniform(seed=1)
     seen_t, seen_s = inputs(student), inputs(teacher)
-    DuoDCD(delta0=0.3).loss(student, teacher, x0, Clock(), generator())
+    DuoDCD(delta0=0.3).loss(student, teacher, x0, Clock(), Draws(generator(), *x0.shape))
     (z_t, t), (z_s, s) = seen_t[0], seen_s[0]
     torch.testing.assert_close(t - s, torch.full((B,), 0.3))
     both = (z_s != x0) & (z_t != x0)
@@ -225,7 +239,7 @@ def test_dcd_rounds_are_duos():
 
 
 def test_the_last_gap_reaches_from_noise_to_text(uniform, x0):
-    loss = DuoDCD().loss(uniform(), uniform(seed=1), x0, Clock(round=9), generator())
+    loss = DuoDCD().loss(uniform(), uniform(seed=1), x0, Clock(round=9), Draws(generator(), *x0.shape))
     assert loss.counts["tokens_corrupted"] == 0 and loss.total.isfinite()
 
 

@@ -8,6 +8,7 @@ import torch
 
 from mcd.objective import Clock
 from mcd.objective.mcd import MCD
+from mcd.process.draws import Draws
 from mcd.process.masked import coupled_pair
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.process.timestep import sample_u, stratified_t
@@ -26,7 +27,7 @@ def pair_of_models(tiny_denoiser):
 
 
 def loss_of(objective, models, x0, round=0, seed=0):
-    return objective.loss(*models, x0, Clock(round=round), torch.Generator().manual_seed(seed))
+    return objective.loss(*models, x0, Clock(round=round), Draws(torch.Generator().manual_seed(seed), *x0.shape))
 
 
 def slow_twin(objective, student, teacher, x0, round, seed):

@@ -9,6 +9,7 @@ import torch
 
 from mcd.objective import Clock
 from mcd.objective.nelbo import NELBO
+from mcd.process.draws import Draws
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
 V, L = 3, 3
@@ -18,7 +19,9 @@ T_MIN = 1e-3
 
 def draw(objective, model, x0, seed=0, progress=0.0):
     with torch.no_grad():
-        return objective.loss(model, None, x0, Clock(progress=progress), torch.Generator().manual_seed(seed))
+        return objective.loss(
+            model, None, x0, Clock(progress=progress), Draws(torch.Generator().manual_seed(seed), *x0.shape)
+        )
 
 
 def cross_entropies(model, x0):

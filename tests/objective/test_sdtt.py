@@ -9,6 +9,7 @@ import torch
 from mcd.model.head import divergence_rows
 from mcd.objective import Clock
 from mcd.objective.sdtt import SDTT
+from mcd.process.draws import Draws
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
 V, L, B = 23, 16, 6
@@ -25,7 +26,7 @@ def pair_of_models(tiny_denoiser):
 
 
 def loss_of(objective, models, x0, round=0, seed=0):
-    return objective.loss(*models, x0, Clock(round=round), torch.Generator().manual_seed(seed))
+    return objective.loss(*models, x0, Clock(round=round), Draws(torch.Generator().manual_seed(seed), *x0.shape))
 
 
 def spied(model, monkeypatch):
@@ -175,7 +176,7 @@ def test_vocabulary_rows_of_the_teacher_are_those_needed(pair_of_models, x0, mon
 def test_share_revealed_in_the_first_step(tiny_denoiser, monkeypatch, grid, t):
     """delta / t on the correct grid; about delta / (t (2 - t)) on the public one, that is half as many at small t."""
     dt, rows, length = 0.01, 1000, 64
-    monkeypatch.setattr("mcd.objective.sdtt.stratified_t", lambda n, *_: torch.full((n,), t))
+    monkeypatch.setattr("mcd.process.draws.stratified_t", lambda n, *_: torch.full((n,), t))
     model = tiny_denoiser(V=3, length=length, hidden=4, layers=1)
     x0 = torch.zeros(rows, length, dtype=torch.int64)
     with torch.no_grad():
@@ -202,7 +203,7 @@ def test_public_grid_has_the_public_times(pair_of_models, x0, monkeypatch):
 def test_public_grid_of_many_steps_reveals_step_by_step(tiny_denoiser, monkeypatch):
     """Each step reveals its own delta / time of what is left."""
     t, dt, k, rows, length = 0.6, 0.05, 3, 600, 64
-    monkeypatch.setattr("mcd.objective.sdtt.stratified_t", lambda n, *_: torch.full((n,), t))
+    monkeypatch.setattr("mcd.process.draws.stratified_t", lambda n, *_: torch.full((n,), t))
     model = tiny_denoiser(V=3, length=length, hidden=4, layers=1)
     calls = spied(model, monkeypatch)
     with torch.no_grad():

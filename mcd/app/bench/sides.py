@@ -18,6 +18,7 @@ from mcd.model.linear import use_linear
 from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock, Loss
 from mcd.objective.mcd import MCD
+from mcd.process.draws import Draws
 from mcd.sampler.ancestral import Ancestral
 from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
@@ -127,9 +128,10 @@ class Ours(Side):
         return sum(p.numel() for p in self.student.parameters())
 
     def step(self, seed: int) -> dict[str, float]:
-        x0, generator = self.rows(seed), torch.Generator().manual_seed(seed)
+        x0 = self.rows(seed)
         started = time.perf_counter()
-        loss: Loss = self.objective.loss(self.student, self.teacher, x0, Clock(), generator)
+        draws = Draws(torch.Generator().manual_seed(seed), *x0.shape)
+        loss: Loss = self.objective.loss(self.student, self.teacher, x0, Clock(), draws)
         loss.total.backward()
         update(self.student, [self.optimizer], TRAINING, 1.0, 0)
         self.ema.update(self.student)

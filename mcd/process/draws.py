@@ -1,0 +1,70 @@
+"""`Draws`: what chance decides in a training step, the same however its rows are shared out."""
+
+import torch
+from torch import Tensor
+
+from mcd.process.timestep import sample_u, stratified_t
+from mcd.process.uniform import sample_rival
+from mcd.process.unmasking import ORDERS
+
+
+class Draws:
+    """The random numbers of some rows of a batch of shape (B, L), out of one stream for all of them.
+
+    Each part of a batch, on whatever process, draws for the whole of it and keeps what belongs to its own `rows`: row i
+    meets the same t, u and noise alone on one machine or among 64, and t is stratified over all B rows (as in Duo's
+    public code). The numbers of a row are few, so that drawing the others' costs next to nothing.
+
+    generator: a CPU stream that nothing else draws from. rows: this part's, all by default. diffused: (B, L) bool, what
+    is to be learnt; the rest, a prompt or padding, has u = 0 and so is visible at every t. None: all is to be learnt.
+    Raises ValueError for a `diffused` of another shape.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        B: int,
+        L: int,
+        rows: slice = slice(None),
+        diffused: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        if diffused is not None and diffused.shape != (B, L):
+            raise ValueError(f"diffused has shape {tuple(diffused.shape)}, not {(B, L)}")
+        self.generator, self.B, self.L, self.rows, self.device = generator, B, L, rows, device
+        own = len(range(B)[rows])
+        self.diffused: Tensor | None = None if diffused is None else self._own(diffused)
+        self.positions: float = own * L if diffused is None else max(1, int(diffused.sum())) * own / B
+        """What a sum over this part's tokens is divided by: the mean over equal parts is that over all B L positions,
+        or over all that are diffused."""
+
+    def t(self, low: float, high: float) -> Tensor:
+        """Stratified times in (low, high], float32 (b,): see `stratified_t`."""
+        return self._own(stratified_t(self.B, low, high, self.generator))
+
+    def u(self, order: str = "iid") -> Tensor:
+        """Thresholds u in (0, 1], float32 (b, L), 0 where nothing is diffused; `order` as in `process.unmasking`."""
+        if order == "iid":
+            u = sample_u(self.B, self.L, self.generator)
+        else:
+            u = torch.stack([ORDERS[order](self.L, 0.0, self.generator) for _ in range(self.B)]).float()
+        own = self._own(u)
+        return own if self.diffused is None else own.masked_fill(~self.diffused, 0.0)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), float64, `shape` numbers a row: (b, *shape)."""
+        return self._own(torch.rand(self.B, *shape, dtype=torch.float64, generator=self.generator))
+
+    def rival(self, x0: Tensor, K: int) -> Tensor:
+        """For each token of this part's x0 (b, L) another one, uniform over the K - 1 others: see `sample_rival`."""
+        shift = sample_rival(torch.zeros(self.B, self.L, dtype=torch.int64), K, self.generator)
+        return (x0 + self._own(shift)) % K
+
+    def normal(self, K: int) -> Tensor:
+        """Gaussian noise of all K coordinates of each token, float32 (b, L, K). Large: each row has its own stream."""
+        seeds = torch.randint(2**62, (self.B,), generator=self.generator)[self.rows].tolist()
+        rows = [torch.randn(self.L, K, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(rows).to(self.device)
+
+    def _own(self, of_all: Tensor) -> Tensor:
+        return of_all[self.rows].to(self.device)
