@@ -21,17 +21,20 @@ class EMA:
             raise ValueError(f"EMA decay must be in [0, 1), not {decay}")
         self.decay = decay
         self.updates = 0
-        self.shadow: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.shadow: dict[str, Tensor] = {
+            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """shadow = decay_n shadow + (1 - decay_n) weights."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        move_towards(self.shadow.values(), module.parameters(), 1.0 - decay)
+        move_towards(self.shadow.values(), (p for p in module.parameters() if p.requires_grad), 1.0 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Overwrite the module's parameters by the shadow weights."""
+        """Overwrite the module's parameters by the shadow weights; frozen ones have none."""
         for name, p in module.named_parameters():
-            p.copy_(self.shadow[name])
+            if name in self.shadow:
+                p.copy_(self.shadow[name])

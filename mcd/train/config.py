@@ -40,12 +40,11 @@ class TrainConfig:
     """Options of the training loop."""
 
     batch_size: int = 32
-    """Rows a step."""
+    """Rows a step, of all processes together."""
     accumulate: int = 1
-    """Parts that the rows of a step are cut into, one after the other: memory falls, the gradient is the mean of the
-    parts'. Each part has its own draws, and t is stratified within it: the same expectation, not the same bits. What
-    divides by a count of its own rows, the masked tokens of sdtt's --reduction masked or cd4lm's --clamp, does so part
-    by part."""
+    """Parts that the rows of a process are cut into, one after the other: memory falls, and the gradient is the same up
+    to rounding (dropout is drawn anew for each part). Only what divides by a count of its own rows, the masked tokens
+    of sdtt's --reduction masked or cd4lm's --clamp, does so part by part."""
     length: int | None = None
     """Tokens a row; the prepared data's own by default."""
     lr: float = 3e-4
@@ -71,6 +70,8 @@ class TrainConfig:
     """Give up when the loss is above this ten steps running; what was saved stays."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed is quicker on GPUs and on CPUs with bfloat16 units, very slow on CPUs without."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Of several processes under torchrun: ddp, each has all weights; fsdp, each has a share of them (FSDP2)."""
     checkpoint_activations: bool = False
     """Keep only the input of each block and compute the rest again in the backward pass: less memory, about a quarter
     more time, the same bits."""

@@ -1,7 +1,7 @@
 """The training loop, one for pre-training and distillation: rounds, snapshots, EMA, logs, checkpoints, resume."""
 
 import contextlib
-import copy
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from mcd.data.loader import Loader
 from mcd.data.prefetch import Prefetch
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA, move_towards
 from mcd.model.pretrained import save_pretrained
-from mcd.objective.base import Clock, Objective
-from mcd.train.checkpoint import load_latest, optimizer_tensors, restore_optimizers, save_checkpoint
+from mcd.objective.base import Clock, Loss, Objective
+from mcd.train.checkpoint import load_checkpoint, save_checkpoint
 from mcd.train.compiler import check_compiler
 from mcd.train.config import Budget, TrainConfig
+from mcd.train.diagnosis import diagnose
+from mcd.train.launch import join
 from mcd.train.optimizer import lr_factor, make_optimizers
+from mcd.train.ranks import barrier, largest, others_needed, rank
 from mcd.train.run_folder import RunFolder
-from mcd.train.step import LossOfStudent, add_gradient, update
+from mcd.train.state import Blank, TrainState, teacher_of, trainable
+from mcd.train.step import LossOfStudent, add_gradient, of_all_processes, update
 
 HIGH_STEPS = 10
+BAD_STEPS = 4
 Validate = Callable[[Denoiser, int], dict[str, float]]
 """Called with the EMA model and the step, every `valid_every` steps; what it returns is logged."""
 
@@ -39,7 +43,7 @@ class Interrupted(Exception):
 
 
 class Diverged(FloatingPointError):
-    """The loss stayed above `max_loss`: there is no point in going on."""
+    """The loss stayed above `max_loss`, or was not finite some steps in a row: there is no point in going on."""
 
 
 @dataclass
@@ -62,119 +66,170 @@ def fit(
     tokenizer_json: str,
     validate: Validate | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
-) -> Denoiser:
-    """Train `student` in place and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
+    fabric: Fabric | None = None,
+) -> Denoiser | None:
+    """Train `student` and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
 
     Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode; with `teacher_ema` it
-    follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n)
-    and the part of `accumulate`, rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and
-    the round's teacher: a run killed at any moment and started again ends with the same bits on the same CPU.
-    Raises Interrupted after saving when told to stop; FloatingPointError when the loss or its gradient is no longer
-    finite, before any weight has changed; Diverged when the loss stays above `max_loss`; ValueError for a model that is
-    not of the objective's process; MissingCompiler when `compile` is asked for and the machine has none.
+    follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n),
+    rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's teacher: a run
+    killed at any moment and started again ends with the same bits on the same CPU, and on another number of processes
+    with the same numbers up to rounding. A step whose loss or gradient is not finite changes no weight; it is counted,
+    and after BAD_STEPS of them in a row the run ends.
+
+    fabric: that of this process, by `join`; on all but the first, `run` writes nothing and None is returned.
+    Raises Interrupted after saving when told to stop; Diverged, with what was found, when the loss is no longer finite
+    or stays above `max_loss`; LostRank when another process is gone; ValueError for a model that is not of the
+    objective's process; MissingCompiler when `compile` is asked for and the machine has none.
     """
     if objective.process != student.config.process:
         raise ValueError(f"{objective.name} trains {objective.process} models; this one is {student.config.process}")
     if config.teacher_ema and objective.distils and not objective.snapshots:
         raise ValueError(f"--teacher-ema {config.teacher_ema}: {objective.name} keeps its first teacher; leave it out")
-    fabric = Fabric(accelerator="auto", devices=1, precision=config.precision)
-    fabric.launch()
+    fabric = fabric or join(config)
     if config.compile and fabric.device.type == "cpu":
         check_compiler()
-    optimizers = make_optimizers(config.optimizer, student, config.lr, config.betas, config.weight_decay)
-    student.to(fabric.device)
-    ema = EMA(student, config.ema_decay)
-    teacher = copy.deepcopy(student) if objective.distils else None
-    step, elapsed, too_high = 0, 0.0, 0
-
-    restored = load_latest(run.checkpoints)
-    if restored is not None:
-        tensors, meta = restored
-        step, elapsed, ema.updates = meta["step"], meta["elapsed_s"], meta["ema_updates"]
-        too_high = meta["too_high"]
-        _load_part(student, tensors, "student.")
-        ema.shadow = {name: tensors[f"ema.{name}"].to(fabric.device) for name in ema.shadow}
-        if teacher is not None:
-            _load_part(teacher, tensors, "teacher.")
-        restore_optimizers(optimizers, tensors)
-    run.rewind_log(step)
-
-    module, *wrapped = fabric.setup(LossOfStudent(student), *optimizers)
-    if teacher is not None:
-        teacher.eval().requires_grad_(False)
-    student.backbone.checkpointing = config.checkpoint_activations
-    if config.compile:
-        for model in (student, teacher):
-            if model is not None:
-                model.backbone.compile()
-
-    def save() -> None:
-        parts = {f"student.{n}": p for n, p in student.state_dict().items()}
-        parts |= {f"ema.{n}": p for n, p in ema.shadow.items()} | optimizer_tensors(optimizers)
-        if teacher is not None:
-            parts |= {f"teacher.{n}": p for n, p in teacher.state_dict().items()}
-        meta = {"step": step, "elapsed_s": elapsed, "ema_updates": ema.updates, "too_high": too_high}
-        save_checkpoint(run.checkpoints, step, parts, meta)
-
-    steps_per_round = budget.steps_per_round
-    snapshots = objective.snapshots and not config.teacher_ema
-    with _stop_requests() as stop, Prefetch(loader.batch, fabric.device) as batches:
-        while budget.progress(step, elapsed) < 1.0:
-            started = time.perf_counter()
-            round, in_round = divmod(step, steps_per_round) if steps_per_round else (0, step)
-            if teacher is not None and in_round == 0 and (step == 0 or snapshots):
-                teacher.load_state_dict(student.state_dict())
-            clock = Clock(step, round, budget.progress(step, elapsed))
-            factor = lr_factor(step, clock.progress, config.warmup_steps, config.lr_decay)
-            module.train()
-            loss = add_gradient(fabric, module, objective, teacher, batches.batch(step), clock, config)
-            norm = update(module, wrapped, config, factor, step)
-            ema.update(student)
-            if teacher is not None and config.teacher_ema:
-                move_towards(teacher.parameters(), student.parameters(), 1.0 - config.teacher_ema)
-            step += 1
-            elapsed += time.perf_counter() - started
-
-            done = budget.progress(step, elapsed) >= 1.0
-            ends_round = steps_per_round is not None and step % steps_per_round == 0
-            validates = validate is not None and config.valid_every and (step % config.valid_every == 0 or done)
-            too_high = too_high + 1 if config.max_loss is not None and loss.total > config.max_loss else 0
-            diverged = too_high == HIGH_STEPS
-            if step % config.log_every == 0 or validates or done or ends_round or diverged:
-                row = {"step": step, "round": round + 1, "lr": config.lr * factor, **loss.as_floats()}
-                row |= {"grad_norm": float(norm), "elapsed_s": elapsed} | ({"diverged": True} if diverged else {})
-                if validate is not None and validates:
-                    row |= validate(_ema_model(student, ema), step)
-                run.log(row)
-                watch(Progress(step, budget.progress(step, elapsed), elapsed, row))
-            if diverged:
-                raise Diverged(f"step {step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}")
-            if ends_round and budget.rounds > 1:
-                _publish(student, ema, run.path / "rounds" / f"{round + 1}", tokenizer_json)
-            stopping = stop()
-            if step % config.checkpoint_every == 0 or done or stopping:
-                save()
-            if stopping and not done:
-                raise Interrupted(step)
-    return _publish(student, ema, run.path, tokenizer_json)
+    with others_needed():
+        return _Run(student, objective, config, budget, run, tokenizer_json, validate, watch, fabric).through(loader)
 
 
-def _load_part(model: Denoiser, tensors: dict[str, Tensor], prefix: str) -> None:
-    model.load_state_dict({n.removeprefix(prefix): p for n, p in tensors.items() if n.startswith(prefix)})
+class _Run:
+    """A run from its last checkpoint to its end."""
 
+    def __init__(
+        self,
+        student: Denoiser,
+        objective: Objective,
+        config: TrainConfig,
+        budget: Budget,
+        run: RunFolder,
+        tokenizer_json: str,
+        validate: Validate | None,
+        watch: Callable[[Progress], None],
+        fabric: Fabric,
+    ):
+        self.objective, self.config, self.budget, self.run, self.fabric = objective, config, budget, run, fabric
+        self.tokenizer_json, self.validate, self.watch = tokenizer_json, validate, watch
+        student.backbone.checkpointing = config.checkpoint_activations
+        self.blank = Blank(student)
+        teacher = teacher_of(student, shared=config.strategy != "fsdp") if objective.distils else None
+        self.module: Any = fabric.setup_module(LossOfStudent(student, teacher))
+        optimizers = make_optimizers(config.optimizer, student, config.lr, config.betas, config.weight_decay)
+        wrapped: Any = fabric.setup_optimizers(*optimizers)
+        self.wrapped: list[Any] = list(wrapped) if len(optimizers) > 1 else [wrapped]
+        self.state = TrainState(student, teacher, EMA(student, config.ema_decay), optimizers)
+        load_checkpoint(run.checkpoints, self.state)
+        if rank() == 0:
+            run.rewind_log(self.state.counters.step)
+        if config.compile:
+            for model in (student, teacher):
+                if model is not None:
+                    model.backbone.compile()
 
-def _ema_model(student: Denoiser, ema: EMA) -> Denoiser:
-    model = copy.deepcopy(student)
-    ema.copy_to(model)
-    return model.eval()
+    def through(self, loader: Loader) -> Denoiser | None:
+        """Train to the end, and publish."""
+        at, budget, config = self.state.counters, self.budget, self.config
+        pinned = self.fabric.device.type == "cuda"
+        with _stop_requests() as stop, Prefetch(loader.batch, pinned) as batches:
+            while budget.progress(at.step, at.elapsed_s) < 1.0:
+                started = time.perf_counter()
+                batch, clock = batches.batch(at.step), self._begin_step()
+                factor = lr_factor(at.step, clock.progress, config.warmup_steps, config.lr_decay)
+                self.state.student.train()
+                loss = add_gradient(self.fabric, self.module, self.objective, batch, clock, config)
+                norm = float(update(self.module, self.wrapped, config, factor))
+                self._end_step(math.isfinite(norm))
+                (at.elapsed_s,) = largest(at.elapsed_s + time.perf_counter() - started)
 
+                done = budget.progress(at.step, at.elapsed_s) >= 1.0
+                self._tell(loss, norm, config.lr * factor, done)
+                if at.bad == BAD_STEPS:
+                    found = diagnose(self.module, self.objective, batch, clock, config, self.fabric.device)
+                    raise Diverged(
+                        f"step {at.step}: {BAD_STEPS} steps in a row whose loss or gradient was not finite; none "
+                        f"changed a weight. {found}. The last checkpoint is intact; try a smaller --lr"
+                    )
+                if at.too_high == HIGH_STEPS:
+                    raise Diverged(f"step {at.step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}")
+                if self._ends_round() and budget.rounds > 1:
+                    self._publish(self.run.path / "rounds" / f"{clock.round + 1}")
+                stopping = largest(float(stop())) == [1.0]
+                if at.step % config.checkpoint_every == 0 or done or stopping:
+                    save_checkpoint(self.run.checkpoints, self.state)
+                if stopping and not done:
+                    raise Interrupted(at.step)
+        return self._publish(self.run.path)
 
-def _publish(student: Denoiser, ema: EMA, folder: Path, tokenizer_json: str) -> Denoiser:
-    """Write both weight sets as a model folder and return the EMA model."""
-    model = _ema_model(student, ema)
-    save_pretrained(model, folder, tokenizer_json, raw=student.state_dict())
-    model.folder = folder
-    return model
+    def _begin_step(self) -> Clock:
+        """Teacher := student where a round begins; the clock of the step."""
+        at, state = self.state.counters, self.state
+        per_round = self.budget.steps_per_round
+        round, in_round = divmod(at.step, per_round) if per_round else (0, at.step)
+        snapshots = self.objective.snapshots and not self.config.teacher_ema
+        if state.teacher is not None and in_round == 0 and (at.step == 0 or snapshots):
+            for follower, leader in zip(*self._teacher_and_student(), strict=True):
+                follower.copy_(leader.detach())
+        return Clock(at.step, round, self.budget.progress(at.step, at.elapsed_s))
+
+    def _end_step(self, good: bool) -> None:
+        """Averages follow a good step; a bad one is counted."""
+        at, state, follows = self.state.counters, self.state, self.config.teacher_ema
+        at.step += 1
+        at.bad = 0 if good else at.bad + 1
+        at.skipped += not good
+        if good:
+            state.ema.update(state.student)
+            if state.teacher is not None and follows:
+                move_towards(*self._teacher_and_student(), 1.0 - follows)
+        at.ema_updates = state.ema.updates
+
+    def _teacher_and_student(self) -> tuple[list[Any], list[Any]]:
+        own = trainable(self.state.student)
+        assert self.state.teacher is not None
+        return [p for name, p in self.state.teacher.named_parameters() if name in own], list(own.values())
+
+    def _ends_round(self) -> bool:
+        per_round = self.budget.steps_per_round
+        return per_round is not None and self.state.counters.step % per_round == 0
+
+    def _tell(self, loss: Loss, norm: float, lr: float, done: bool) -> None:
+        """Count a loss that is too high; log the step if it is one of those that are logged, and validate if due."""
+        at, config = self.state.counters, self.config
+        validates = bool(self.validate and config.valid_every and (at.step % config.valid_every == 0 or done))
+        logs = at.step % config.log_every == 0 or validates or done or self._ends_round() or at.bad > 0
+        if not logs and config.max_loss is None:
+            return
+        values = of_all_processes(loss).as_floats()
+        at.too_high = at.too_high + 1 if config.max_loss is not None and values["loss"] > config.max_loss else 0
+        diverged = at.too_high == HIGH_STEPS or at.bad == BAD_STEPS
+        if not logs and not diverged:
+            return
+        per_round = self.budget.steps_per_round
+        row: dict[str, Any] = {"step": at.step, "round": 1 + ((at.step - 1) // per_round if per_round else 0), "lr": lr}
+        row |= {name: value if math.isfinite(value) else None for name, value in {**values, "grad_norm": norm}.items()}
+        row["elapsed_s"] = at.elapsed_s
+        row |= {"skipped": at.skipped} if at.skipped else {}
+        row |= {"diverged": True} if diverged else {}
+        if validates:
+            model = self._ema_model()
+            if model is not None and self.validate is not None:
+                row |= self.validate(model.to(self.fabric.device), at.step)
+            barrier()
+        if rank() == 0:
+            self.run.log(row)
+            self.watch(Progress(at.step, self.budget.progress(at.step, at.elapsed_s), at.elapsed_s, row))
+
+    def _ema_model(self) -> Denoiser | None:
+        return self.blank.filled(self.state.student, self.state.ema.shadow, keep=rank() == 0)
+
+    def _publish(self, folder: Path) -> Denoiser | None:
+        """Write both weight sets as a model folder and return the EMA model (None on all but the first process)."""
+        model, raw = self._ema_model(), self.blank.filled(self.state.student, {}, keep=rank() == 0)
+        if model is not None and raw is not None:
+            save_pretrained(model, folder, self.tokenizer_json, raw=raw.state_dict())
+            model.folder = folder
+        barrier()
+        return model
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from mcd.model.pretrained import WEIGHTS
 from mcd.train.checkpoint import write_json
 from mcd.train.config import TrainConfig
 
-BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations")
+BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations", "strategy")
 """Options of `train` that may change when a run goes on: they say how long, how often and in what memory, not what.
 
 Of a run of several rounds the number of steps may not: it says where the rounds begin.
@@ -80,6 +80,13 @@ class RunFolder:
             partial = path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             partial.replace(path)
+
+
+class FollowedRun(RunFolder):
+    """A run folder as the other processes of its run see it: they check, lock and write nothing."""
+
+    def __init__(self, path: Path):
+        self.path = path
 
 
 def read_stats(run: Path) -> list[dict[str, Any]]:

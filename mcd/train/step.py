@@ -8,53 +8,57 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
 from mcd.objective.base import Clock, Loss, Objective
+from mcd.process.draws import Draws
 from mcd.train.config import TrainConfig
+from mcd.train.ranks import part_of, rank, summed, whole, world_size
 
 
 class LossOfStudent(nn.Module):
     """One forward pass as a module, so that Fabric's precision and data-parallel wrappers see all of it."""
 
-    def __init__(self, student: Denoiser):
+    def __init__(self, student: Denoiser, teacher: Denoiser | None = None):
         super().__init__()
-        self.student = student
+        self.student, self.teacher = student, teacher
 
-    def forward(self, loss_of: Callable[[Denoiser], Loss]) -> Loss:
-        """The loss that `loss_of` makes of the student."""
-        return loss_of(self.student)
+    def forward(self, loss_of: Callable[[Denoiser, Denoiser | None], Loss]) -> Loss:
+        """The loss that `loss_of` makes of student and teacher."""
+        return loss_of(self.student, self.teacher)
 
 
 def add_gradient(
-    fabric: Fabric,
-    module: Any,
-    objective: Objective,
-    teacher: Denoiser | None,
-    x0: Tensor,
-    clock: Clock,
-    config: TrainConfig,
+    fabric: Fabric, module: Any, objective: Objective, batch: Batch, clock: Clock, config: TrainConfig
 ) -> Loss:
-    """Add the gradient of the rows x0 (B, L) to the weights' own; returns the loss, for the log only.
+    """Add the gradient of this process's rows of a batch to the weights' own; returns their loss, for the log only.
 
-    The rows go in `config.accumulate` equal parts, each with draws of its own, seeded by (seed, step, part). Gradient,
-    loss and terms are the means of the parts', counts their sums. module: a `LossOfStudent` set up by `fabric`.
-    Raises FloatingPointError when a part's loss is not finite.
+    The rows go in `config.accumulate` equal parts. Draws are of the whole batch (`Draws`), so that neither the number
+    of parts nor that of processes changes what a row meets; dropout alone is drawn part by part. Gradient, loss and
+    terms are the means of the parts', counts their sums. A loss that is not finite makes the gradient so, which
+    `update` sees on every process. module: a `LossOfStudent` set up by `fabric`.
     """
-    parts = x0.chunk(config.accumulate)
     losses = []
-    for i, part in enumerate(parts):
-        generator = torch.Generator().manual_seed(part_seed(config.seed, clock.step, i, "loss"))
-        torch.manual_seed(part_seed(config.seed, clock.step, i, "dropout"))
-        with fabric.no_backward_sync(module, enabled=i + 1 < len(parts)):
-            loss = module(lambda model: objective.loss(model, teacher, part, clock, generator))  # noqa: B023
-            if not torch.isfinite(loss.total):
-                terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.as_floats().items())
-                raise FloatingPointError(
-                    f"the loss of step {clock.step + 1} is not finite ({terms}); the last checkpoint is intact"
-                )
-            fabric.backward(loss.total / len(parts))
+    for i in range(config.accumulate):
+        x0, draws = share_of(batch, i, clock, config, fabric.device)
+        with fabric.no_backward_sync(module, enabled=i + 1 < config.accumulate):
+            loss = module(lambda student, teacher: objective.loss(student, teacher, x0, clock, draws))  # noqa: B023
+            fabric.backward(loss.total / config.accumulate)
         losses.append(loss._replace(total=loss.total.detach()))
     return mean_of_parts(losses)
+
+
+def share_of(batch: Batch, i: int, clock: Clock, config: TrainConfig, device: torch.device) -> tuple[Tensor, Draws]:
+    """The rows of part i of this process, on `device`, and their draws, of a stream seeded by (seed, step).
+
+    PyTorch's own generator, which dropout draws from, is seeded for this part.
+    """
+    torch.manual_seed(part_seed(config.seed, clock.step, rank() * config.accumulate + i, "dropout"))
+    generator = torch.Generator().manual_seed(part_seed(config.seed, clock.step, 0, "loss"))
+    rows = part_of(len(batch.x0), config.accumulate, i)
+    x0 = batch.x0[rows].to(device, non_blocking=True)
+    B, L = batch.x0.shape
+    return x0, Draws(generator, B, L, rows, batch.diffused, device)
 
 
 def mean_of_parts(losses: list[Loss]) -> Loss:
@@ -66,21 +70,33 @@ def mean_of_parts(losses: list[Loss]) -> Loss:
     )
 
 
-def update(module: nn.Module, optimizers: list[Any], config: TrainConfig, lr_factor: float, step: int) -> Tensor:
+def of_all_processes(loss: Loss) -> Loss:
+    """The loss of the whole batch from those of the processes' shares; all must ask."""
+    if world_size() == 1:
+        return loss
+    total, *terms = (
+        summed(torch.stack([v.detach().double().cpu() for v in (loss.total, *loss.terms.values())])) / world_size()
+    )
+    counts = summed(torch.stack([v.detach().long().cpu() for v in loss.counts.values()]))
+    return Loss(total, dict(zip(loss.terms, terms, strict=True)), dict(zip(loss.counts, counts, strict=True)))
+
+
+def update(module: nn.Module, optimizers: list[Any], config: TrainConfig, lr_factor: float) -> Tensor:
     """One update of the weights by their gradient, which is then dropped; returns its norm before clipping.
 
-    Raises FloatingPointError, and changes nothing, when the norm is not finite.
+    Nothing but the gradient changes when the norm is not finite.
     """
-    norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None], foreach=True)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(f"the gradient of step {step + 1} is not finite; the last checkpoint is intact")
-    if config.clip_norm / (norm + 1e-6) < 1.0:  # else torch would multiply every gradient by one
-        torch.nn.utils.clip_grads_with_norm_(module.parameters(), config.clip_norm, norm, foreach=True)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True))
+    if torch.isfinite(norm):
+        if config.clip_norm / (norm + 1e-6) < 1.0:  # else torch would multiply every gradient by one
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm, foreach=True)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * lr_factor
+            optimizer.step()
+    for p in parameters:
+        p.grad = None
     return norm
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import textwrap
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -121,12 +123,12 @@ def test_each_round_begins_with_the_raw_student_as_its_teacher(run_fit, tmp_path
     raw = {0: {name: p.clone() for name, p in student.state_dict().items()}}
 
     class Spy(MCD):
-        def loss(self, student, teacher, x0, clock, generator) -> Loss:
+        def loss(self, student, teacher, x0, clock, draws) -> Loss:
             assert not teacher.training and student.training
             assert not any(p.requires_grad for p in teacher.parameters())
             teachers[clock.step] = {name: p.clone() for name, p in teacher.state_dict().items()}
             rounds[clock.step] = clock.round, clock.progress
-            return super().loss(student, teacher, x0, clock, generator)
+            return super().loss(student, teacher, x0, clock, draws)
 
     def watch(progress):
         raw[progress.step] = {name: p.clone() for name, p in student.state_dict().items()}
@@ -266,9 +268,9 @@ def test_a_teacher_that_follows_is_the_average_of_the_students(run_fit, tmp_path
     teachers, raw = [], [{name: p.clone() for name, p in student.state_dict().items()}]
 
     class Spy(MCD):
-        def loss(self, student, teacher, x0, clock, generator) -> Loss:
+        def loss(self, student, teacher, x0, clock, draws) -> Loss:
             teachers.append({name: p.clone() for name, p in teacher.state_dict().items()})
-            return super().loss(student, teacher, x0, clock, generator)
+            return super().loss(student, teacher, x0, clock, draws)
 
     def watch(progress):
         raw.append({name: p.clone() for name, p in student.state_dict().items()})
@@ -288,9 +290,9 @@ def test_a_method_may_keep_its_first_teacher(run_fit, tmp_path, tiny_denoiser):
     class Frozen(MCD):
         snapshots = False
 
-        def loss(self, student, teacher, x0, clock, generator) -> Loss:
+        def loss(self, student, teacher, x0, clock, draws) -> Loss:
             teachers.append({name: p.clone() for name, p in teacher.state_dict().items()})
-            return super().loss(student, teacher, x0, clock, generator)
+            return super().loss(student, teacher, x0, clock, draws)
 
     run_fit(tmp_path / "run", objective=Frozen(delta0=0.1), student=student)
     assert len(teachers) == 12
@@ -308,27 +310,70 @@ def test_a_loss_that_stays_high_ends_the_run(run_fit, tmp_path):
 
 
 class Exploding(NELBO):
-    """Fine until step 7, whose loss, or gradient, is infinite."""
+    """Fine but for some steps, whose loss, or gradient, is infinite."""
 
-    def loss(self, student, teacher, x0, clock, generator) -> Loss:
-        loss = super().loss(student, teacher, x0, clock, generator)
-        if clock.step == 6 and self.t_min > 0.01:
+    bad: ClassVar[range] = range(6, 99)
+
+    def loss(self, student, teacher, x0, clock, draws) -> Loss:
+        loss = super().loss(student, teacher, x0, clock, draws)
+        if clock.step in self.bad and self.t_min > 0.01:
             return loss._replace(total=loss.total * math.inf)
-        if clock.step == 6:
+        if clock.step in self.bad:
             return loss._replace(total=loss.total + (loss.total - loss.total.detach()).sqrt())
         return loss
 
 
-@pytest.mark.parametrize("t_min, what", [(0.02, "loss"), (1e-3, "gradient")])
-def test_what_is_not_finite_ends_the_run_and_spares_the_checkpoint(run_fit, tmp_path, tiny_denoiser, t_min, what):
+@pytest.mark.parametrize("t_min, what", [(0.02, "not finite: loss inf"), (1e-3, "the loss is finite and its gradient")])
+def test_what_stays_not_finite_ends_the_run_and_spares_the_checkpoint(run_fit, tmp_path, tiny_denoiser, t_min, what):
     student = tiny_denoiser(V=300, length=16)
-    with pytest.raises(FloatingPointError, match=f"{what} of step 7 is not finite.*last checkpoint is intact"):
+    with pytest.raises(Diverged, match=f"step 10: 4 steps in a row whose.*{what}.*last checkpoint is intact"):
         run_fit(tmp_path / "run", objective=Exploding(t_min=t_min), budget=Budget(steps=12), student=student)
     assert all(p.isfinite().all() for p in student.parameters())
     (path,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert path.name == "step-00000005"
     assert all(value.isfinite().all() for value in load_file(path / "state.safetensors").values())
-    assert [row["step"] for row in read_stats(tmp_path / "run")] == list(range(1, 7))
+    rows = read_stats(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 11)) and rows[-1]["diverged"]
+    assert [row.get("skipped", 0) for row in rows] == [0] * 6 + [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("t_min", [0.02, 1e-3])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(run_fit, tmp_path, tiny_denoiser, t_min):
+    class Once(Exploding):
+        bad = range(6, 8)
+
+    student, weights = tiny_denoiser(V=300, length=16), {}
+
+    def watch(progress):
+        weights[progress.step] = {name: p.clone() for name, p in student.state_dict().items()}
+
+    run_fit(tmp_path / "run", objective=Once(t_min=t_min), budget=Budget(steps=12), student=student, watch=watch)
+    for name in weights[6]:
+        assert torch.equal(weights[6][name], weights[8][name])
+    assert not torch.equal(weights[8]["backbone.embedding"], weights[9]["backbone.embedding"])
+    rows = read_stats(tmp_path / "run")
+    assert [row.get("skipped", 0) for row in rows] == [0] * 6 + [1] + [2] * 5
+    assert [row["step"] for row in rows if row["grad_norm"] is None] == [7, 8]
+    assert "NaN" not in (tmp_path / "run" / "stats.jsonl").read_text()
+
+
+def test_the_diagnosis_names_term_regime_and_tokens(run_fit, tmp_path, tiny_denoiser):
+    """One token's head bias is NaN in the teacher alone: the KL is to blame. One in the student: both terms are."""
+    student = tiny_denoiser(V=300, length=16)
+
+    class Poisoned(MCD):
+        def loss(self, student, teacher, x0, clock, draws) -> Loss:
+            with torch.no_grad():
+                teacher.backbone.head.linear.bias[7] = math.nan
+            return super().loss(student, teacher, x0, clock, draws)
+
+    with pytest.raises(Diverged) as told:
+        run_fit(tmp_path / "run", objective=Poisoned(delta0=0.3), student=student)
+    text = str(told.value)
+    assert "weights of the teacher: backbone.head.linear.bias" in text and "weights of the student" not in text
+    assert "not finite: loss nan, distillation nan." in text
+    assert re.search(r"distillation, masked for student and teacher: row \d+ position \d+ token \d+, row", text)
+    assert "reconstruction, masked" not in text
 
 
 def test_a_budget_in_minutes_ends_and_its_log_is_json(run_fit, tmp_path):

@@ -133,7 +133,7 @@ class Ours(Side):
         draws = Draws(torch.Generator().manual_seed(seed), *x0.shape)
         loss: Loss = self.objective.loss(self.student, self.teacher, x0, Clock(), draws)
         loss.total.backward()
-        update(self.student, [self.optimizer], TRAINING, 1.0, 0)
+        update(self.student, [self.optimizer], TRAINING, 1.0)
         self.ema.update(self.student)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, **loss.as_floats()}

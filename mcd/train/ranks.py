@@ -1,0 +1,115 @@
+"""The processes of one run: who is who, what they agree on, and what each of them does.
+
+Every process runs the same command under torchrun; alone, there is one process and nothing is exchanged.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class LostRank(RuntimeError):
+    """Another process of the run is gone; the last checkpoint is intact."""
+
+
+def rank() -> int:
+    """The number of this process, 0 when it is alone."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if world_size() > 1:
+        largest(0.0)
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does what is inside while the others wait, then they do; they find its work done."""
+    if rank() != 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
+def broadcast(value: T) -> T:
+    """The first process's value, on all of them. Anything that pickles: it comes from our own processes."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, in their order, on the first one; nothing on the others."""
+    if world_size() == 1:
+        return [value]
+    box: list[T] | None = [value] * world_size() if rank() == 0 else None
+    dist.gather_object(value, box, dst=0)
+    return box or []
+
+
+def largest(*values: float) -> list[float]:
+    """Of each value the largest that any process has, the same on all of them."""
+    if world_size() == 1:
+        return list(values)
+    reduced = torch.tensor(values, dtype=torch.float64, device=_device())
+    dist.all_reduce(reduced, dist.ReduceOp.MAX)
+    return reduced.tolist()
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over the processes of each element."""
+    if world_size() > 1:
+        values = values.to(_device())
+        dist.all_reduce(values)
+    return values
+
+
+def part_of(rows: int, parts: int = 1, i: int = 0) -> slice:
+    """Rows of part i of this process, when every process has `parts` equal ones of a batch of `rows`."""
+    size = rows // (world_size() * parts)
+    first = (rank() * parts + i) * size
+    return slice(first, first + size)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, put together from its shards if it has them; all processes must ask for the same one."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Does this process hold a part of it only (FSDP2)?"""
+    return hasattr(tensor, "full_tensor")
+
+
+@contextlib.contextmanager
+def others_needed() -> Iterator[None]:
+    """Turn the network's complaint that a process is gone into LostRank."""
+    try:
+        yield
+    except RuntimeError as error:
+        about_network = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+        if world_size() == 1 or not about_network:
+            raise
+        raise LostRank(
+            f"process {rank()} of {world_size()} lost another ({str(error).splitlines()[0]}); "
+            "the last checkpoint is intact: start all of them again"
+        ) from None
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -1,0 +1,99 @@
+"""All that a run must not lose: weights, EMA, the round's teacher, optimisers and counters."""
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcd.model.denoiser import Denoiser
+from mcd.model.ema import EMA
+from mcd.train.ranks import whole
+
+
+@dataclass
+class Counters:
+    """Where a run stands. `too_high` and `bad` count steps in a row: loss above the limit, or not finite; `skipped` is
+    of all steps whose loss or gradient was not finite."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    ema_updates: int = 0
+    too_high: int = 0
+    bad: int = 0
+    skipped: int = 0
+
+
+@dataclass
+class TrainState:
+    """The parts of a run, in place: on this process, and sharded if they are.
+
+    Frozen parameters (a base under adapters) are neither averaged nor saved, and the teacher shares them.
+    """
+
+    student: Denoiser
+    teacher: Denoiser | None
+    ema: EMA
+    optimizers: list[torch.optim.Optimizer]
+    counters: Counters = field(default_factory=Counters)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name; those of a sharded run are shards."""
+        parts = {f"student.{name}": p for name, p in trainable(self.student).items()}
+        parts |= {f"ema.{name}": p for name, p in self.ema.shadow.items()}
+        if self.teacher is not None:
+            own = trainable(self.student)
+            parts |= {f"teacher.{name}": p for name, p in self.teacher.named_parameters() if name in own}
+        for i, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                parts |= {f"optimizer.{i}.{index}.{name}": value for name, value in state.items()}
+        return {name: value.detach() for name, value in parts.items()}
+
+    def meta(self) -> dict[str, Any]:
+        """The counters, for JSON."""
+        return asdict(self.counters)
+
+    def prepare(self, shapes: dict[str, torch.Size]) -> None:
+        """Make room for the optimisers' states of a checkpoint, by its names and shapes."""
+        for i, optimizer in enumerate(self.optimizers):
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, shape in shapes.items():
+                if key.startswith(prefix := f"optimizer.{i}."):
+                    index, name = key.removeprefix(prefix).split(".")
+                    p = parameters[int(index)]
+                    room = torch.zeros_like(p) if shape == p.shape else torch.zeros(shape, dtype=torch.float32)
+                    state.setdefault(int(index), {})[name] = room
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def teacher_of(student: Denoiser, shared: bool) -> Denoiser:
+    """A frozen copy in evaluation mode; `shared`: parameters that are frozen already are the student's own."""
+    memo = {id(p): p for p in student.parameters() if shared and not p.requires_grad}
+    return copy.deepcopy(student, memo).eval().requires_grad_(False)  # type: ignore[arg-type]
+
+
+class Blank:
+    """The shape of a model without its weights, taken before they are sharded, to put whole ones into later."""
+
+    def __init__(self, model: Denoiser):
+        empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+        self.model = copy.deepcopy(model, empty)  # type: ignore[arg-type]
+
+    def filled(self, model: Denoiser, weights: dict[str, Tensor], keep: bool = True) -> Denoiser | None:
+        """A copy of `model` in evaluation mode on the CPU, its parameters those of `weights` where named there.
+
+        All processes must call it; only those that `keep` hold the whole weights, the others get None.
+        """
+        made = {}
+        for (name, p), empty in zip(model.named_parameters(), self.model.parameters(), strict=True):
+            value = whole(weights.get(name, p).detach())
+            if keep:
+                made[id(empty)] = nn.Parameter(value.to("cpu", copy=True), requires_grad=False)
+        return copy.deepcopy(self.model, made).eval() if keep else None  # type: ignore[arg-type]
