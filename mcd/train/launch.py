@@ -1,5 +1,6 @@
 """How the processes of a run find each other, and how FSDP2 shards a model over them, by Lightning Fabric."""
 
+import logging
 import os
 from datetime import timedelta
 from typing import Any
@@ -38,6 +39,7 @@ def join(config: TrainConfig) -> Fabric:
         strategy = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE)
     elif world > 1:
         strategy = DDPStrategy(timeout=PATIENCE)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells who the processes are
     fabric = Fabric(
         accelerator="auto",
         devices=local,

@@ -34,6 +34,13 @@ def barrier() -> None:
         largest(0.0)
 
 
+def leave() -> None:
+    """End this process's part in the job, when all others do: their connections are closed in good order."""
+    if world_size() > 1:
+        barrier()
+        dist.destroy_process_group()
+
+
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
     """The first process does what is inside while the others wait, then they do; they find its work done."""

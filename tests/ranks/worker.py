@@ -1,0 +1,60 @@
+"""One process of several that run the same cases; started by torchrun (see test_ranks.py).
+
+python worker.py DATA MODEL CASES(JSON): each case {"out": FOLDER, "method": NAME, ...options} is trained in float64.
+"stop": [rank, step] asks that process to stop in that step, "die": [rank, step] kills it.
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from mcd.data.loader import open_loader
+from mcd.model.pretrained import from_pretrained
+from mcd.objective import OBJECTIVES
+from mcd.train.config import Budget, TrainConfig
+from mcd.train.launch import join
+from mcd.train.loop import Interrupted, fit
+from mcd.train.ranks import LostRank, leave, rank
+from mcd.train.run_folder import FollowedRun, RunFolder
+
+
+def run(data: Path, model: str, case: dict) -> None:
+    """Train one case; its run folder is what is compared."""
+    case = dict(case)
+    out, stop, die = Path(case.pop("out")), case.pop("stop", None), case.pop("die", None)
+    kind = OBJECTIVES[case.pop("method", "mcd")]
+
+    class Watched(kind):
+        def loss(self, student, teacher, x0, clock, draws):
+            for asked, signum in ((stop, signal.SIGTERM), (die, signal.SIGKILL)):
+                if asked == [rank(), clock.step + 1]:
+                    os.kill(os.getpid(), signum)
+            return super().loss(student, teacher, x0, clock, draws)
+
+    objective = Watched(**case.pop("objective", {"delta0": 0.1}))
+    budget = Budget(steps=6, rounds=2 if objective.distils else 1)
+    config = TrainConfig(**{"batch_size": 8, "lr": 1e-2, "log_every": 1, "checkpoint_every": 2} | case)
+    fabric = join(config)
+    described = {"objective": asdict(objective), "train": asdict(config) | asdict(budget)}
+    folder = RunFolder(out, described) if rank() == 0 else FollowedRun(out)
+    student = from_pretrained(model).double()
+    loader = open_loader(data, "train", config.batch_size)
+    try:
+        fit(student, objective, loader, config, budget, folder, "{}", fabric=fabric)
+    except Interrupted:
+        assert stop is not None
+    except LostRank as lost:
+        print(f"lost: {lost}", flush=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for each in json.loads(sys.argv[3]):
+        run(Path(sys.argv[1]), sys.argv[2], each)
+    leave()
