@@ -146,12 +146,12 @@ def test_other_papers_are_not_taken_for_ours():
     }
 
 
-def test_eq_14_is_the_sum_it_says(tiny_denoiser, seeded):
+def test_eq_14_is_the_sum_it_says(tiny_denoiser, seeded, draws_of):
     """The loss against Eq. 14 written out, position by position, on dense predictions."""
     B, L, V, delta, tau = 3, 12, 9, 0.25, 0.9
     student, teacher = (tiny_denoiser(V=V, length=L, seed=seed) for seed in (0, 1))
     x0 = torch.randint(0, V, (B, L), generator=seeded(2))
-    loss = MCD(delta0=delta, tau0=tau).loss(student, teacher, x0, Clock(), seeded(3))
+    loss = MCD(delta0=delta, tau0=tau).loss(student, teacher, x0, Clock(), draws_of(x0, 3))
 
     generator = seeded(3)
     t, u = stratified_t(B, delta, 1.0, generator), sample_u(B, L, generator)
@@ -177,12 +177,12 @@ class Watched(MCD):
 
     steps: ClassVar[list[tuple[int, torch.Tensor, torch.Tensor]]] = []
 
-    def loss(self, student, teacher, x0, clock, generator):
+    def loss(self, student, teacher, x0, clock, draws):
         flat = [torch.cat([p.detach().flatten() for p in model.parameters()]) for model in (student, teacher)]
         self.steps.append((clock.round, *flat))
         assert not teacher.training
         assert not any(p.requires_grad for p in teacher.parameters())
-        return super().loss(student, teacher, x0, clock, generator)
+        return super().loss(student, teacher, x0, clock, draws)
 
 
 def test_algorithm_1_line_by_line(tiny_denoiser, tmp_path, monkeypatch):

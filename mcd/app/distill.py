@@ -37,6 +37,7 @@ class DistillArgs:
       mcd distill mcd --teacher demo --out runs/student
       mcd distill mcd --teacher demo --out runs/short --rounds 2 --steps-per-round 20
       mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
+      torchrun --nproc-per-node 8 -m -- mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
     """
 
     teacher: str
@@ -112,14 +113,17 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         return show_dry_run(config | {"schedule": schedule})
 
     from mcd.app.data_of import check_language, data_of_model, prepared
-    from mcd.app.training import train_run
+    from mcd.app.training import joined, train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
     from mcd.model.pretrained import from_pretrained
+    from mcd.train.ranks import first_alone
 
     set_threads(args.threads)
     check_out(args.out, folder=True)
-    student = from_pretrained(args.teacher, args.weights)  # type: ignore[arg-type]
+    fabric = joined(args.train)
+    with first_alone():
+        student = from_pretrained(args.teacher, args.weights)  # type: ignore[arg-type]
     assert student.folder is not None
     if student.config.process != objective.process:
         raise UsageError(f"--teacher {args.teacher}: {_mend(student.config.process, objective)}")
@@ -128,10 +132,11 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         raise UsageError(f"--length {args.train.length}: the teacher takes 1 to {longest} tokens")
     data = data_of_model(student.folder) if args.data is None else args.data
     check_language(f"--teacher {args.teacher}", student, data)
-    folder = prepared(data, args.out.parent / "data", student.folder / "tokenizer.json")
+    with first_alone():
+        folder = prepared(data, args.out.parent / "data", student.folder / "tokenizer.json")
     length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)
     loader = open_loader(folder, "train", args.train.batch_size, length, args.train.seed)
-    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command)
+    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)
 
 
 def _mend(process: str, objective: Objective) -> str:

@@ -11,6 +11,7 @@ from mcd.eval.scorer import MissingScorer
 from mcd.model.pretrained import ModelError
 from mcd.train.checkpoint import CheckpointError
 from mcd.train.compiler import MissingCompiler
+from mcd.train.ranks import LostRank
 
 
 class UsageError(ValueError):
@@ -43,7 +44,7 @@ def explained() -> Iterator[Outcome]:
         outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
     except KeyboardInterrupt:
         outcome.status = fail("stopped", 1)
-    except (FloatingPointError, CheckpointError, MissingCompiler, WorkFailed) as error:
+    except (FloatingPointError, CheckpointError, LostRank, MissingCompiler, WorkFailed) as error:
         outcome.status = fail(str(error), 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -107,8 +107,11 @@ def main(argv: list[str]) -> int:
     read_metrics(args.out)
     set_threads(args.sampling.threads)
     rows = _likelihoods(args) if args.likelihood.likelihood else _rows(args, samplers)
-    write_metrics(args.out, rows, f"mcd eval {shlex.join(argv)}")
-    print_rows(rows)
+    from mcd.train.ranks import rank
+
+    if rank() == 0:
+        write_metrics(args.out, rows, f"mcd eval {shlex.join(argv)}")
+        print_rows(rows)
     return 0
 
 
@@ -133,6 +136,7 @@ def _checked(args: Any) -> list[Any]:
 def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     from mcd.app.data_of import language_of, language_of_data, prepared
     from mcd.app.measure import control_rows, held_out_reference, held_out_rows, measure_file, measure_model
+    from mcd.app.processes import in_shares, open_model
     from mcd.app.samples_file import read_samples
     from mcd.app.watch import watching
     from mcd.data.corpus import BUNDLED
@@ -148,7 +152,9 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     @functools.cache
     def scorer() -> Any:
         """The scorer asked for, loaded when all that is refused has been."""
-        return None if options.scorer == "none" else load_scorer(options.scorer, options.scorer_precision)
+        if options.scorer == "none":
+            return None
+        return in_shares(load_scorer(options.scorer, options.scorer_precision))
 
     def compared(length: int | None, tokenizer: Path | None = None) -> Scoring:
         """The scoring with --reference, if there is one."""
@@ -176,9 +182,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
         read_samples(path)  # its faults come before the scorer's
         return [measure_file(path, scorer(), args.seed, compared(length))]
 
-    from mcd.model.pretrained import from_pretrained
-
-    denoiser = from_pretrained(args.source, args.sampling.weights)
+    denoiser = open_model(args.source, args.sampling.weights)
     assert denoiser.folder is not None
     check_process(samplers[0], denoiser)
     length = args.sampling.length_for(denoiser)
@@ -233,10 +237,10 @@ def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Pat
 
 def _likelihoods(args: Any) -> list[dict[str, Any]]:
     from mcd.app.likelihood import likelihood_row
+    from mcd.app.processes import open_model
     from mcd.app.watch import watching
-    from mcd.model.pretrained import from_pretrained
 
-    denoiser = from_pretrained(args.source, args.sampling.weights)
+    denoiser = open_model(args.source, args.sampling.weights)
     length = args.sampling.length_for(denoiser)
     rows = []
     with watching("eval") as watch:

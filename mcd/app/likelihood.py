@@ -23,6 +23,7 @@ from mcd.eval.likelihood import nelbo_means
 from mcd.eval.protocol import Protocol
 from mcd.eval.zeroshot import PRESETS, documents_of
 from mcd.model.denoiser import Denoiser
+from mcd.train.ranks import everywhere, share_of
 
 BATCH = 16  # rows of a network call
 FRESH = 1_000_003  # the seed of a language's rows: none of its prepared streams has it
@@ -65,7 +66,9 @@ def likelihood_row(
     x0, wrap = text_rows(name, tokenizer, length, num, options.wrap, denoiser.folder)
     exact = denoiser.config.process == "autoregressive"
     draws = 1 if exact else options.draws
-    means = nelbo_means(denoiser, list(x0.split(BATCH)), draws, seed).double().cpu().numpy()
+    batches = list(x0.split(BATCH))
+    own = nelbo_means(denoiser, batches, draws, seed, share_of(len(batches)))
+    means = torch.cat(everywhere(own)).double().numpy()
     interval = mean_interval(means, seed=seed)
     protocol = Protocol(samples=len(x0), length=length, weights=weights, seed=seed, threads=torch.get_num_threads())
     return {

@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from mcd.app.errors import UsageError
+from mcd.app.processes import sample_in_shares
 from mcd.app.samples_file import read_samples
 from mcd.data.language import LANGUAGES
 from mcd.data.loader import open_loader, spread_rows
@@ -21,7 +22,7 @@ from mcd.eval.metrics import PLAIN, Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
 from mcd.eval.scorer import SampleScore, Scorer, same_vocabulary
 from mcd.model.denoiser import Denoiser
-from mcd.sampler import Sampler, sample
+from mcd.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def measure_model(
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
     _check_vocabulary(scoring, scorer, tokenizer)
-    ids, nfe = sample(sampler, denoiser, num, length, seed)
+    ids, nfe = sample_in_shares(sampler, denoiser, num, length, seed)
     texts = [tokenizer.decode(row) for row in ids.tolist()]
     protocol = Protocol(
         **sampler.protocol(), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()

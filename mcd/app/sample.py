@@ -69,14 +69,14 @@ def main(argv: list[str]) -> int:
 def _sample(args: SampleArgs, sampler: Any) -> int:
     import torch
 
+    from mcd.app.processes import open_model, sample_in_shares
     from mcd.app.watch import watching
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.protocol import Protocol
-    from mcd.model.pretrained import from_pretrained
-    from mcd.sampler import sample
+    from mcd.train.ranks import broadcast, rank
 
     set_threads(args.sampling.threads)
-    denoiser = from_pretrained(args.model, args.sampling.weights)
+    denoiser = open_model(args.model, args.sampling.weights)
     check_process(sampler, denoiser)
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
@@ -99,9 +99,10 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         "steps": sampler.steps,
         "template": args.template,
     }
-    done = _rows_done(args.out, request, protocol) if args.out else 0
+    first_process = rank() == 0
+    done = broadcast(_rows_done(args.out, request, protocol) if args.out and first_process else 0)
     started = time.monotonic()
-    if args.watch:
+    if args.watch and first_process:
         _watch(sampler, denoiser, tokenizer, template, length, args.seed)
     with watching("sample") as watch:
         for first in range(done, args.num, GROUP):
@@ -111,7 +112,9 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
                 if share < 1.0:
                     watch.tell((first + share * num) / args.num, f"{first} rows")
 
-            ids, nfe = sample(sampler, denoiser, num, length, args.seed, first, template, tell)
+            ids, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell)
+            if not first_process:
+                continue
             rows = [
                 {
                     "row": first + i,
@@ -126,7 +129,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
             _write(args.out, rows)
             if args.out:
                 watch.tell((first + num) / args.num, f"{first + num} rows")
-    if args.out:
+    if args.out and first_process:
         print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
 

@@ -113,18 +113,20 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     import torch
 
     from mcd.app.data_of import check_language, prepared
-    from mcd.app.training import train_run
+    from mcd.app.training import joined, train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
     from mcd.model.denoiser import Denoiser, DenoiserConfig
     from mcd.model.dit import DiTConfig
     from mcd.model.pretrained import from_pretrained, lengthened
+    from mcd.train.ranks import first_alone
 
     set_threads(args.threads)
     check_out(args.out, folder=True)
-    student = None
+    fabric, student = joined(args.train), None
     if args.init is not None:
-        student = from_pretrained(args.init)
+        with first_alone():
+            student = from_pretrained(args.init)
         if student.config.process != objective.process:
             process = student.config.process
             fit = " or ".join(name for name, kind in METHODS.items() if kind.process == process)
@@ -134,7 +136,8 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
             )
         check_language(f"--init {args.init}", student, args.data)
     tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
-    folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
+    with first_alone():
+        folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
     loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
     vocab_size = read_manifest(folder)["vocab_size"]
     if student is None:
@@ -145,4 +148,4 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
         student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
     elif loader.length > student.config.backbone.length:
         student = lengthened(student, loader.length)
-    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command)
+    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 
 from mcd.app.cli import fail
@@ -19,11 +20,21 @@ from mcd.model.denoiser import Denoiser
 from mcd.objective.base import Objective
 from mcd.sampler import SAMPLERS, sample
 from mcd.train.config import Budget, TrainConfig
+from mcd.train.launch import join
 from mcd.train.loop import Interrupted, Progress, fit
-from mcd.train.run_folder import RunConflict, RunFolder
+from mcd.train.ranks import leave, rank
+from mcd.train.run_folder import FollowedRun, RunConflict, RunFolder
 
 VALID_ROWS = 256
 SAMPLE_ROWS, SAMPLE_STEPS = 2, 32
+
+
+def joined(train: TrainConfig) -> Fabric:
+    """This process's part of its job. Raises UsageError for options that so many processes cannot follow."""
+    try:
+        return join(train)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def train_run(
@@ -36,8 +47,12 @@ def train_run(
     config: dict[str, Any],
     data: Path,
     command: str,
+    fabric: Fabric,
 ) -> int:
-    """Run `fit` in the folder `out`, shown as it goes; returns the exit status."""
+    """Run `fit` in the folder `out`, shown as it goes; returns the exit status.
+
+    fabric: that of this process (`mcd.train.launch.join`); of several, the first one has the run folder.
+    """
     tokenizer = load_tokenizer(str(data))
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
     batches = list(spread_rows(valid, VALID_ROWS).split(32))
@@ -49,7 +64,7 @@ def train_run(
         return nelbo(model, batches)
 
     try:
-        run = RunFolder(out, config, command)
+        run = RunFolder(out, config, command) if rank() == 0 else FollowedRun(out)
     except RunConflict as error:
         raise UsageError(str(error)) from None
     with watching(out.name) as watch:
@@ -64,10 +79,12 @@ def train_run(
             watch.tell(progress.fraction, note)
 
         try:
-            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show)
+            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric)
         except Interrupted as stop:
             return fail(str(stop), 1)
-    print(f"{out}: done; model.safetensors (EMA) and model.raw.safetensors are in it", file=sys.stderr)
+    if rank() == 0:
+        print(f"{out}: done; model.safetensors (EMA) and model.raw.safetensors are in it", file=sys.stderr)
+    leave()
     return 0
 
 

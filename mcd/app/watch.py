@@ -1,5 +1,6 @@
 """Progress of long work: a bar with time left on a terminal, a plain line now and then elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -38,9 +39,19 @@ def _span(seconds: float) -> str:
     return f"{minutes}:{seconds:02d}"
 
 
+class Mute(Watch):
+    """Tells nothing."""
+
+    def tell(self, fraction: float, note: str = "") -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def watching(title: str) -> Iterator[Watch]:
-    """A `Watch` on stderr for the length of a `with` block."""
+    """A `Watch` on stderr for the length of a `with` block; of the processes of a job only the first one's tells."""
+    if os.environ.get("RANK", "0") != "0":
+        yield Mute(title, None)
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Watch(title, None)

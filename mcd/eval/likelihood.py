@@ -1,6 +1,7 @@
 """Validation NELBO: the continuous-time bound on held-out rows, with its standard error; exact where it can be."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,11 @@ from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import corrupt, nelbo_in_parts, sample_rival
 
+T_MIN = 1e-3
+
 
 @torch.inference_mode()
-def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float = 1e-3) -> Tensor:
+def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float = T_MIN) -> Tensor:
     """One unbiased draw of the bound for each row, in nats a token: x0 (B, L) to (B,).
 
     The mean over t in (t_min, 1]: for masked models (MDLM, Eq. 10) that is the bound. For uniform models
@@ -21,14 +24,19 @@ def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min
     2e-4 nats a token; and what is still known at t = 1, KL(q(z_1 | x0) || 1/K), is left out too: with the log-linear
     schedule 2e-5 nats at K = 32 and 3e-3 at K = 50257. By so much they may read below the entropy.
     """
-    return ROWS[denoiser.config.process](denoiser, x0, generator, t_min)
+    draw, rows = KINDS[denoiser.config.process]
+    return rows(denoiser, x0, *draw(denoiser, x0, generator, t_min))
 
 
-def _masked_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> Tensor:
+def _masked_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[Tensor, ...]:
+    """t (B,) and u (B, L). Times are stratified over the rows, in random order."""
+    t = stratified_t(len(x0), t_min, 1.0, generator)
+    t = t[torch.randperm(len(x0), generator=generator)].to(x0.device)
+    return t, sample_u(*x0.shape, generator).to(x0.device)
+
+
+def _masked_rows(denoiser: Denoiser, x0: Tensor, t: Tensor, u: Tensor) -> Tensor:
     B, L = x0.shape
-    t = stratified_t(B, t_min, 1.0, generator)
-    t = t[torch.randperm(B, generator=generator)].to(x0.device)
-    u = sample_u(B, L, generator).to(x0.device)
     schedule = denoiser.config.schedule
     z_t = mask(x0, u, schedule.alpha(t)[:, None], denoiser.mask_id)
     rows = (z_t == denoiser.mask_id).flatten().nonzero(as_tuple=True)[0]
@@ -37,12 +45,15 @@ def _masked_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_m
     return per_row * schedule.nelbo_weight(t) / L
 
 
-def _uniform_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> Tensor:
+def _uniform_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[Tensor, ...]:
+    """t (B,), u (B, L) and the rivals (B, L)."""
+    t, u = _masked_draw(denoiser, x0, generator, min(t_min, 1e-5))
+    return t, u, sample_rival(x0, denoiser.config.vocab_size, generator)
+
+
+def _uniform_rows(denoiser: Denoiser, x0: Tensor, t: Tensor, u: Tensor, rival: Tensor) -> Tensor:
     B, L = x0.shape
     K, schedule = denoiser.config.vocab_size, denoiser.config.schedule
-    t = stratified_t(B, min(t_min, 1e-5), 1.0, generator)
-    t = t[torch.randperm(B, generator=generator)].to(x0.device)
-    u, rival = sample_u(B, L, generator).to(x0.device), sample_rival(x0, K, generator)
     alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
     z_t = corrupt(x0, u, rival, alpha_t, K)
     terms_of = nelbo_in_parts(z_t, x0, alpha_t, alpha_dot_t)
@@ -50,8 +61,13 @@ def _uniform_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_
     return bound.view(B, L).mean(1)
 
 
-def _autoregressive_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> Tensor:
-    """The exact NLL: nothing is drawn, and no time is left out."""
+def _autoregressive_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[()]:
+    """Nothing is drawn, and no time is left out."""
+    return ()
+
+
+def _autoregressive_rows(denoiser: Denoiser, x0: Tensor) -> Tensor:
+    """The exact NLL."""
     B, L = x0.shape
     start = torch.full_like(x0[:, :1], denoiser.mask_id)
     hidden = denoiser.hidden(torch.cat((start, x0[:, :-1]), dim=1), torch.zeros(B, device=x0.device))
@@ -59,21 +75,33 @@ def _autoregressive_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Genera
     return loss.view(B, L).mean(1)
 
 
-ROWS = {"masked": _masked_rows, "uniform": _uniform_rows, "autoregressive": _autoregressive_rows}
-"""The draw of each kind of model."""
+KINDS: dict[str, tuple[Any, Any]] = {
+    "masked": (_masked_draw, _masked_rows),
+    "uniform": (_uniform_draw, _uniform_rows),
+    "autoregressive": (_autoregressive_draw, _autoregressive_rows),
+}
+"""Of each kind of model, what is drawn for a batch, and the bound of its rows then."""
 
 
-def nelbo_means(denoiser: Denoiser, batches: list[Tensor], draws: int = 1, seed: int = 0) -> Tensor:
+def nelbo_means(
+    denoiser: Denoiser, batches: list[Tensor], draws: int = 1, seed: int = 0, own: range | None = None
+) -> Tensor:
     """The mean of `draws` draws of the bound for each row of `batches`, nats a token, (rows,).
 
     The rows' spread is what standard errors and intervals come from: it holds both the draws' noise, which more draws
     make smaller, and that rows differ, which only more rows do. Draws of a row are as if independent.
+    own: the batches to do, all by default; the others' numbers are drawn and passed over, so that rows do not change.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = (
-        torch.stack([nelbo_rows(denoiser, x0.to(denoiser.device), generator) for _ in range(draws)]) for x0 in batches
-    )
-    return torch.cat([row.mean(0) for row in rows])
+    generator, rows = torch.Generator().manual_seed(seed), [torch.zeros(0)]
+    draw, _ = KINDS[denoiser.config.process]
+    for i, x0 in enumerate(batches):
+        if own is None or i in own:
+            x0 = x0.to(denoiser.device)
+            rows.append(torch.stack([nelbo_rows(denoiser, x0, generator) for _ in range(draws)]).mean(0).cpu())
+        else:
+            for _ in range(draws):
+                draw(denoiser, x0, generator, T_MIN)
+    return torch.cat(rows)
 
 
 def nelbo(denoiser: Denoiser, batches: list[Tensor], seed: int = 0, draws: int = 1) -> dict[str, float]:

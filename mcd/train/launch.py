@@ -2,7 +2,6 @@
 
 import logging
 import os
-from datetime import timedelta
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -13,9 +12,7 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 
 from mcd.train.config import TrainConfig
-
-PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: the first one may be preparing data meanwhile."""
+from mcd.train.ranks import PATIENCE
 
 
 def join(config: TrainConfig) -> Fabric:
@@ -35,7 +32,7 @@ def join(config: TrainConfig) -> Fabric:
         if config.optimizer == "muon":
             raise ValueError("--optimizer muon: needs whole matrices, and --strategy fsdp shards them; take adamw")
         if not elastic:
-            raise ValueError("--strategy fsdp: needs processes to shard over: torchrun --nproc-per-node N -m mcd ...")
+            raise ValueError("--strategy fsdp: needs processes to shard over: torchrun --nproc-per-node N -m -- mcd ...")
         strategy = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE)
     elif world > 1:
         strategy = DDPStrategy(timeout=PATIENCE)

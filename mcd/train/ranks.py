@@ -3,8 +3,11 @@
 Every process runs the same command under torchrun; alone, there is one process and nothing is exchanged.
 """
 
+import atexit
 import contextlib
+import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -12,10 +15,22 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: the first one may be preparing data meanwhile."""
 
 
 class LostRank(RuntimeError):
     """Another process of the run is gone; the last checkpoint is intact."""
+
+
+def join_processes() -> None:
+    """Connect this process with the others of its torchrun job, if it is one of several and not connected yet."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
 
 
 def rank() -> int:
@@ -60,13 +75,18 @@ def broadcast(value: T) -> T:
     return box[0]
 
 
-def gathered(value: T) -> list[T]:
-    """The values of all processes, in their order, on the first one; nothing on the others."""
-    if world_size() == 1:
-        return [value]
-    box: list[T] | None = [value] * world_size() if rank() == 0 else None
-    dist.gather_object(value, box, dst=0)
-    return box or []
+def everywhere(value: T) -> list[T]:
+    """The values of all processes, in their order, on all of them."""
+    box = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(box, value)
+    return box
+
+
+def share_of(n: int) -> range:
+    """Which of n things this process takes, when all take about as many, one after the other."""
+    edges = [n * i // world_size() for i in (rank(), rank() + 1)]
+    return range(*edges)
 
 
 def largest(*values: float) -> list[float]:

@@ -122,3 +122,36 @@ def test_rows_that_cannot_be_shared_out_are_refused(place):
     told = job(2, [{"out": str(folder / "odd"), "batch_size": 6, "accumulate": 2}], fails=True)
     assert "--batch-size 6: must be a multiple of 4, 2 processes times --accumulate 2" in told
     assert not (folder / "odd").exists()
+
+
+def command(processes, *words):
+    """`mcd WORDS` on so many processes; what it told."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "--", "mcd"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    line = [sys.executable, *(launcher if processes > 1 else ["-m", "mcd"]), *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def test_samples_are_the_same_rows_and_can_be_gone_on_with(tmp_path):
+    drawn = {}
+    for processes in (1, 2):
+        out = tmp_path / f"{processes}.jsonl"
+        words = ("sample", "demo", "--steps", "4", "--length", "24", "--seed", "3", "--out", str(out), "--num")
+        command(processes, *words, "3")
+        command(3 - processes, *words, "5")
+        drawn[processes] = out.read_bytes()
+    assert drawn[1] == drawn[2] and drawn[1].count(b"\n") == 5
+
+
+def test_likelihood_and_samples_are_measured_the_same(tmp_path):
+    found = {}
+    for processes in (1, 2):
+        metrics, likelihood = (tmp_path / f"{kind}{processes}.json" for kind in "ml")
+        words = ("eval", "demo", "--length", "24", "--num", "40", "--out")
+        table = command(processes, *words, str(likelihood), "--likelihood", "sotu", "--draws", "2")
+        assert table.count("sotu") == 1
+        command(processes, *words, str(metrics), "--steps", "4", "--scorer", "none")
+        found[processes] = [json.loads(path.read_text())["rows"] for path in (metrics, likelihood)]
+    assert found[1] == found[2]
