@@ -30,9 +30,10 @@ def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min
 
 def _masked_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[Tensor, ...]:
     """t (B,) and u (B, L). Times are stratified over the rows, in random order."""
-    t = stratified_t(len(x0), t_min, 1.0, generator)
-    t = t[torch.randperm(len(x0), generator=generator)].to(x0.device)
-    return t, sample_u(*x0.shape, generator).to(x0.device)
+    B, L = x0.shape
+    t = stratified_t(B, t_min, 1.0, generator)
+    t = t[torch.randperm(B, generator=generator)].to(x0.device)
+    return t, sample_u(B, L, generator).to(x0.device)
 
 
 def _masked_rows(denoiser: Denoiser, x0: Tensor, t: Tensor, u: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ class Ours(Side):
     def step(self, seed: int) -> dict[str, float]:
         x0 = self.rows(seed)
         started = time.perf_counter()
-        draws = Draws(torch.Generator().manual_seed(seed), *x0.shape)
+        B, L = x0.shape
+        draws = Draws(torch.Generator().manual_seed(seed), B, L)
         loss: Loss = self.objective.loss(self.student, self.teacher, x0, Clock(), draws)
         loss.total.backward()
         update(self.student, [self.optimizer], TRAINING, 1.0)

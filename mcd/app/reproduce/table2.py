@@ -20,6 +20,7 @@ from mcd.data.language import LANGUAGES
 from mcd.model.pretrained import from_pretrained
 from mcd.objective import Clock
 from mcd.objective.mcd import MCD
+from mcd.process.draws import Draws
 from mcd.train.run_folder import read_stats
 
 LANGUAGE = "hmm"
@@ -116,7 +117,8 @@ def gradients_by_regime(work: Path, seed: int, batches: int = 8) -> list[dict[st
         for name, (region, kl, weight) in names.items():
             objective = MCD(delta0=2 / LENGTH, region=region, kl=kl, ce_weight=weight)  # type: ignore[arg-type]
             model.zero_grad()
-            loss = objective.loss(model, model, x0, Clock(), torch.Generator().manual_seed(batch))
+            draws = Draws(torch.Generator().manual_seed(batch), len(x0), LENGTH)
+            loss = objective.loss(model, model, x0, Clock(), draws)
             loss.total.backward()
             flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
             losses[name] += loss.total.item() / batches
