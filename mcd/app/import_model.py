@@ -43,7 +43,7 @@ class ImportArgs:
     revision: str | None = None
     """Branch, tag or commit of the hub; SDTT keeps one model a branch."""
     tokenizer: str | None = None
-    """A tokenizer.json, a folder or a hub id, or `none`; by default the checkpoint's own, or the one it names (gpt2)."""
+    """A tokenizer.json, a folder, a hub id, or `none`; by default the checkpoint's own, or the one it names (gpt2)."""
     layout: Literal["mdlm", "sdtt", "duo"] | None = None
     """Whose weights they are, for a file without a configuration."""
     heads: int | None = None

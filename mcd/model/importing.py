@@ -70,7 +70,9 @@ def understand(
     facts = facts_of(opened.config, family, source)
     named, teacher = unwrapped(opened.shapes, source)
     if opened.others:
-        raise ModelError(f"{source}: {', '.join(opened.others[:8])}: no weights of a known kind; nothing here uses them")
+        raise ModelError(
+            f"{source}: {', '.join(opened.others[:8])} hold no weights of a known kind, which nothing here uses"
+        )
     sizes = sizes_of({public: opened.shapes[name] for public, name in named.items()}, source)
     if ROTARY in named:
         check_rotary(opened.read(named[ROTARY]), source)

@@ -11,7 +11,7 @@ from typing import Any
 
 MOST_BYTES = 1 << 29
 MOST_STEPS = 10_000_000
-"""Longest pickle that is read. A checkpoint with a tokenizer of 50,000 words in Python objects takes under 1,000,000."""
+"""Longest pickle that is read. A tokenizer of 50,000 words in Python objects takes under a million instructions."""
 
 _PUSHES = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
@@ -87,7 +87,9 @@ def _run(data: bytes) -> Any:
     stack: list[Any] = []
     below: list[list[Any]] = []  # what lies under each mark
     memo: dict[int, Any] = {}
-    for step, (opcode, arg, _) in enumerate(pickletools.genops(data)):
+    operation: tuple[Any, Any, Any]
+    for step, operation in enumerate(pickletools.genops(data)):
+        opcode, arg, _ = operation
         if step > MOST_STEPS:
             raise ValueError(f"more than {MOST_STEPS} instructions")
         name = opcode.name
@@ -229,7 +231,7 @@ _PLAIN = {
 
 
 def mapping(node: Any) -> dict[Any, Any] | None:
-    """The entries of a dict or of what would have been one (OrderedDict, defaultdict, AttributeDict); None otherwise."""
+    """The entries of a dict or of what would have been one (OrderedDict, AttributeDict); None otherwise."""
     if type(node) is dict:
         return node
     if type(node) is Inert and (node.entries or node.made_by("collections.OrderedDict", "collections.defaultdict")):

@@ -66,19 +66,19 @@ class TorchFile:
             self._folder = names[0].removesuffix("data.pkl")
             if self._read("byteorder", 16, missing=b"little") != b"little":
                 raise ModelError(f"{path}: of a big-endian machine, which is not read here")
-            self.root = read_pickle(self._read("data.pkl"))
+            self.root = read_pickle(bytes(self._read("data.pkl")))
         except PickleFault as error:
             raise ModelError(f"{path}: {error}") from None
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise ModelError(f"{path}: truncated or damaged ({error})") from None
 
-    def _read(self, name: str, most: int | None = None, missing: bytes | None = None) -> bytearray | bytes:
+    def _read(self, name: str, most: int | None = None, missing: bytes | None = None) -> bytearray:
         """An entry's bytes, their checksum compared. `most`: refuse more."""
         try:
             info = self._zip.getinfo(self._folder + name)
         except KeyError:
             if missing is not None:
-                return missing
+                return bytearray(missing)
             raise ModelError(f"{self.path}: it refers to {name}, which is not in it") from None
         size = self.path.stat().st_size
         if info.compress_type != zipfile.ZIP_STORED or info.file_size > size or (most and info.file_size > most):
@@ -93,7 +93,7 @@ class TorchFile:
                 view[at : at + len(got)] = got
                 at += len(got)
             entry.read(1)  # the checksum is compared at the end
-        return data if name.startswith("data/") else bytes(data)
+        return data
 
     def view(self, node: Any) -> View | None:
         """Where the tensor that `node` would have been lies; None for what is no tensor of weights.
@@ -102,7 +102,11 @@ class TorchFile:
         """
         if isinstance(node, Inert) and node.made_by("torch._utils._rebuild_parameter") and _long(node.args, 1):
             node = node.args[0]
-        if not isinstance(node, Inert) or not node.made_by("torch._utils._rebuild_tensor_v2") or not _long(node.args, 4):
+        if (
+            not isinstance(node, Inert)
+            or not node.made_by("torch._utils._rebuild_tensor_v2")
+            or not _long(node.args, 4)
+        ):
             return None
         storage, offset, shape, stride = node.args[:4]
         if not isinstance(storage, Inert) or storage.maker != PERSISTENT or not _long(storage.args, 5):
@@ -111,8 +115,8 @@ class TorchFile:
         dtype = DTYPES.get(kind.name) if isinstance(kind, Name) else None
         if tag != "storage" or dtype is None or type(key) is not str:
             return None
-        whole = (elements, offset, *(shape if type(shape) is tuple else (None,)), *(stride if stride else ()))
-        if any(type(n) is not int or n < 0 for n in whole) or len(shape) != len(stride) or len(shape) > 8:
+        tuples = type(shape) is tuple and type(stride) is tuple and len(shape) == len(stride) <= 8
+        if not tuples or any(type(n) is not int or n < 0 for n in (elements, offset, *shape, *stride)):
             raise ModelError(f"{self.path}: a tensor with sizes or strides that are no whole numbers")
         numel = math.prod(shape)
         end = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1 if numel else offset
