@@ -16,7 +16,7 @@ PAPERS = {
         2024,
     ),
     "duo": ("2506.10892", "The Diffusion Duality", "Sahoo et al.", 2025),
-    "cd4lm": ("2601.02236", "CD4LM: Consistency Distillation for diffusion language models", "Liang et al.", 2026),
+    "cd4lm": ("2601.02236", "CD4LM", "Liang et al.", 2026),
 }
 """By method: arXiv number, title, authors, year."""
 _METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}

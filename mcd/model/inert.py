@@ -12,6 +12,8 @@ from typing import Any
 MOST_BYTES = 1 << 29
 MOST_STEPS = 10_000_000
 """Longest pickle that is read. A tokenizer of 50,000 words in Python objects takes under a million instructions."""
+MOST_VALUES = 100_000
+"""Largest configuration that is made plain."""
 
 _PUSHES = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
@@ -248,14 +250,14 @@ def plain(node: Any, depth: int = 24) -> Any:
     """A tree as JSON takes it: OmegaConf containers as dicts and lists, interpolations as text, the rest as its name.
 
     Below `depth` levels, and for what has no plain form, there is a string in angle brackets; keys other than strings
-    are left out. The result is finite, whatever refers to what (raises PickleFault beyond 100,000 values).
+    are left out. The result is finite, whatever refers to what (raises PickleFault beyond MOST_VALUES).
     """
-    left = [100_000]
+    left = [MOST_VALUES]
 
     def walk(node: Any, depth: int) -> Any:
         left[0] -= 1
         if left[0] < 0:
-            raise PickleFault("a configuration of more than 100,000 values")
+            raise PickleFault(f"a configuration of more than {MOST_VALUES:,} values")
         if node is None or type(node) in (str, bool):
             return node
         if type(node) in (int, float):

@@ -30,7 +30,7 @@ def write_streamed(path: Path, shapes: Mapping[str, tuple[int, ...]], read: Call
             for name, shape in shapes.items():
                 tensor = read(name).detach().to("cpu", torch.float32).contiguous()
                 assert tensor.shape == shape, name
-                tensor.numpy().tofile(file)
+                file.write(tensor.numpy().data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
