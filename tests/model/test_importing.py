@@ -73,7 +73,7 @@ def test_sets_of_weights_are_chosen_and_recorded(tmp_path):
     assert choose("mdlm-hub", None) == ("published", ["published"], ["ema"])
     assert choose("sdtt-hub", "raw") == ("raw", ["raw"], ["ema"])
     for source in ("mdlm-hub", "sdtt-hub", "duo-hub"):
-        with pytest.raises(ModelError, match="--weights ema: .* one set"):
+        with pytest.raises(ModelError, match=r"--weights ema: .* one set"):
             choose(source, "ema")
     imported(FIXTURES / "duo.ckpt", tmp_path / "both", weights="both")
     expected = load_file(FIXTURES / "duo.expected.safetensors")

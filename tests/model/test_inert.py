@@ -2,6 +2,7 @@
 
 import builtins
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -169,8 +170,9 @@ def test_a_key_of_tuples_in_tuples_is_not_hashed():
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b".", b"\x80\x04", b"R.", b"h\x05.", b"(", b"0.", b"(s.", b"NNs.", b"Na.", b"\x96" + b"\0" * 8 + b"\x97.",
-     b"]\x97.", b"\x98.", b"(Nd.", b"\xff\xff", b"NN\x93.", b"(o.", b"garbage", b"\x95" + b"\xff" * 8, b"(NNNu.", b"t."],
+    [b"", b".", b"\x80\x04", b"R.", b"h\x05.", b"(", b"0.", b"(s.", b"NNs.", b"Na.", b"\x97.",
+     b"]\x97.", b"\x98.", b"(Nd.", b"\xff\xff", b"NN\x93.", b"(o.",
+     b"garbage", b"\x95" + b"\xff" * 8, b"(NNNu.", b"t."],
 )  # fmt: skip
 def test_damaged_pickles_are_told(payload):
     with pytest.raises(PickleFault):
@@ -179,10 +181,8 @@ def test_damaged_pickles_are_told(payload):
 
 @given(st.binary(max_size=200))
 def test_no_bytes_do_more_than_fail(data):
-    try:
+    with contextlib.suppress(PickleFault):
         plain(read_pickle(b"\x80\x04" + data))
-    except PickleFault:
-        pass
 
 
 @given(st.data())
@@ -190,10 +190,8 @@ def test_no_damage_does_more_than_fail(data):
     whole = bytearray(pickle.dumps({"a": [1, 2.5, ("x", Thing(a=1))], "b": collections.OrderedDict(c=Thing())}))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(PickleFault):
         plain(read_pickle(bytes(whole)))
-    except PickleFault:
-        pass
 
 
 def test_the_limits_hold(monkeypatch):
