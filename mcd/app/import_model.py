@@ -116,7 +116,9 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
     if wanted == "none":
         return None, None
     if wanted is not None:
-        return fitted(load_tokenizer(wanted), V, f"--tokenizer {wanted}"), wanted
+        return fitted(load_tokenizer(wanted), V, f"--tokenizer {wanted}"), wanted if not Path(
+            wanted
+        ).exists() else Path(wanted).name
     mend = "give --tokenizer with a tokenizer.json, a folder or a hub id, or --tokenizer none to do without"
     beside = found.opened.files[0].parent / "tokenizer.json"
     inside = found.opened.tokenizer

@@ -17,15 +17,15 @@ class HubError(RuntimeError):
 
 
 def published(model: Path, card: str) -> dict[str, Path | bytes]:
-    """The files of a model that are published, by name: configuration, weights, tokenizer, origin, figures, card.
+    """The files of a model that are published, by name: configuration, weights, tokenizer, origin, card.
 
-    A run's own record (run.json) stays behind: it names paths of the machine; the card says what matters of it.
+    A run's own records (run.json, metrics.json) stay behind: they name paths of the machine; the card says what matters.
     Raises ModelError when the folder holds no whole model.
     """
     read_config(model)
     if not (model / WEIGHTS["ema"]).is_file():
         raise ModelError(f"{model / WEIGHTS['ema']}: missing; is this run still training, or the copy incomplete?")
-    names = ("config.json", *WEIGHTS.values(), "tokenizer.json", ORIGIN, "metrics.json")
+    names = ("config.json", *WEIGHTS.values(), "tokenizer.json", ORIGIN)
     files: dict[str, Path | bytes] = {name: model / name for name in names if (model / name).is_file()}
     return {**files, CARD: card.encode()}
 

@@ -234,8 +234,8 @@ def test_a_card_is_made_whatever_the_records_hold(name, text, run):
 def test_a_folder_stands_in_for_the_hub(run, tmp_path, capsys):
     out = tmp_path / "pushed"
     assert main(["push", str(run), f"file://{out}", "--license", "mit"]) == 0
-    names = {"config.json", "model.safetensors", "tokenizer.json", "metrics.json", "README.md"}
-    assert {path.name for path in out.iterdir()} == names  # and not run.json, which holds paths
+    names = {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
+    assert {path.name for path in out.iterdir()} == names  # and neither run.json nor metrics.json, which hold paths
     assert all((out / name).read_bytes() == (run / name).read_bytes() for name in names - {"README.md"})
     assert 'license: "mit"' in (out / "README.md").read_text()
     assert load_file(out / "model.safetensors").keys() == from_pretrained(str(out)).state_dict().keys()
