@@ -15,6 +15,7 @@ from mcd.app.errors import UsageError
 if TYPE_CHECKING:
     from mcd.model.importing import Import
 
+FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 PAD = "[PAD]"
 """What the public code adds to GPT-2's tokenizer: Duo's last token (its vocabulary counts it), and MDLM's mask row."""
 
@@ -63,6 +64,8 @@ def main(argv: list[str]) -> int:
     path = Path(args.source)
     if args.revision is not None and path.exists():
         raise UsageError(f"--revision {args.revision}: {args.source} is here; only the hub has revisions")
+    if path.suffix in FILES and not path.exists():  # and never a hub id
+        raise UsageError(f"{args.source}: no such file")
     if args.dry_run:
         return show_dry_run({**asdict(args), "out": str(args.out)})
     check_out(args.out, folder=True)

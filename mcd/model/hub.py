@@ -19,7 +19,7 @@ class HubError(RuntimeError):
 def published(model: Path, card: str) -> dict[str, Path | bytes]:
     """The files of a model that are published, by name: configuration, weights, tokenizer, origin, card.
 
-    A run's own records (run.json, metrics.json) stay behind: they name paths of the machine; the card says what matters.
+    A run's own records (run.json, metrics.json) stay behind: they name paths of a machine; the card says what matters.
     Raises ModelError when the folder holds no whole model.
     """
     read_config(model)

@@ -96,7 +96,9 @@ def test_tokenizers_are_fitted_or_refused(tmp_path, capsys):
 
 def test_requests_that_make_no_sense(tmp_path, capsys):
     out, ckpt = tmp_path / "model", FIXTURES / "mdlm.ckpt"
-    refused(capsys, ["import", tmp_path / "no.ckpt", "--out", out], "no.ckpt", "no such")
+    refused(capsys, ["import", tmp_path / "no.ckpt", "--out", out], "no.ckpt", "no such file")
+    refused(capsys, ["import", "models/last.ckpt", "--out", out], "models/last.ckpt", "no such file")
+    refused(capsys, ["import", tmp_path, "--out", out], "no config.json")
     refused(capsys, ["import", ckpt, "--revision", "main", "--out", out], "--revision main", "only the hub")
     refused(capsys, ["import", ckpt, "--heads", "0", "--out", out], "--heads 0")
     refused(capsys, ["import", ckpt, "--heads", "3", "--out", out], "--heads says 3", "configuration says 2")
