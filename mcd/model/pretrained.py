@@ -62,8 +62,11 @@ def config_of_json(value: Any) -> DenoiserConfig:
         raise ModelError(f"config.json is damaged: {error}") from None
 
 
-def locate(name: str) -> Path:
-    """The folder of MODEL: "demo" (the bundled teacher), a local folder, or a hub id (needs the `hub` extra)."""
+def locate(name: str, revision: str | None = None) -> Path:
+    """The folder of MODEL: "demo" (the bundled teacher), a local folder, or a hub id (needs the `hub` extra).
+
+    revision: a branch, tag or commit of the hub. Raises ModelError when there is no such model, or no such revision.
+    """
     if name == "demo":
         return DEMO
     path = Path(name)
@@ -78,9 +81,10 @@ def locate(name: str) -> Path:
     except ImportError:
         raise ModelError(f"{name}: no such folder; for a hub id, pip install 'mcd-lm[hub]'") from None
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, revision=revision))
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-        raise ModelError(f"{name}: no such folder, and the hub did not give it ({type(error).__name__})") from None
+        asked = name if revision is None else f"{name} at revision {revision}"
+        raise ModelError(f"{asked}: no such folder, and the hub did not give it ({type(error).__name__})") from None
 
 
 def read_config(folder: Path) -> DenoiserConfig:

@@ -1,0 +1,178 @@
+"""`mcd import`: a public checkpoint of MDLM, SDTT or Duo to a model folder."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+import mcd
+from mcd.app.arguments import check_out, parse, show_dry_run
+from mcd.app.errors import UsageError
+
+if TYPE_CHECKING:
+    from mcd.model.importing import Import
+
+FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+PAD = "[PAD]"
+"""What the public code adds to GPT-2's tokenizer: Duo's last token (its vocabulary counts it), and MDLM's mask row."""
+
+
+@dataclass(frozen=True)
+class ImportArgs:
+    """Turn a public checkpoint of MDLM, SDTT or Duo into a model folder, which every other command takes.
+
+    SOURCE is a hub id, a folder (config.json with model.safetensors, whole or in shards), or a file: a Lightning .ckpt,
+    which is read without running anything in it, or safetensors. Every key is accounted for. `origin.json` in the new
+    folder says what was taken from where. docs/checkpoints.md lists the public checkpoints.
+
+    Examples:
+      mcd import kuleshov-group/mdlm-owt --out models/mdlm
+      mcd import jdeschena/sdtt --revision baselines_kld_step_70000 --out models/sdtt-7
+      mcd import s-sahoo/duo-distilled --out models/duo-distilled
+      mcd import mdlm.ckpt --weights raw --out models/mdlm-raw
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """SOURCE: a hub id, a folder, or a file."""
+    out: Path
+    """Folder to write; it must not exist yet, or be empty."""
+    weights: Literal["ema", "raw", "both"] | None = None
+    """Of a Lightning checkpoint: the average (the default), the weights as trained, or both."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub; SDTT keeps one model a branch."""
+    tokenizer: str | None = None
+    """A tokenizer.json, a folder, a hub id, or `none`; by default the checkpoint's own, or the one it names (gpt2)."""
+    layout: Literal["mdlm", "sdtt", "duo"] | None = None
+    """Whose weights they are, for a file without a configuration."""
+    heads: int | None = None
+    """Attention heads, where neither the file nor a published size says them."""
+    length: int | None = None
+    """Longest row, where neither the file nor a published size says it."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(ImportArgs, argv, "import")
+    for option in ("heads", "length"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise UsageError(f"--{option} {value}: must be at least 1")
+    path = Path(args.source)
+    if args.revision is not None and path.exists():
+        raise UsageError(f"--revision {args.revision}: {args.source} is here; only the hub has revisions")
+    if path.suffix in FILES and not path.exists():  # and never a hub id
+        raise UsageError(f"{args.source}: no such file")
+    if args.dry_run:
+        return show_dry_run({**asdict(args), "out": str(args.out)})
+    check_out(args.out, folder=True)
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise UsageError(f"--out {args.out}: is not empty; name a new folder")
+    return _import(args)
+
+
+def _import(args: ImportArgs) -> int:
+    from mcd.data.corpus import file_sha256
+    from mcd.model.importing import origin_of, understand, write_import
+    from mcd.model.pretrained import locate
+    from mcd.model.sources import open_checkpoint
+
+    path = Path(args.source)
+    folder = path if path.is_file() else locate(args.source, args.revision)
+    found = understand(open_checkpoint(folder), args.weights, args.layout, args.heads, args.length)
+    tokenizer_json, tokenizer_from = tokenizer_for(found, args.tokenizer)
+    origin = {
+        "source": args.source if not path.exists() else path.name,
+        "revision": args.revision,
+        "commit": folder.name if not path.exists() else None,
+        **origin_of(found),
+        "tokenizer": tokenizer_from,
+        "files": {file.name: file_sha256(file) for file in found.opened.files},
+        "imported_by": f"mcd {mcd.__version__}",
+    }
+    partial = args.out.with_name(args.out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was stopped
+    try:
+        write_import(found, partial, tokenizer_json, origin)
+        partial.replace(args.out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _tell(found, tokenizer_from, args.out)
+    return 0
+
+
+def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str | None]:
+    """The tokenizer.json of an import, fitted to its vocabulary, and where it is from; None and None for "none".
+
+    Raises UsageError when there is none that fits, with the mend.
+    """
+    from tokenizers import Tokenizer
+
+    from mcd.data.corpus import DataError
+    from mcd.data.tokenizer import load_tokenizer
+
+    V = found.config.vocab_size
+    if wanted == "none":
+        return None, None
+    if wanted is not None:
+        return fitted(load_tokenizer(wanted), V, f"--tokenizer {wanted}"), wanted if not Path(
+            wanted
+        ).exists() else Path(wanted).name
+    mend = "give --tokenizer with a tokenizer.json, a folder or a hub id, or --tokenizer none to do without"
+    beside = found.opened.files[0].parent / "tokenizer.json"
+    inside = found.opened.tokenizer
+    if inside is not None:
+        try:
+            return fitted(Tokenizer.from_str(inside), V, "the tokenizer in the checkpoint"), "the checkpoint"
+        except Exception as error:  # `tokenizers` raises bare Exception for every fault
+            raise UsageError(f"{found.opened.source}: {error}; {mend}") from None
+    if found.opened.container == "hub" and beside.is_file():
+        return fitted(load_tokenizer(str(beside)), V, f"{beside}"), "tokenizer.json beside it"
+    name = found.facts.tokenizer
+    if name is None:
+        raise UsageError(f"{found.opened.source}: does not say which tokenizer it has; {mend}")
+    try:
+        return fitted(load_tokenizer(name), V, f"the tokenizer {name}"), name
+    except DataError:
+        raise UsageError(
+            f"{found.opened.source}: its tokenizer, {name}, is neither in it nor did the hub give it; {mend}"
+        ) from None
+
+
+def fitted(tokenizer: Any, V: int, what: str) -> str:
+    """A tokenizer's JSON with exactly V tokens: added ones beyond them left out, or Duo's [PAD] added.
+
+    Raises UsageError when it is of another vocabulary.
+    """
+    from tokenizers import Tokenizer
+
+    size = tokenizer.get_vocab_size()
+    if size > V:
+        content = json.loads(tokenizer.to_str())
+        content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < V]
+        tokenizer = Tokenizer.from_str(json.dumps(content))
+    elif size == V - 1:
+        tokenizer.add_special_tokens([PAD])
+    if tokenizer.get_vocab_size() != V:
+        raise UsageError(f"{what}: has {size} tokens, the model {V}; it is not the one this model was trained with")
+    return tokenizer.to_str()
+
+
+def _tell(found: "Import", tokenizer: str | None, out: Path) -> None:
+    backbone = found.config.backbone
+    process = "uniform diffusion" if found.config.mask_id is None else f"mask {found.config.mask_id}"
+    print(
+        f"{found.layout}: {backbone.layers} layers of {backbone.hidden}, {backbone.heads} heads, "
+        f"{found.config.vocab_size:,} tokens, {process}, rows of {backbone.length}"
+    )
+    print(f"weights: {found.chosen} (of {', '.join(found.available)}), in float32; tokenizer: {tokenizer or 'none'}")
+    for line in found.assumed:
+        print(f"assumed: {line}")
+    if found.ignored:
+        rest = f" and {len(found.ignored) - 3} more" if len(found.ignored) > 3 else ""
+        print(f"left out: {', '.join(found.ignored[:3])}{rest}")
+    print(f"written to {out}")

@@ -1,0 +1,170 @@
+"""The model card of a published model: what it is, how it was made, what was measured and how, and what may be done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mcd
+
+PAPERS = {
+    "mcd": ("2602.00792", "Latent Shadows: The Gaussian-Discrete Duality in Masked Diffusion", "Chen et al.", 2026),
+    "mdlm": ("2406.07524", "Simple and Effective Masked Diffusion Language Models", "Sahoo et al.", 2024),
+    "sdtt": (
+        "2410.21035",
+        "Beyond Autoregression: Fast LLMs via Self-Distillation Through Time",
+        "Deschenaux et al.",
+        2024,
+    ),
+    "duo": ("2506.10892", "The Diffusion Duality", "Sahoo et al.", 2025),
+    "cd4lm": ("2601.02236", "CD4LM", "Liang et al.", 2026),
+}
+"""By method: arXiv number, title, authors, year."""
+_METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}
+_FIGURES = ("model", "round", "steps", "nfe", "gen_ppl", "entropy")
+
+
+def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
+    """README.md for the model in a folder, from its config.json, run.json, origin.json and metrics.json.
+
+    licence: an identifier the hub knows, such as apache-2.0; by default what origin.json says, or none. What is not
+    known is said to be so.
+    """
+    config, run, origin = (_read(model / name) for name in ("config.json", "run.json", "origin.json"))
+    rows = _read(model / "metrics.json").get("rows")
+    asked = run.get("config") if isinstance(run.get("config"), dict) else {}
+    assert isinstance(asked, dict)
+    licence = licence or origin.get("licence")
+    parts = [
+        _front(licence, asked, origin),
+        f"# {hub_id.rstrip('/').split('/')[-1]}\n",
+        _what(config, asked, origin),
+        _made(asked, origin),
+        _figures(rows if isinstance(rows, list) else []),
+        _use(hub_id),
+        f"## Licence\n\n{licence or 'Not stated by those who published this model.'}\n",
+        _papers(asked, origin),
+    ]
+    return "\n".join(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _last(name: Any) -> str:
+    """A hub id as it is; of a path its last part, since the rest is of one machine."""
+    text = str(name)
+    is_path = text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).exists()
+    return Path(text).name if is_path else text
+
+
+def _front(licence: str | None, run: dict[str, Any], origin: dict[str, Any]) -> str:
+    """The YAML that the hub reads; JSON strings are YAML strings."""
+    lines = ["---", "library_name: mcd-lm", "pipeline_tag: text-generation"]
+    lines += ["tags: [masked-diffusion, discrete-diffusion, few-step]"]
+    if licence:
+        lines.append(f"license: {json.dumps(licence)}")
+    base = run.get("teacher") or origin.get("source")
+    if isinstance(base, str) and "/" in _last(base):
+        lines.append(f"base_model: {json.dumps(_last(base))}")
+    return "\n".join([*lines, "---", ""])
+
+
+def _what(config: dict[str, Any], run: dict[str, Any], origin: dict[str, Any]) -> str:
+    backbone = config.get("backbone") if isinstance(config.get("backbone"), dict) else {}
+    assert isinstance(backbone, dict)
+    causal = backbone.get("causal")
+    kind = "autoregressive" if causal else "uniform diffusion" if config.get("mask_id") is None else "masked diffusion"
+    sizes = ", ".join(f"{key} {backbone[key]}" for key in ("layers", "hidden", "heads", "length") if key in backbone)
+    lines = [
+        f"A {kind} language model ({sizes or 'sizes in config.json'}), in the format of `mcd` {mcd.__version__}.",
+        "",
+    ]
+    if origin:
+        made = origin.get("revision") or origin.get("commit")
+        lines.append(
+            f"Imported from {_last(origin.get('source'))}{f' at {made}' if made else ''} ({origin.get('layout')}; "
+            f"weights: {origin.get('weights')}); `origin.json` has the details."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
+    objective = run.get("objective") if isinstance(run.get("objective"), dict) else {}
+    train = run.get("train") if isinstance(run.get("train"), dict) else {}
+    assert isinstance(objective, dict) and isinstance(train, dict)
+    if not objective:
+        return "" if origin else "## How it was made\n\nNot recorded in its folder.\n"
+    options = ", ".join(f"{key} {value}" for key, value in objective.items() if key != "name")
+    lines = ["## How it was made", "", f"- Method: {objective.get('name')}{f' ({options})' if options else ''}"]
+    if run.get("teacher"):
+        lines.append(f"- Teacher: {_last(run['teacher'])} (weights: {run.get('weights', 'ema')})")
+    data = _last(run["data"]) if run.get("data") else "what the teacher was trained on"
+    digest = run.get("data_sha256")
+    lines.append(f"- Training data: {data}{f' (tokens, SHA-256 {digest})' if digest else ''}")
+    shown = ("rounds", "steps", "minutes", "batch_size", "length", "lr", "warmup", "ema", "precision", "seed")
+    budget = ", ".join(f"{key} {train[key]}" for key in shown if train.get(key) is not None)
+    lines.append(f"- Training: {budget or 'see the method'}")
+    return "\n".join(lines) + "\n"
+
+
+def _figures(rows: list[Any]) -> str:
+    """Measured rows; a Gen PPL stands beside its entropy and its protocol, or it does not stand."""
+    whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("protocol"), dict)]
+    whole = [
+        row for row in whole if all(isinstance(row.get(key), float | int) for key in ("gen_ppl", "entropy", "steps"))
+    ]
+    if not whole:
+        return "## Figures\n\nNone were published with this model.\n"
+    lines = ["## Figures", "", "Gen PPL falls when text repeats itself: read it with the entropy beside it.", ""]
+    lines += [
+        "| model | round | steps | NFE | Gen PPL (95 % interval) | entropy, nats | protocol |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    stamps: dict[str, int] = {}
+    for row in whole:
+        stamp = ", ".join(
+            f"{key} {value}" for key, value in row["protocol"].items() if value is not None and key != "digest"
+        )
+        number = stamps.setdefault(stamp, len(stamps) + 1)
+        ends = (row.get("gen_ppl_lo"), row.get("gen_ppl_hi"))
+        interval = f" ({ends[0]:.1f} to {ends[1]:.1f})" if all(isinstance(end, float | int) for end in ends) else ""
+        nfe = f"{row['nfe']:.1f}" if isinstance(row.get("nfe"), float | int) else ""
+        cells = [_last(row.get("model", "")), row.get("round") or "", row["steps"], nfe]
+        cells += [f"{row['gen_ppl']:.1f}{interval}", f"{row['entropy']:.3f}", f"[{number}]"]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    lines += ["", *(f"[{number}] {stamp}  " for stamp, number in stamps.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _use(hub_id: str) -> str:
+    return f"""## How to use it
+
+```bash
+pip install 'mcd-lm[hub]'
+mcd sample {hub_id} --steps 16
+```
+
+```python
+import mcd
+
+model = mcd.from_pretrained("{hub_id}")
+```
+"""
+
+
+def _papers(run: dict[str, Any], origin: dict[str, Any]) -> str:
+    objective = run.get("objective") if isinstance(run.get("objective"), dict) else {}
+    assert isinstance(objective, dict)
+    method = str(objective.get("name", ""))
+    family = str(origin.get("layout", "")).split("-")[0]
+    wanted = {_METHOD_PAPER.get(method, method), family, "mdlm"} | (set() if origin and not method else {"mcd"})
+    lines = ["## To cite", ""]
+    for key, (number, title, authors, year) in PAPERS.items():
+        if key in wanted:
+            lines.append(f"- {authors}, {year}: {title}. [arXiv:{number}](https://arxiv.org/abs/{number})")
+    return "\n".join(lines) + "\n"
