@@ -12,9 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mcd.model.adapted.config import AdaptedConfig
+from mcd.model.adapted.network import Adapted
+from mcd.model.backbone import Backbone
 from mcd.model.dit import DiT, DiTConfig
 from mcd.model.head import HeadLoss, Target, head_loss, tempered
 from mcd.model.linear import linear
+from mcd.model.lora import LoRA
 from mcd.process.schedule import LogLinear, Schedule
 
 Process = Literal["masked", "uniform", "autoregressive"]
@@ -24,21 +28,27 @@ Process = Literal["masked", "uniform", "autoregressive"]
 class DenoiserConfig:
     """What a model is: its backbone, its process, and which row is the mask.
 
-    `mask_id` is the last row, or None for uniform diffusion. An autoregressive model (a causal backbone) uses that last
-    row as its start of text. A time-conditioned network sees sigma = -log alpha_t; MDLM's sees 0.
+    `mask_id` is the last row of a `DiT`, beyond the tokens, or None for uniform diffusion. Of an adapted network it is
+    one of the tokens, and forbidden. An autoregressive model (a causal backbone) uses that last row as its start of
+    text. A time-conditioned network sees sigma = -log alpha_t; MDLM's sees 0, and adapted ones have no such input.
     """
 
-    backbone: DiTConfig
+    backbone: DiTConfig | AdaptedConfig
     mask_id: int | None
     schedule: Schedule = field(default_factory=LogLinear)
     time_conditioned: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.backbone, AdaptedConfig):
+            if type(self.mask_id) is not int or self.mask_id not in self.backbone.forbidden:
+                raise ValueError(f"mask_id {self.mask_id}: must be an id that is forbidden")
+            if self.time_conditioned:
+                raise ValueError("time_conditioned: an adapted network has no input of time")
+            return
         last = self.backbone.rows - 1
         if self.mask_id is not None and (type(self.mask_id) is not int or self.mask_id != last):
             raise ValueError(
-                f"mask_id {self.mask_id} is not the last of the {self.backbone.rows} rows of the embedding ({last}); "
-                "a mask inside the vocabulary is not supported yet"
+                f"mask_id {self.mask_id} is not the last of the {self.backbone.rows} rows of the embedding ({last})"
             )
 
         if self.backbone.causal and self.mask_id is None:
@@ -53,19 +63,32 @@ class DenoiserConfig:
 
     @property
     def vocab_size(self) -> int:
-        """V, the number of real tokens."""
+        """V, the columns of predictions: the real tokens, or all K ids where the mask is one of them."""
+        if isinstance(self.backbone, AdaptedConfig):
+            return self.backbone.rows
         return self.backbone.rows - (self.mask_id is not None)
+
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Those of the V columns whose probability is always 0, ascending."""
+        return self.backbone.forbidden if isinstance(self.backbone, AdaptedConfig) else ()
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model's tokenizer has."""
+        return self.backbone.tokens if isinstance(self.backbone, AdaptedConfig) else self.vocab_size
 
 
 class Denoiser(nn.Module):
     """x_theta(z_t, t): predicts clean tokens from a noisy row, under the SUBS parameterisation when there is a mask."""
 
     folder: Path | None = None
+    lora: LoRA | None = None
 
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         self.config = config
-        self.backbone = DiT(config.backbone)
+        self.backbone = _backbone(config.backbone)
 
     @property
     def mask_id(self) -> int:
@@ -76,19 +99,18 @@ class Denoiser(nn.Module):
 
     @property
     def blank_id(self) -> int:
-        """The id that says "text is wanted here": the last row, or one beyond the vocabulary when there is no mask."""
-        return self.config.vocab_size
+        """The id that says "text is wanted here": the mask, or one beyond the vocabulary when there is none."""
+        return self.config.vocab_size if self.config.mask_id is None else self.config.mask_id
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.backbone.embedding.device
+        return self.backbone.table().device
 
     def embed(self, z_t: Tensor) -> Tensor:
         """(B, L) ids, or (B, L, K) soft tokens (probabilities over rows, Duo's curriculum), to (B, L, D)."""
-        if z_t.is_floating_point():
-            return z_t.to(self.backbone.embedding.dtype) @ self.backbone.embedding
-        return nn.functional.embedding(z_t, self.backbone.embedding)
+        table = self.backbone.table()
+        return z_t.to(table.dtype) @ table if z_t.is_floating_point() else nn.functional.embedding(z_t, table)
 
     def hidden(
         self,
@@ -102,7 +124,7 @@ class Denoiser(nn.Module):
 
         z_t: (B, L) ids or (B, L, K) soft tokens; t: (B,) times in [0, 1]; noise: (B, L, D) added to the embedded
         tokens; rows: flat positions b * L + l, int64 (n,), no one twice, all of them when None; group: as in
-        `DiT.forward`. Returns (n, D). Raises ValueError when L is longer than the model's.
+        `Backbone.forward`. Returns (n, D). Raises ValueError when L is longer than the model's.
         """
         if z_t.shape[1] > self.config.backbone.length:
             raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
@@ -113,15 +135,15 @@ class Denoiser(nn.Module):
             sigma = -self.config.schedule.alpha(t).clamp(min=1e-12).log()  # alpha is 0 at t = 1 of some schedules
         else:
             sigma = t.new_zeros(1)
-        return self.backbone(x, sigma, rows, group).view(-1, x.shape[-1])
+        return self.backbone(x, sigma, rows, group).flatten(0, -2)
 
     def vocabulary(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Weight (V, D) and bias (V,) of the real tokens at the head: the mask, the last row, left out."""
-        head, V = self.backbone.head.linear, self.config.vocab_size
-        return head.weight[:V].to(dtype), head.bias[:V].to(dtype)
+        """Weight (V, D) and bias (V,) of the V columns of the head; the mask of a DiT, its last row, is left out."""
+        (weight, bias), V = self.backbone.projection(), self.config.vocab_size
+        return weight[:V].to(dtype), bias[:V].to(dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Raw scores of real tokens, the mask left out: (n, D) to (n, V), in ascending order of their ids."""
+        """Raw scores: (n, D) to (n, V), in ascending order of ids; forbidden ones are hopelessly low."""
         return linear(hidden, *self.vocabulary())
 
     def log_x_theta(self, hidden: Tensor, z: Tensor | None = None, tau: float = 1.0) -> Tensor:
@@ -129,6 +151,7 @@ class Denoiser(nn.Module):
 
         SUBS (MDLM, Section 3.2.3): the mask has probability zero, and a visible token keeps its value. `z` (n,) are
         the input tokens of these rows; None promises that all of them are masked. `tau` divides the raw logits.
+        Log-probs of forbidden ids are large and negative, but finite.
         """
         log_p = tempered(self.logits(hidden), tau)
         if z is None or self.config.mask_id is None:
@@ -143,5 +166,12 @@ class Denoiser(nn.Module):
 
         See `model.head`; all gradients are made in the call, and `total` can be differentiated once.
         """
-        head = self.backbone.head.linear
-        return head_loss(hidden, head.weight, head.bias, self.config.vocab_size, targets)
+        return head_loss(hidden, *self.backbone.projection(), self.config.vocab_size, targets)
+
+    def shardable_layers(self) -> list[nn.Module]:
+        """The transformer blocks, in order: what FSDP2 shards one by one, before the whole model."""
+        return self.backbone.shardable_layers()
+
+
+def _backbone(config: DiTConfig | AdaptedConfig) -> Backbone:
+    return DiT(config) if isinstance(config, DiTConfig) else Adapted(config)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mcd.model.attention import SelfAttention, rotary_table
+from mcd.model.backbone import Backbone
 from mcd.model.linear import Linear, in_groups
 
 
@@ -123,7 +124,7 @@ class Block(nn.Module):
         """x: (B, L, D); cond: (B or 1, 1, cond_dim); rotary: (2, L, head_dim). Returns (B, L, D).
 
         rows: flat positions (n,); then only they are computed from the attention on, and the result is (n, D). All of
-        x is still attended to. `group` as in `DiT.forward`.
+        x is still attended to. `group` as in `Backbone.forward`.
         """
         length = x.shape[1]
         shift1, scale1, *modulation = self.adaLN(cond).chunk(6, dim=-1)
@@ -165,15 +166,10 @@ class VocabularyHead(nn.Module):
         return self.norm(x, shift, scale)
 
 
-class DiT(nn.Module):
-    """Token embedding, time embedding, blocks and vocabulary head; the two embeddings are not tied.
-
-    checkpointing: while training, keep only what enters each block and compute the block again when its gradient is
-    due (Chen et al., arXiv 1604.06174): memory falls to about one block's, time grows by one forward pass.
-    """
+class DiT(Backbone):
+    """Token embedding, time embedding, blocks and vocabulary head; the two embeddings are not tied."""
 
     rotary: Tensor
-    checkpointing: bool = False
 
     def __init__(self, config: DiTConfig):
         super().__init__()
@@ -185,13 +181,17 @@ class DiT(nn.Module):
         self.head = VocabularyHead(config)
         self.register_buffer("rotary", rotary_table(config.length, config.hidden // config.heads), persistent=False)
 
-    def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
-        """Embedded tokens x (B, L, D) to the features the vocabulary projection reads, (B, L, D).
+    def table(self) -> Tensor:
+        return self.embedding
 
-        sigma: (B,), or (1,) for all alike. rows: flat positions (n,); the result is then theirs alone, (n, D), and the
-        last block makes queries, output projection and perceptron for them only. group: what is made for the rows alone
-        is made in padded groups of exactly so many, so that a row's bits do not depend on how many others are wanted.
-        """
+    def projection(self) -> tuple[Tensor, Tensor]:
+        return self.head.linear.weight, self.head.linear.bias
+
+    def shardable_layers(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
+        """As of any backbone. For `rows` the last block makes queries, output and perceptron for them only."""
         length = x.shape[1]
         cond = self.time(sigma)[:, None]
         rotary = self.rotary[:, :length]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mcd.model.divergence import DIRECTIONS, divergence_rows, tempered
 from mcd.model.linear import product
 
 if TYPE_CHECKING:
@@ -24,35 +25,6 @@ CHUNK_ELEMENTS = 5 << 20
 """Logits of a chunk, 20 MiB in float32 (96 rows of 50,257): rows enough for quick matrix products, and no more."""
 BLOCK_ELEMENTS = 1 << 19
 """Logits that a CPU treats elementwise at once, 2 MiB in float32: what stays in its cache."""
-
-DIRECTIONS = ("reverse", "forward", "mse", "tv")
-
-
-def tempered(logits: Tensor, tau: float) -> Tensor:
-    """log softmax(logits / tau), in float32 at least: (n, V) to (n, V)."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.log_softmax(logits if tau == 1.0 else logits / tau, dim=-1)
-
-
-def divergence_rows(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
-    """A divergence of the student's p from the teacher's q, row by row. log_p, log_q: (n, V). Returns (n,).
-
-    direction "reverse": KL(p || q), nats, mode seeking (paper, Eq. 14; SDTT's and Duo's `kl-bwd`).
-    direction "forward": KL(q || p), nats, mean seeking (`kl-fwd`).
-    direction "mse": mean over the V tokens of (log p - log q)^2 (SDTT's `mse`).
-    direction "tv": total variation, half the sum of |p - q|, in [0, 1]. (SDTT's `tvd` is the sum of |log p - log q|.)
-    Raises ValueError for anything else. All log-probs must be finite: a certain teacher's other ones are -1e6, as in
-    the public code, not -inf (0 times infinity has no value).
-    """
-    if direction == "reverse":
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
-    if direction == "forward":
-        return (log_q.exp() * (log_q - log_p)).sum(-1)
-    if direction == "mse":
-        return (log_p - log_q).square().mean(-1)
-    if direction == "tv":
-        return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
-    raise ValueError(f"unknown divergence {direction!r}; known: {', '.join(DIRECTIONS)}")
 
 
 class HeadLoss(NamedTuple):
@@ -126,19 +98,31 @@ class TeacherTarget:
         For a loss with gradient g at log p, the gradient at the logits is g - p sum(g), divided by the temperature.
         """
         log_p, log_q = tempered(logits, self.student_tau), tempered(teacher_logits, self.tau)
+        p = log_p.exp() if grads else None
+        spoken = log_p.shape[-1]
+        if self.direction == "mse":  # of a forbidden id neither log-prob means anything, and no other loss weighs them
+            spoken -= self._forget(log_p, log_q)
         loss = divergence_rows(log_p, log_q, self.direction)
-        if not grads:
+        if spoken < log_p.shape[-1]:
+            loss *= log_p.shape[-1] / spoken
+        if p is None:
             return loss, None
-        p = log_p.exp()
         if self.direction == "forward":
             return loss, p.sub_(log_q.exp_()).div_(self.student_tau)
         if self.direction == "reverse":
             grad = log_p.sub_(log_q).mul_(p)  # and g = p (log p - log q + 1), of which the 1 cancels
         elif self.direction == "mse":
-            grad = log_p.sub_(log_q).mul_(2.0 / p.shape[-1])
+            grad = log_p.sub_(log_q).mul_(2.0 / spoken)
         else:
             grad = (p - log_q.exp_()).sign_().mul_(0.5).mul_(p)
         return loss, grad.sub_(p.mul_(grad.sum(-1, keepdim=True))).div_(self.student_tau)
+
+    def _forget(self, log_p: Tensor, log_q: Tensor) -> int:
+        """Make both equal at ids that the teacher never says; how many those are."""
+        ids = torch.tensor(self.teacher.config.forbidden, dtype=torch.int64, device=log_p.device)
+        for x in (log_p, log_q) if len(ids) else ():
+            x.index_fill_(-1, ids, 0.0)
+        return len(ids)
 
 
 @dataclass(frozen=True)

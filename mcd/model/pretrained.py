@@ -1,5 +1,6 @@
-"""Models on disk: a folder of config.json, model.safetensors and tokenizer.json."""
+"""Models on disk: a folder of config.json, model.safetensors and tokenizer.json; ours, or one of Hugging Face."""
 
+import contextlib
 import errno
 import json
 import os
@@ -14,8 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mcd.model.adapted.config import AdaptedConfig
+from mcd.model.adapted.folder import config_from_published, config_to_published, read_published
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.lora import adapter_of, merged
 from mcd.process.schedule import config_of_schedule, schedule_of_config
 
 FORMAT = "mcd-model-1"
@@ -37,7 +41,14 @@ class _Unfilled(TorchFunctionMode):
 
 
 def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
-    """The JSON form of a model's configuration; `config_of_json` reads it back."""
+    """The JSON form of a model's configuration; `config_of_json` reads it back.
+
+    That of an adapted network is its config.json as published, with a section "mcd".
+    """
+    if isinstance(config.backbone, AdaptedConfig):
+        assert config.mask_id is not None
+        section = {"format": FORMAT, "mask_id": config.mask_id, "schedule": config_of_schedule(config.schedule)}
+        return config_to_published(config.backbone, section)
     return {
         "format": FORMAT,
         "backbone": asdict(config.backbone),
@@ -49,6 +60,8 @@ def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
 
 def config_of_json(value: Any) -> DenoiserConfig:
     """A configuration from its JSON form. Raises ModelError when it is of another format."""
+    if isinstance(value, dict) and isinstance(value.get("mcd"), dict):
+        return _config_of_section(value)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ModelError(f'config.json is not of an mcd model (no "format": "{FORMAT}")')
     try:
@@ -62,10 +75,23 @@ def config_of_json(value: Any) -> DenoiserConfig:
         raise ModelError(f"config.json is damaged: {error}") from None
 
 
-def locate(name: str, revision: str | None = None) -> Path:
+def _config_of_section(value: dict[str, Any]) -> DenoiserConfig:
+    """The configuration of an adapted network that was saved here, or read from a folder of Hugging Face."""
+    section = value["mcd"]
+    if section.get("format") != FORMAT:
+        raise ModelError(f'the section "mcd" of config.json has no "format": "{FORMAT}"')
+    try:
+        backbone = config_from_published(value)
+        return DenoiserConfig(backbone, section["mask_id"], schedule_of_config(section["schedule"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"config.json is damaged: {error}") from None
+
+
+def locate(name: str, revision: str | None = None, files: list[str] | None = None) -> Path:
     """The folder of MODEL: "demo" (the bundled teacher), a local folder, or a hub id (needs the `hub` extra).
 
-    revision: a branch, tag or commit of the hub. Raises ModelError when there is no such model, or no such revision.
+    revision: a branch, tag or commit of the hub. files: patterns of what is fetched; all by default. Raises ModelError
+    when there is no such model, or no such revision.
     """
     if name == "demo":
         return DEMO
@@ -81,49 +107,95 @@ def locate(name: str, revision: str | None = None) -> Path:
     except ImportError:
         raise ModelError(f"{name}: no such folder; for a hub id, pip install 'mcd-lm[hub]'") from None
     try:
-        return Path(snapshot_download(name, revision=revision))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub client raises many kinds; all mean the same to the user
         asked = name if revision is None else f"{name} at revision {revision}"
         raise ModelError(f"{asked}: no such folder, and the hub did not give it ({type(error).__name__})") from None
 
 
 def read_config(folder: Path) -> DenoiserConfig:
-    """The configuration of a model's folder. Raises ModelError when config.json is missing, damaged or foreign."""
+    """The configuration of a model's folder. Raises ModelError when config.json is missing, damaged or foreign.
+
+    A folder of Hugging Face says what network it is, and its tokenizer which id is the mask; the schedule is LogLinear.
+    """
     try:
-        return config_of_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from None
+        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
+    try:
+        if isinstance(value, dict) and "model_type" in value and "mcd" not in value:
+            try:
+                return DenoiserConfig(*read_published(folder, value))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ModelError(str(error)) from None
+        return config_of_json(value)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from None
 
 
-def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denoiser:
-    """Load a model in evaluation mode, in float32.
+def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: torch.dtype = torch.float32) -> Denoiser:
+    """Load a model in evaluation mode, its weights in `dtype`.
 
-    name: a folder, a hub id, or "demo". weights: "ema" (published) or "raw" (as trained; run folders have both).
-    Raises ModelError for a missing, truncated or foreign checkpoint, with the keys that do not fit.
+    name: a folder, ours or one of Hugging Face, a hub id, or "demo". weights: "ema" (published) or "raw" (as trained;
+    run folders have both). Raises ModelError for a missing, truncated or foreign checkpoint, with the keys that do not
+    fit; ImportError, which names the extra, for a network of Hugging Face without its library.
     """
-    folder = locate(name)
+    folder = locate(name, files=["*.json", "*.safetensors"])
     config = read_config(folder)
     path = folder / WEIGHTS[weights]
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: missing; is this run still training, or the copy incomplete?") from None
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: truncated or not a safetensors file ({error})") from None
-    with _Unfilled():
-        model = Denoiser(config)
+    tensors: dict[str, Tensor] = {}
+    for part in parts_of_weights(path):
+        try:
+            tensors |= load_file(part)
+        except FileNotFoundError:
+            raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?") from None
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{part}: truncated or not a safetensors file ({error})") from None
+    model = _empty(config, dtype)
     load_strictly(model, tensors, str(path))
     model.folder = folder
     return model.eval()
 
 
+def _empty(config: DenoiserConfig, dtype: torch.dtype = torch.float32) -> Denoiser:
+    """A model whose weights are whatever was in memory, and are to be overwritten."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(config.backbone, AdaptedConfig):
+            from mcd.model.adapted.network import unfilled
+
+            stack.enter_context(unfilled())
+        stack.enter_context(_Unfilled())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(dtype)
+        try:
+            return Denoiser(config)
+        except ValueError as error:
+            raise ModelError(f"config.json is damaged: {error}") from None
+
+
+def parts_of_weights(path: Path) -> list[Path]:
+    """The files of a weight set: model.safetensors, or those that an index of Hugging Face names in its place.
+
+    Raises ModelError for an index that is damaged or names anything but files beside it.
+    """
+    index = path.with_name(path.name + ".index.json")
+    if path.exists() or not index.is_file():
+        return [path]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+            raise ValueError("names no safetensors files of this folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{index}: cannot be read ({error})") from None
+    return [path.with_name(name) for name in names]
+
+
 def lengthened(model: Denoiser, length: int) -> Denoiser:
-    """The same weights in a model whose longest sequence is `length`: positions are rotary, so none are learnt."""
-    config = replace(model.config, backbone=replace(model.config.backbone, length=length))
-    with _Unfilled():
-        longer = Denoiser(config)
+    """The same weights in a model whose longest sequence is `length`: rotary positions are not learnt.
+
+    Raises ValueError for an adapted network that has learnt its positions, and fewer.
+    """
+    longer = _empty(replace(model.config, backbone=replace(model.config.backbone, length=length)))
     longer.load_state_dict(model.state_dict())
     longer.folder = model.folder
     return longer.eval()
@@ -131,7 +203,11 @@ def lengthened(model: Denoiser, length: int) -> Denoiser:
 
 def load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> None:
     """Load weights, every key and shape accounted for, or raise ModelError with the list of those that are not."""
-    own = model.state_dict()
+    own = {model.backbone.stored_name(name.removeprefix("backbone.")): p for name, p in model.state_dict().items()}
+    try:
+        tensors = model.backbone.tidied(tensors)
+    except ValueError as error:
+        raise ModelError(f"{source}: {error}") from None
     faults = [f"missing {name}" for name in own if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in own]
     faults += [
@@ -142,7 +218,8 @@ def load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> N
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise ModelError(f"{source}: does not fit its config.json: {shown}")
-    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    for name, p in own.items():
+        p.copy_(tensors[name])
 
 
 def save_pretrained(
@@ -154,7 +231,9 @@ def save_pretrained(
 ) -> None:
     """Write a model folder; the weights last, each file by way of a temporary one.
 
-    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights.
+    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. An adapted network
+    is written as it is published, so that `transformers` reads it too; what LoRA has learnt is added to its weights,
+    and written once more by itself, in the folder "adapter", as PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = json.dumps(config_to_json(model.config), indent=2) + "\n"
@@ -163,7 +242,20 @@ def save_pretrained(
         (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
-            write_tensors(folder / WEIGHTS[kind], {name: value.to(dtype) for name, value in tensors.items()})
+            write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))
+    if model.lora is not None:
+        (folder / "adapter").mkdir(exist_ok=True)
+        settings, factors = adapter_of(model, model.state_dict())
+        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_tensors(folder / "adapter" / "adapter_model.safetensors", factors)
+
+
+def stored_tensors(model: Denoiser, tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors named as in `state_dict` of a model, named and shaped as in its model file."""
+    if model.lora is not None:
+        tensors = merged(tensors, model.lora)
+    stored = model.backbone.stored_name
+    return {stored(name.removeprefix("backbone.")): value.to(dtype) for name, value in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

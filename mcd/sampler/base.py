@@ -107,8 +107,9 @@ def sample(
     row = torch.full((length,), denoiser.blank_id) if template is None else template
     if row.shape != (length,):
         raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")
-    if not ((row >= 0) & (row <= denoiser.blank_id)).all():
-        raise ValueError(f"--template: holds ids outside the model's {denoiser.blank_id + 1}")
+    ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
+    if not ((row >= 0) & (row < ids)).all():
+        raise ValueError(f"--template: holds ids outside the model's {ids}")
     z = row.to(denoiser.device).repeat(num, 1)
     trajectory = sampler.trajectory(denoiser, z, range(first_row, first_row + num), seed)
     last = next(trajectory)

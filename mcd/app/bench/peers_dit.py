@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcd.model.denoiser import Denoiser, DenoiserConfig
+from mcd.model.dit import DiTConfig
 
 
 class PeersLayerNorm(nn.Module):
@@ -101,6 +102,7 @@ class PeersDiT(nn.Module):
     def __init__(self, config: DenoiserConfig):
         super().__init__()
         size = config.backbone
+        assert isinstance(size, DiTConfig)
         self.calls = 0
         self.embedding = nn.Parameter(torch.empty(size.rows, size.hidden))
         self.time = _PeersTime(size.cond_dim)

@@ -1,0 +1,75 @@
+"""What an adapted network is: its config.json as published, and what of it is never said. Read without its library."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+from mcd.model.adapted.families import Family, Settings, family_of
+
+
+@dataclass(frozen=True)
+class AdaptedConfig:
+    """A network of `transformers`. Its K rows of embedding and head are the ids of its tokenizer, and perhaps more.
+
+    settings: its config.json as published. forbidden: ids that are never said (the mask, rows without a token):
+    ascending. tokens: how many the tokenizer has. length: the longest sequence; that of the settings when None.
+    Raises ValueError for settings of an unknown or unfit network.
+    """
+
+    settings: Settings
+    forbidden: tuple[int, ...]
+    tokens: int
+    length: int = 0
+    causal = False
+
+    def __post_init__(self) -> None:
+        settings, family = self.settings, family_of(self.settings)
+        for key in ("is_decoder", "quantization_config"):
+            if settings.get(key):
+                raise ValueError(f"{key} is set; only full-precision networks with full attention are known")
+        for key in (family.rows, family.width, family.length):
+            if type(settings.get(key)) is not int or settings[key] < 1:
+                raise ValueError(f"{key} {settings.get(key)!r:.60}: must be a whole number, at least 1")
+        longest = settings[family.length] - family.before(settings)
+        if not self.length:
+            object.__setattr__(self, "length", longest)
+        if type(self.length) is not int or self.length < 1 or (family.positions and self.length > longest):
+            raise ValueError(f"length {self.length!r:.60}: must be 1 to {longest}, as many positions as were learnt")
+        if type(self.tokens) is not int or not 1 <= self.tokens <= self.rows:
+            raise ValueError(f"a tokenizer of {self.tokens!r:.60} tokens: the network has rows for 1 to {self.rows}")
+        if any(type(i) is not int or not 0 <= i < self.rows for i in self.forbidden):
+            raise ValueError(f"forbidden ids must be whole numbers from 0 to {self.rows - 1}")
+        if list(self.forbidden) != sorted(set(self.forbidden)) or len(self.forbidden) >= self.rows:
+            raise ValueError("forbidden ids must ascend, and leave some that are not")
+
+    @cached_property
+    def family(self) -> Family:
+        """Where the parts of the network are."""
+        return family_of(self.settings)
+
+    @property
+    def rows(self) -> int:
+        """K."""
+        return self.settings[self.family.rows]
+
+    @property
+    def hidden(self) -> int:
+        """Width of the embedding, and of what the head reads."""
+        return self.settings[self.family.width]
+
+
+def ranges_of_ids(ids: tuple[int, ...]) -> list[list[int]]:
+    """Ascending ids as [first, last] of each run of neighbours."""
+    runs = [[i for _, i in run] for _, run in groupby(enumerate(ids), lambda pair: pair[1] - pair[0])]
+    return [[run[0], run[-1]] for run in runs]
+
+
+def ids_of_ranges(ranges: Any, rows: int) -> tuple[int, ...]:
+    """The ids of `ranges_of_ids`. Raises ValueError for anything else than ascending ranges below `rows`."""
+    ids: list[int] = []
+    for first, last in ranges:
+        if type(first) is not int or type(last) is not int or not (ids[-1] if ids else -1) < first <= last < rows:
+            raise ValueError(f"forbidden: [{first!r:.20}, {last!r:.20}] is no range of ids behind the one before")
+        ids += range(first, last + 1)
+    return tuple(ids)

@@ -1,0 +1,150 @@
+"""`Adapted`: a masked language model of `transformers` as a backbone."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mcd.model.adapted.config import AdaptedConfig
+from mcd.model.backbone import Backbone
+from mcd.model.linear import in_groups, use_linear
+
+NEVER = -3e4
+"""What the bias of a forbidden id is lowered by: its probability is then 0 in every dtype, the logarithm finite in
+float16 too. (MDLM's code has -1e6.)"""
+_NOT_SETTINGS = (
+    "architectures",
+    "auto_map",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "model_type",
+    "mcd",
+    "_name_or_path",
+    "gradient_checkpointing",
+    "is_decoder",
+    "quantization_config",
+)
+
+
+class Adapted(Backbone):
+    """The body of a masked language model, its head's transform, and what the head's projection is made of.
+
+    All ids have a column of the head, the mask too: its bias, and those of other ids never said, is lowered by `NEVER`.
+    A tied projection is the embedding itself, one tensor. Attention is full and no position is padding; there is no
+    input of time, so sigma changes nothing. For `rows` only the head's transform is spared, not the last block.
+    Raises ImportError without that library, ValueError for settings that it refuses.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    penalty: Tensor
+
+    def __init__(self, config: AdaptedConfig):
+        super().__init__()
+        self.config = config
+        family = config.family
+        network = _network(config)
+        decoder = network.get_output_embeddings()
+        self.body: Any = network.get_submodule(family.body)
+        self.transform = nn.Sequential(*(network.get_submodule(p) if p else nn.GELU() for p in family.transform))
+        tied = decoder.weight is self.body.get_input_embeddings().weight
+        self.register_parameter("weight", None if tied else decoder.weight)
+        self.register_parameter("bias", decoder.bias)
+        penalty = torch.zeros(config.rows)
+        penalty[list(config.forbidden)] = NEVER
+        self.register_buffer("penalty", penalty, persistent=False)
+        self._recomputes = False
+        use_linear(self)
+
+    def table(self) -> Tensor:
+        return self.body.get_input_embeddings().weight
+
+    def projection(self) -> tuple[Tensor, Tensor]:
+        weight = self.table() if self.weight is None else self.weight
+        return weight, self.penalty if self.bias is None else self.bias + self.penalty
+
+    def shardable_layers(self) -> list[nn.Module]:
+        layers = self.body.get_submodule(self.config.family.layers)
+        assert isinstance(layers, nn.ModuleList)
+        return list(layers)
+
+    def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
+        if self.checkpointing != self._recomputes:
+            self._recompute(self.checkpointing)
+        L = x.shape[1]
+        features = self.body(inputs_embeds=x)[0]
+        if rows is None:
+            if self.config.family.shifted:
+                features = torch.cat((features[:, :1], features[:, :-1]), dim=1)
+            return self.transform(features)
+        if self.config.family.shifted:
+            rows = torch.where(rows % L > 0, rows - 1, rows)
+        return in_groups(group, self.transform, features.flatten(0, 1)[rows])
+
+    def _recompute(self, on: bool) -> None:
+        if on:
+            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.body.gradient_checkpointing_disable()
+        self._recomputes = on
+
+    def stored_name(self, name: str) -> str:
+        return self.config.family.stored_name(name)
+
+    def tidied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without other heads, buffers, and second copies of what is tied; old names of norms made new."""
+        family, found = self.config.family, {}
+        for name, value in tensors.items():
+            name = re.sub(r"(LayerNorm)\.(gamma|beta)$", _of_old_norm, name)
+            if not re.fullmatch(family.unread, name) and not name.endswith((".position_ids", ".rotary_emb.inv_freq")):
+                found[name] = value
+        copies = [(f"{family.decoder}.bias", self.stored_name("bias"))] if self.bias is not None else []
+        if self.weight is None:
+            table = next(name for name, p in self.named_parameters() if p is self.table())
+            copies.append((f"{family.decoder}.weight", self.stored_name(table)))
+        for copy, name in copies:
+            if copy != name and copy in found:
+                value = found.pop(copy)
+                if not torch.equal(found.setdefault(name, value), value):
+                    raise ValueError(f"{copy} differs from {name}, to which it is tied")
+        return found
+
+
+def _of_old_norm(match: re.Match[str]) -> str:
+    return f"{match[1]}.{'weight' if match[2] == 'gamma' else 'bias'}"
+
+
+def _network(config: AdaptedConfig) -> Any:
+    """The whole network of `transformers`, with random weights, in the default dtype."""
+    try:
+        import transformers
+    except ImportError:
+        message = "networks of Hugging Face need transformers: pip install 'mcd-lm[hub]'"
+        raise ImportError(message, name="transformers") from None
+    family = config.family
+    settings = {key: value for key, value in family.settings(config.settings).items() if key not in _NOT_SETTINGS}
+    try:
+        made = getattr(transformers, family.config)(**settings)
+        network = getattr(transformers, family.network)(made)
+        network.tie_weights()  # what `unfilled` leaves out
+    except Exception as error:  # the library raises many kinds; all mean that the settings are not its own
+        raise ValueError(f"transformers refuses the settings: {error}") from None
+    for module in network.modules():
+        if hasattr(module, "is_causal"):  # Llama and Qwen2 are made for text from left to right
+            module.is_causal = False
+    return network
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Networks made inside have weights of any value, since what is loaded overwrites them."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ImportError:  # transformers 4
+        from transformers.modeling_utils import no_init_weights  # type: ignore[no-redef]
+    with no_init_weights():
+        yield

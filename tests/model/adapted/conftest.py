@@ -1,0 +1,175 @@
+"""Folders of Hugging Face with tiny random networks, and the networks as `transformers` runs them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+
+transformers = pytest.importorskip("transformers")
+
+K, SPECIAL = 41, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]")
+MASK, FORBIDDEN = 4, (0, 4, 5, 39, 40)
+"""Of all families here: the tokenizer has 39 tokens, and 41 rows the network."""
+SMALL: dict[str, Any] = {
+    "vocab_size": K,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "pad_token_id": 0,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": SMALL | {"max_position_embeddings": 24},
+    "roberta": SMALL | {"max_position_embeddings": 25, "type_vocab_size": 1},
+    "camembert": SMALL | {"max_position_embeddings": 25, "type_vocab_size": 1},
+    "xlm-roberta": SMALL | {"max_position_embeddings": 25, "type_vocab_size": 1},
+    "modernbert": SMALL | {"max_position_embeddings": 24, "local_attention": 8, "global_attn_every_n_layers": 2},
+    "distilbert": {
+        "vocab_size": K,
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 32,
+        "max_position_embeddings": 24,
+        "pad_token_id": 0,
+    },
+    "electra": SMALL | {"max_position_embeddings": 24, "embedding_size": 12},
+    "llada": SMALL | {"max_position_embeddings": 24, "num_key_value_heads": 1, "rope_theta": 500_000.0},
+    "dream": SMALL | {"max_position_embeddings": 24, "num_key_value_heads": 1, "rope_theta": 1e6},
+}
+LLADA_NAMES = {
+    "model.embed_tokens": "model.transformer.wte",
+    "model.norm": "model.transformer.ln_f",
+    "lm_head": "model.transformer.ff_out",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ff_norm",
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
+}
+
+
+def causal_network(kind: str, settings: dict[str, Any]) -> nn.Module:
+    config = {"llada": transformers.LlamaConfig, "dream": transformers.Qwen2Config}[kind]
+    network = {"llada": transformers.LlamaForCausalLM, "dream": transformers.Qwen2ForCausalLM}[kind]
+    return network(config(tie_word_embeddings=False, **settings))
+
+
+def network_of(kind: str) -> nn.Module:
+    """A tiny network of `transformers` itself, its weights random everywhere, also where they start at 0 or 1."""
+    torch.manual_seed(0)
+    if kind in ("llada", "dream"):
+        network = causal_network(kind, CONFIGS[kind])
+    else:
+        config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind])
+        network = transformers.AutoModelForMaskedLM.from_config(config)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    return network.eval()
+
+
+def published_settings(kind: str, network: nn.Module) -> dict[str, Any]:
+    """The config.json of a family, as its authors write it."""
+    if kind == "llada":
+        return {
+            "model_type": "llada",
+            "architectures": ["LLaDAModelLM"],
+            "auto_map": {"AutoModel": "modeling_llada.LLaDAModelLM"},
+            "d_model": 16,
+            "n_layers": 2,
+            "n_heads": 2,
+            "n_kv_heads": 1,
+            "mlp_hidden_size": 32,
+            "mlp_ratio": 4,
+            "vocab_size": K,
+            "embedding_size": K,
+            "max_sequence_length": 24,
+            "rms_norm_eps": network.config.rms_norm_eps,  # type: ignore[union-attr]
+            "rope_theta": 500_000.0,
+            "weight_tying": False,
+            "block_type": "llama",
+            "layer_norm_type": "rms",
+            "activation_type": "silu",
+            "include_bias": False,
+            "include_qkv_bias": False,
+            "multi_query_attention": None,
+            "alibi": False,
+            "rope": True,
+            "mask_token_id": MASK,
+            "pad_token_id": 3,
+            "eos_token_id": 3,
+            "torch_dtype": "bfloat16",
+        }
+    settings = json.loads(network.config.to_json_string(use_diff=False))  # type: ignore[union-attr,operator]
+    if kind == "dream":
+        own = {"model_type": "Dream", "architectures": ["DreamModel"], "mask_token_id": MASK, "rope_theta": 1e6}
+        return {key: value for key, value in settings.items() if key != "rope_parameters"} | own
+    return settings
+
+
+def write_tokenizer(folder: Path) -> None:
+    tokens = [*SPECIAL, *(f"w{i}" for i in range(K - 2 - len(SPECIAL)))]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"mask_token": {"content": "[MASK]"}, "pad_token": "[PAD]", "sep_token": "[SEP]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+
+
+def stored_tensors(kind: str, network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a family's file, under its authors' names."""
+    tensors = {name: p.detach().clone() for name, p in network.named_parameters()}
+    if kind != "llada":
+        return tensors
+    renamed = {}
+    for name, value in tensors.items():
+        path, layer = name.removesuffix(".weight"), ""
+        if path.startswith("model.layers."):
+            _, _, i, path = path.split(".", 3)
+            layer = f"model.transformer.blocks.{i}."
+        renamed[f"{layer}{LLADA_NAMES[path]}.weight"] = value
+    return renamed
+
+
+def write_folder(folder: Path, kind: str) -> nn.Module:
+    """A folder of Hugging Face of a family, and the network that is in it."""
+    network = network_of(kind)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(published_settings(kind, network)))
+    save_file(stored_tensors(kind, network), folder / "model.safetensors")
+    write_tokenizer(folder)
+    return network
+
+
+def their_logits(kind: str, network: nn.Module, z: Tensor) -> Tensor:
+    """(B, L, K): what `transformers` says of each position, by its own forward pass and a mask that hides nothing."""
+    if kind not in ("llada", "dream"):
+        return network(input_ids=z).logits
+    everything = torch.zeros(1, 1, z.shape[1], z.shape[1], dtype=next(network.parameters()).dtype)
+    logits = network(input_ids=z, attention_mask=everything.expand(len(z), -1, -1, -1), use_cache=False).logits
+    return logits if kind == "llada" else torch.cat((logits[:, :1], logits[:, :-1]), dim=1)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, nn.Module]]:
+    """A folder of a family and its network, made once."""
+    made: dict[str, tuple[Path, nn.Module]] = {}
+
+    def build(kind: str) -> tuple[Path, nn.Module]:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("published") / kind
+            made[kind] = folder, write_folder(folder, kind)
+        return made[kind]
+
+    return build
