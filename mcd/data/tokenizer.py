@@ -49,7 +49,10 @@ def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
 
 
 def load_tokenizer(name_or_path: str) -> Tokenizer:
-    """A tokenizer from tokenizer.json, a folder that holds one, or a hub id. Raises DataError when there is none."""
+    """A tokenizer from tokenizer.json, a folder that holds one, or a hub id. Raises DataError when there is none.
+
+    What it says of cutting and padding, which is for other uses of it, is left out.
+    """
     path = Path(name_or_path)
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():  # what can only be a path never goes to the hub
@@ -58,11 +61,12 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         if name_or_path.startswith((".", "/", "~")) or path.suffix == ".json":
             raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
     try:
-        if path.is_file():
-            return Tokenizer.from_file(str(path))
-        return Tokenizer.from_pretrained(name_or_path)
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name_or_path)
     except Exception as error:  # `tokenizers` raises bare Exception for every fault
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
@@ -77,8 +81,12 @@ def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
 
 
 def eos_id_of(tokenizer: Tokenizer) -> int:
-    """The id of the end-of-text token, under any of its usual names. Raises DataError when there is none."""
-    for name in (EOS, "</s>", "[SEP]", "<eos>", "<|end_of_text|>"):
+    """The id of the end-of-text token, under any of its usual names. Raises DataError when there is none.
+
+    Where a tokenizer has [MASK], texts end with [SEP], whatever else it has (that of ModernBERT has both).
+    """
+    usual = (EOS, "</s>", "[SEP]", "<eos>", "<|end_of_text|>")
+    for name in usual if tokenizer.token_to_id("[MASK]") is None else ("[SEP]", *usual):
         eos_id = tokenizer.token_to_id(name)
         if eos_id is not None:
             return eos_id

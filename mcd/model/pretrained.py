@@ -151,7 +151,10 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
             raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?") from None
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{part}: truncated or not a safetensors file ({error})") from None
-    model = _empty(config, dtype)
+    try:
+        model = _empty(config, dtype)
+    except ValueError as error:
+        raise ModelError(f"{folder}: config.json is damaged: {error}") from None
     load_strictly(model, tensors, str(path))
     model.folder = folder
     return model.eval()
@@ -167,10 +170,7 @@ def _empty(config: DenoiserConfig, dtype: torch.dtype = torch.float32) -> Denois
         stack.enter_context(_Unfilled())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(dtype)
-        try:
-            return Denoiser(config)
-        except ValueError as error:
-            raise ModelError(f"config.json is damaged: {error}") from None
+        return Denoiser(config)
 
 
 def parts_of_weights(path: Path) -> list[Path]:

@@ -38,6 +38,7 @@ class AdaptedConfig:
             raise ValueError(f"length {self.length!r:.60}: must be 1 to {longest}, as many positions as were learnt")
         if type(self.tokens) is not int or not 1 <= self.tokens <= self.rows:
             raise ValueError(f"a tokenizer of {self.tokens!r:.60} tokens: the network has rows for 1 to {self.rows}")
+        family.settings(settings)
         if any(type(i) is not int or not 0 <= i < self.rows for i in self.forbidden):
             raise ValueError(f"forbidden ids must be whole numbers from 0 to {self.rows - 1}")
         if list(self.forbidden) != sorted(set(self.forbidden)) or len(self.forbidden) >= self.rows:

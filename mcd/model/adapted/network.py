@@ -86,10 +86,11 @@ class Adapted(Backbone):
         return in_groups(group, self.transform, features.flatten(0, 1)[rows])
 
     def _recompute(self, on: bool) -> None:
+        kind = "activation" if hasattr(self.body, "activation_checkpointing_enable") else "gradient"  # transformers 4
         if on:
-            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+            getattr(self.body, f"{kind}_checkpointing_enable")({"use_reentrant": False})
         else:
-            self.body.gradient_checkpointing_disable()
+            getattr(self.body, f"{kind}_checkpointing_disable")()
         self._recomputes = on
 
     def stored_name(self, name: str) -> str:

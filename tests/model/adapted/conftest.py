@@ -1,9 +1,10 @@
 """Folders of Hugging Face with tiny random networks, and the networks as `transformers` runs them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -129,7 +130,11 @@ def write_tokenizer(folder: Path) -> None:
 
 def stored_tensors(kind: str, network: nn.Module) -> dict[str, Tensor]:
     """The tensors of a family's file, under its authors' names."""
-    tensors = {name: p.detach().clone() for name, p in network.named_parameters()}
+    tied = {
+        "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+        "lm_head.decoder.bias": "lm_head.bias",
+    }
+    tensors = {tied.get(name, name): p.detach().clone() for name, p in network.named_parameters()}
     if kind != "llada":
         return tensors
     renamed = {}
@@ -161,15 +166,60 @@ def their_logits(kind: str, network: nn.Module, z: Tensor) -> Tensor:
     return logits if kind == "llada" else torch.cat((logits[:, :1], logits[:, :-1]), dim=1)
 
 
-@pytest.fixture(scope="session")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, nn.Module]]:
-    """A folder of a family and its network, made once."""
-    made: dict[str, tuple[Path, nn.Module]] = {}
+class Published(NamedTuple):
+    """A folder of Hugging Face and the network that is in it."""
 
-    def build(kind: str) -> tuple[Path, nn.Module]:
+    kind: str
+    folder: Path
+    network: nn.Module
+
+    def logits(self, z: Tensor) -> Tensor:
+        """What the library's own forward pass says, (B, L, K)."""
+        return their_logits(self.kind, self.network, z)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of the file."""
+        return stored_tensors(self.kind, self.network)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Published]:
+    """The folder of a family, made once: not to be written to."""
+    made: dict[str, Published] = {}
+
+    def build(kind: str) -> Published:
         if kind not in made:
             folder = tmp_path_factory.mktemp("published") / kind
-            made[kind] = folder, write_folder(folder, kind)
+            made[kind] = Published(kind, folder, write_folder(folder, kind))
         return made[kind]
 
     return build
+
+
+@pytest.fixture(params=CONFIGS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each family."""
+    return request.param
+
+
+@pytest.fixture
+def theirs(kind: str, published: Callable[[str], Published]) -> Published:
+    """The folder and the network of each family."""
+    return published(kind)
+
+
+@pytest.fixture
+def copied(published: Callable[[str], Published], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a family's folder, to be spoilt."""
+
+    def copy(kind: str) -> Path:
+        return shutil.copytree(published(kind).folder, tmp_path / kind)
+
+    return copy
+
+
+@pytest.fixture
+def z(seeded: Callable[[int], torch.Generator]) -> Tensor:
+    """Rows (3, 16) of tokens that are said, half of them masked."""
+    tokens = torch.randint(6, 39, (3, 16), generator=seeded(5))
+    return tokens.masked_fill(torch.rand(tokens.shape, generator=seeded(6)) < 0.5, MASK)
