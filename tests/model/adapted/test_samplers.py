@@ -1,0 +1,77 @@
+"""Every masked sampler over networks whose mask is inside the vocabulary: it is never said, nor what is forbidden."""
+
+import pytest
+import torch
+
+from mcd.app.sample import template_ids
+from mcd.data.tokenizer import load_tokenizer
+from mcd.model.pretrained import from_pretrained
+from mcd.sampler import SAMPLERS, sample
+
+K, MASK, L = 41, 4, 16
+MASKED = [name for name, kind in SAMPLERS.items() if kind.process == "masked"]
+
+
+@pytest.fixture(params=["bert", "roberta", "llada", "dream"])
+def model(request, published):
+    return from_pretrained(str(published(request.param).folder)).requires_grad_(False)
+
+
+@pytest.fixture(params=MASKED)
+def sampler(request):
+    return SAMPLERS[request.param]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 5.0}, {"temperature": 0.5, "top_p": 0.7}])
+def test_what_is_forbidden_is_never_said(model, sampler, options):
+    for steps in (1, 5, 32):
+        ids, nfe = sample(sampler(steps, **options), model, 16, L, seed=steps)
+        assert ids.shape == (16, L) and (nfe >= 1).all()
+        assert not torch.isin(ids, torch.tensor(model.config.forbidden)).any()
+    assert len(ids.unique()) > 4
+
+
+def test_greedy_and_other_scores(model):
+    for name in ("confidence", "cad"):
+        for options in ({"greedy": True}, {"score": "entropy", "threshold": -0.5}, {"score": "margin"}):
+            if name == "confidence":
+                options.pop("threshold", None)
+            ids, _ = sample(SAMPLERS[name](6, **options), model, 4, L)
+            assert not torch.isin(ids, torch.tensor(model.config.forbidden)).any()
+
+
+def test_tokens_follow_the_prediction(model, sampler):
+    """One token a row: frequencies are those of the prediction at a masked row, forbidden ids 0 among them."""
+    p = model.log_x_theta(model.hidden(torch.full((1, 1), MASK), torch.ones(1)))[0].exp()
+    ids, _ = sample(sampler(1, rows_per_call=256), model, 3000, 1, seed=4)
+    counts = torch.bincount(ids[:, 0], minlength=K)
+    said = p > 0
+    assert (counts[~said] == 0).all()
+    chi_square = ((counts - 3000 * p)[said] ** 2 / (3000 * p[said])).sum().item()
+    assert chi_square < 80.0  # about 36 degrees of freedom: beyond the 1 - 2e-5 quantile
+
+
+@pytest.mark.parametrize("rows_per_call", [1, 3])
+def test_what_shares_a_batch_never_changes_a_row(model, sampler, rows_per_call):
+    draw = sampler(6, rows_per_call=rows_per_call)
+    ids, nfe = sample(draw, model, 7, L, seed=1)
+    for row in (0, 4, 6):
+        one, nfe_one = sample(draw, model, 1, L, seed=1, first_row=row)
+        assert torch.equal(one[0], ids[row]) and nfe_one[0] == nfe[row]
+
+
+def test_a_template_is_kept_whatever_it_holds(model, sampler):
+    """Also ids beyond the mask's, and ids that are never said."""
+    template = torch.full((L,), MASK)
+    template[[0, 3, 9, 15]] = torch.tensor([2, 38, 0, 40])
+    ids, _ = sample(sampler(4), model, 3, L, template=template)
+    assert (ids[:, [0, 3, 9, 15]] == template[[0, 3, 9, 15]]).all()
+    assert not (ids == MASK).any()
+    with pytest.raises(ValueError, match="holds ids outside the model's 41"):
+        sample(sampler(4), model, 1, L, template=torch.full((L,), 41))
+
+
+def test_a_template_of_text(model):
+    tokenizer = load_tokenizer(str(model.folder))
+    ids = template_ids("w1 [MASK:3] w2", tokenizer, model.blank_id, 8)
+    assert ids.tolist() == [7, MASK, MASK, MASK, 8, MASK, MASK, MASK]
