@@ -196,9 +196,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Publi
     return build
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=[kind for kind in CONFIGS if kind not in ("camembert", "xlm-roberta")])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each family."""
+    """Each family, of those laid out alike one."""
     return request.param
 
 

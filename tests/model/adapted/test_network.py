@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from mcd.model.adapted.families import FAMILIES
 from mcd.model.head import TokenTarget
 from mcd.model.linear import Linear
 from mcd.model.pretrained import from_pretrained
@@ -25,6 +26,7 @@ def said(model):
     return found
 
 
+@pytest.mark.parametrize("kind", FAMILIES, indirect=True)
 def test_logits_are_those_of_the_library(model, theirs, z):
     """And of nothing else: the mask and rows without a token are never said."""
     with torch.no_grad():

@@ -12,7 +12,7 @@ K, MASK, L = 41, 4, 16
 MASKED = [name for name, kind in SAMPLERS.items() if kind.process == "masked"]
 
 
-@pytest.fixture(params=["bert", "roberta", "llada", "dream"])
+@pytest.fixture(params=["bert", "dream"])
 def model(request, published):
     return from_pretrained(str(published(request.param).folder)).requires_grad_(False)
 
@@ -22,11 +22,11 @@ def sampler(request):
     return SAMPLERS[request.param]
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 5.0}, {"temperature": 0.5, "top_p": 0.7}])
+@pytest.mark.parametrize("options", [{"temperature": 5.0}, {"temperature": 0.5, "top_p": 0.7}])
 def test_what_is_forbidden_is_never_said(model, sampler, options):
-    for steps in (1, 5, 32):
-        ids, nfe = sample(sampler(steps, **options), model, 16, L, seed=steps)
-        assert ids.shape == (16, L) and (nfe >= 1).all()
+    for steps in (1, 9):
+        ids, nfe = sample(sampler(steps, **options), model, 12, L, seed=steps)
+        assert ids.shape == (12, L) and (nfe >= 1).all()
         assert not torch.isin(ids, torch.tensor(model.config.forbidden)).any()
     assert len(ids.unique()) > 4
 
@@ -43,17 +43,16 @@ def test_greedy_and_other_scores(model):
 def test_tokens_follow_the_prediction(model, sampler):
     """One token a row: frequencies are those of the prediction at a masked row, forbidden ids 0 among them."""
     p = model.log_x_theta(model.hidden(torch.full((1, 1), MASK), torch.ones(1)))[0].exp()
-    ids, _ = sample(sampler(1, rows_per_call=256), model, 3000, 1, seed=4)
+    ids, _ = sample(sampler(1, rows_per_call=256), model, 1000, 1, seed=4)
     counts = torch.bincount(ids[:, 0], minlength=K)
     said = p > 0
     assert (counts[~said] == 0).all()
-    chi_square = ((counts - 3000 * p)[said] ** 2 / (3000 * p[said])).sum().item()
+    chi_square = ((counts - 1000 * p)[said] ** 2 / (1000 * p[said])).sum().item()
     assert chi_square < 80.0  # about 36 degrees of freedom: beyond the 1 - 2e-5 quantile
 
 
-@pytest.mark.parametrize("rows_per_call", [1, 3])
-def test_what_shares_a_batch_never_changes_a_row(model, sampler, rows_per_call):
-    draw = sampler(6, rows_per_call=rows_per_call)
+def test_what_shares_a_batch_never_changes_a_row(model, sampler):
+    draw = sampler(6, rows_per_call=3)
     ids, nfe = sample(draw, model, 7, L, seed=1)
     for row in (0, 4, 6):
         one, nfe_one = sample(draw, model, 1, L, seed=1, first_row=row)
