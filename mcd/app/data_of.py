@@ -6,16 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from mcd.app.cli import nearest
 from mcd.app.errors import UsageError
 from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 from mcd.data.language import LANGUAGES
-from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest
+from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
+
+CHECKED_TOKENS = 1 << 24
+"""Tokens looked through at a time."""
 
 
 def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: Any) -> Path:
@@ -91,6 +95,24 @@ def check_language(option: str, model: Denoiser, data: str) -> None:
     knows, given = language_of(model), language_of_data(data)
     if knows is not None and given is not None and knows != given:
         raise UsageError(f"--data {data}: is of {given}, and {option} was trained on {knows}; give data of {knows}")
+
+
+def check_ids(data: str, model: Denoiser, folder: Path) -> None:
+    """Raise UsageError for prepared data that holds what the model never says, its mask among it."""
+    if not model.config.forbidden:
+        return
+    never = np.zeros(read_manifest(folder)["vocab_size"], dtype=bool)
+    never[[i for i in model.config.forbidden if i < len(never)]] = True
+    for split in ("train", "valid"):
+        tokens = read_tokens(folder, split, verify=False)
+        for start in range(0, len(tokens), CHECKED_TOKENS):
+            part = tokens[start : start + CHECKED_TOKENS]
+            if never[part].any():
+                found = tokenizer_of(folder).id_to_token(int(part[never[part]][0]))
+                raise UsageError(
+                    f"--data {data}: holds {found}, which the model never says; it is read as that token where a text "
+                    "has its name; take it out of the text"
+                )
 
 
 def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> None:

@@ -248,7 +248,7 @@ class Cells:
         lines = [line for line in old if _model_of(line) not in (None, name)]
         z = torch.full((self.args.length,), model.mask_id)
         before: list[str | None] = [None] * self.args.length
-        tokenizer = tokenizer_of_model(model.folder, model.config.vocab_size)
+        tokenizer = tokenizer_of_model(model.folder, model.config.tokens)
         for i, (step, tokens) in enumerate(states_as_text(sampler, model, tokenizer, z, row, self.args.seed)):
             new = [
                 j for j, (old, now) in enumerate(zip(before, tokens, strict=True)) if old is None and now is not None

@@ -10,6 +10,7 @@ from tyro import MISSING
 from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import DISTILL
+from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.train.config import Budget, TrainConfig
 
@@ -56,6 +57,7 @@ class DistillArgs:
     """Optimiser steps a round."""
     threads: int | None = None
     """CPU threads; all cores by default. Bits depend on it."""
+    lora: Flat[LoRA] = LoRA()
     train: Flat[TrainConfig] = TrainConfig()
     dry_run: bool = False
     """Print the resolved configuration, round by round, and stop."""
@@ -107,12 +109,12 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         "threads": args.threads,
         "objective": {"name": objective.name, **asdict(objective)},
         "train": asdict(args.train) | asdict(budget),
-    }
+    } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
     if args.dry_run:
         schedule = [{"round": r + 1, **objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule})
 
-    from mcd.app.data_of import check_language, data_of_model, prepared
+    from mcd.app.data_of import check_ids, check_language, data_of_model, prepared
     from mcd.app.training import joined, train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
@@ -136,6 +138,11 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         folder = prepared(data, args.out.parent / "data", student.folder / "tokenizer.json")
     length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)
     loader = open_loader(folder, "train", args.train.batch_size, length, args.train.seed)
+    check_ids(data, student, folder)
+    try:
+        args.lora.apply(student, args.train.seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)
 
 

@@ -74,6 +74,7 @@ _PATHS = (
 _EXTRAS = {
     "lightning_fabric": "train",
     "transformers": "score",
+    "peft": "lora",
     "gguf": "score",
     "accelerate": "score",
     "matplotlib": "plot",

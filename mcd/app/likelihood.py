@@ -62,7 +62,7 @@ def likelihood_row(
     Raises UsageError or DataError where the text is not there, or prepared for another vocabulary.
     """
     assert denoiser.folder is not None
-    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
     x0, wrap = text_rows(name, tokenizer, length, num, options.wrap, denoiser.folder)
     exact = denoiser.config.process == "autoregressive"
     draws = 1 if exact else options.draws

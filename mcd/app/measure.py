@@ -54,7 +54,7 @@ def measure_model(
     Raises UsageError when the scorer is to take ids as they are and has another vocabulary.
     """
     assert denoiser.folder is not None
-    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
     _check_vocabulary(scoring, scorer, tokenizer)
     ids, nfe = sample_in_shares(sampler, denoiser, num, length, seed)
     texts = [tokenizer.decode(row) for row in ids.tolist()]

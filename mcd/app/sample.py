@@ -79,7 +79,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     denoiser = open_model(args.model, args.sampling.weights)
     check_process(sampler, denoiser)
     assert denoiser.folder is not None
-    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.vocab_size)
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
     length = args.sampling.length_for(denoiser)
     sampler = fitted(sampler, denoiser, length)
     template = None

@@ -1,5 +1,6 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
+import hashlib
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
 from mcd.data.corpus import file_sha256
 from mcd.model.denoiser import Denoiser
-from mcd.model.pretrained import WEIGHTS, locate, read_config
+from mcd.model.pretrained import WEIGHTS, locate, parts_of_weights, read_config
 from mcd.sampler import SAMPLERS, Sampler
 
 MOST_STEPS = 1_000_000
@@ -98,4 +99,5 @@ def fitted(sampler: Sampler, denoiser: Denoiser, length: int) -> Sampler:
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:
     """Twelve hex digits that tell the weights of a model from any others."""
     assert denoiser.folder is not None
-    return file_sha256(denoiser.folder / WEIGHTS[weights])[:12]
+    digests = [file_sha256(part) for part in parts_of_weights(denoiser.folder / WEIGHTS[weights])]
+    return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:12]

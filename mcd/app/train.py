@@ -10,6 +10,7 @@ from tyro import MISSING
 from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import TRAIN, ModelSize
+from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.train.config import Budget, TrainConfig
 
@@ -49,6 +50,7 @@ class TrainArgs:
     """Tokens of the BPE, when text is prepared on the way."""
     threads: int | None = None
     """CPU threads; all cores by default. Bits depend on it."""
+    lora: Flat[LoRA] = LoRA()
     size: Flat[ModelSize] = ModelSize()
     train: Flat[TrainConfig] = TrainConfig()
     dry_run: bool = False
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> int:
         "size": asdict(args.size) if args.init is None else None,
         "objective": {"name": args.objective.name, **asdict(args.objective)},
         "train": asdict(args.train) | asdict(budget),
-    }
+    } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
     if args.dry_run:
         return show_dry_run(config)
     return run(args, args.objective, budget, config, f"mcd train {shlex.join(argv)}")
@@ -112,7 +114,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     """Prepare the data, make or load the network, and train it."""
     import torch
 
-    from mcd.app.data_of import check_language, prepared
+    from mcd.app.data_of import check_ids, check_language, prepared
     from mcd.app.training import joined, train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
@@ -148,4 +150,9 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
         student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
     elif loader.length > student.config.backbone.length:
         student = lengthened(student, loader.length)
+    check_ids(args.data, student, folder)
+    try:
+        args.lora.apply(student, args.train.seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)

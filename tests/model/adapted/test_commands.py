@@ -1,0 +1,93 @@
+"""Commands on folders of Hugging Face: distilled, gone on with, sampled; refused with the mend."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcd.app.cli import main
+from mcd.model.pretrained import from_pretrained
+
+pytest.importorskip("lightning_fabric")
+
+
+@pytest.fixture
+def text(tmp_path):
+    rng = random.Random(0)
+    documents = [" ".join(f"w{rng.randrange(20)}" for _ in range(80)) for _ in range(80)]
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(documents) + "\n")
+    return path
+
+
+FEW = ["--rounds", "2", "--steps-per-round", "2", "--batch-size", "4", "--length", "16", "--threads", "1"]
+
+
+def distil(method, teacher, text, out, *more):
+    argv = ["distill", method, "--teacher", str(teacher), "--data", str(text), "--out", str(out)]
+    return main([*argv, *FEW, "--valid-every", "2", *more])
+
+
+@pytest.mark.parametrize("method, kind", [("mcd", "bert"), ("sdtt", "dream"), ("cd4lm", "llada")])
+def test_a_folder_is_distilled_and_the_student_sampled(published, text, tmp_path, method, kind):
+    teacher, out = published(kind).folder, tmp_path / "student"
+    assert distil(method, teacher, text, out) == 0
+    rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 4 and rows[-1]["loss"] > 0 and 1.0 < rows[-1]["valid_nelbo"] < 30.0
+    student = from_pretrained(str(out))
+    assert student.config == from_pretrained(str(teacher)).config
+    assert load_file(out / "model.safetensors").keys() == load_file(teacher / "model.safetensors").keys()
+    drawn = tmp_path / "samples.jsonl"
+    assert main(["sample", str(out), "--num", "2", "--steps", "4", "--out", str(drawn), "--threads", "1"]) == 0
+    ids = [json.loads(line)["ids"] for line in drawn.read_text().splitlines()]
+    assert len(ids) == 2 and all(not set(row) & set(student.config.forbidden) for row in ids)
+
+
+def test_lora_from_the_command_line(published, text, tmp_path, capsys):
+    teacher, out = published("bert").folder, tmp_path / "student"
+    lora = ["--lora-rank", "2", "--lora-targets", "query", "value"]
+    assert distil("mcd", teacher, text, out, *lora) == 0
+    before, after = from_pretrained(str(teacher)).state_dict(), from_pretrained(str(out), "raw").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.endswith(("query.weight", "value.weight")) for name in changed)
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    assert json.loads((out / "run.json").read_text())["config"]["lora"]["lora_rank"] == 2
+    assert distil("mcd", teacher, text, tmp_path / "other", "--lora-rank", "2", "--lora-targets", "nose") == 2
+    assert "--lora-targets nose: is no linear layer" in capsys.readouterr().err
+    assert distil("mcd", teacher, text, tmp_path / "other", "--lora-alpha", "2") == 2
+    assert "--lora-rank 0" in capsys.readouterr().err
+    assert distil("mcd", "demo", text, tmp_path / "other", "--lora-rank", "2") == 2
+    assert "--lora-rank 2: is for networks of Hugging Face" in capsys.readouterr().err
+
+
+def test_training_goes_on_from_a_folder(published, text, tmp_path):
+    argv = ["train", "--init", str(published("modernbert").folder), "--data", str(text), "--out", str(tmp_path / "run")]
+    budget = ["--steps", "2", "--batch-size", "2", "--length", "40", "--optimizer", "adamw", "--threads", "1"]
+    assert main([*argv, *budget]) == 0
+    assert from_pretrained(str(tmp_path / "run")).config.backbone.length == 40  # positions are rotary
+
+
+def test_text_that_names_the_mask_is_refused(published, text, tmp_path, capsys):
+    text.write_text(text.read_text() + "\n\nw1 [MASK] w2 w3\n")
+    assert distil("mcd", published("bert").folder, text, tmp_path / "student") == 2
+    assert "holds [MASK], which the model never says" in capsys.readouterr().err
+
+
+def test_data_of_another_tokenizer_is_refused(published, tiny_data, tmp_path, capsys):
+    assert distil("mcd", published("bert").folder, tiny_data, tmp_path / "student") == 2
+    assert "prepared with another tokenizer than the model's" in capsys.readouterr().err
+
+
+def test_unknown_networks_are_refused_with_the_list(published, tmp_path, text, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert distil("mcd", tmp_path, text, tmp_path / "student") == 2
+    said = capsys.readouterr().err
+    assert "model_type 't5' is not known here; known are bert, roberta" in said and len(said.splitlines()) == 1
+
+
+def test_without_data_the_mend_is_told(published, tmp_path, capsys):
+    argv = ["distill", "mcd", "--teacher", str(published("bert").folder), "--out", str(tmp_path / "student")]
+    assert main(argv) == 2
+    assert "does not say what it was trained on; give --data" in capsys.readouterr().err
