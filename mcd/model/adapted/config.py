@@ -7,6 +7,9 @@ from typing import Any
 
 from mcd.model.adapted.families import Family, Settings, family_of
 
+MOST_ROWS = 1 << 24
+"""Rows of an embedding that are believed; the largest vocabularies have a million."""
+
 
 @dataclass(frozen=True)
 class AdaptedConfig:
@@ -28,7 +31,8 @@ class AdaptedConfig:
         for key in ("is_decoder", "quantization_config"):
             if settings.get(key):
                 raise ValueError(f"{key} is set; only full-precision networks with full attention are known")
-        for key in (family.rows, family.width, family.length):
+        rows_of(settings)
+        for key in (family.width, family.length):
             if type(settings.get(key)) is not int or settings[key] < 1:
                 raise ValueError(f"{key} {settings.get(key)!r:.60}: must be a whole number, at least 1")
         longest = settings[family.length] - family.before(settings)
@@ -58,6 +62,15 @@ class AdaptedConfig:
     def hidden(self) -> int:
         """Width of the embedding, and of what the head reads."""
         return self.settings[self.family.width]
+
+
+def rows_of(settings: Settings) -> int:
+    """K, as a config.json says it. Raises ValueError where that is no number of rows, or beyond all vocabularies."""
+    key = family_of(settings).rows
+    rows = settings.get(key)
+    if type(rows) is not int or not 1 <= rows <= MOST_ROWS:
+        raise ValueError(f"{key} {rows!r:.60}: must be a whole number, 1 to {MOST_ROWS}")
+    return rows
 
 
 def ranges_of_ids(ids: tuple[int, ...]) -> list[list[int]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids
-from mcd.model.adapted.families import Settings, family_of
+from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids, rows_of
+from mcd.model.adapted.families import Settings
 
 MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 """The mask under its usual names, when no file says which it is."""
@@ -25,8 +25,7 @@ def config_to_published(config: AdaptedConfig, section: dict[str, Any]) -> dict[
 def config_from_published(value: dict[str, Any]) -> AdaptedConfig:
     """What `config_to_published` wrote. Raises KeyError, TypeError or ValueError when it is damaged."""
     settings, ours = {key: part for key, part in value.items() if key != "mcd"}, value["mcd"]
-    rows = settings.get(family_of(settings).rows)
-    forbidden = ids_of_ranges(ours["forbidden"], rows if isinstance(rows, int) else 0)
+    forbidden = ids_of_ranges(ours["forbidden"], rows_of(settings))
     return AdaptedConfig(settings, forbidden, ours["tokens"], ours["length"])
 
 
@@ -37,7 +36,7 @@ def read_published(folder: Path, settings: Settings) -> tuple[AdaptedConfig, int
     called unused. Raises KeyError, TypeError or ValueError, with the mend, for a network that is not known, and without
     a tokenizer.json or a mask.
     """
-    family_of(settings)
+    rows = rows_of(settings)
     tokenizer = _tokenizer(folder)
     notes = [_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
     ids = {kind: _special_id(kind, settings, notes, tokenizer) for kind in ("mask", "pad", "eos", "sep")}
@@ -48,8 +47,7 @@ def read_published(folder: Path, settings: Settings) -> tuple[AdaptedConfig, int
     never = {ids["mask"]}
     if ids["pad"] is not None and ids["pad"] not in (ids["eos"], ids["sep"]):
         never.add(ids["pad"])
-    rows = settings.get(family_of(settings).rows)
-    for i in range(rows if isinstance(rows, int) else 0):
+    for i in range(rows):
         token = tokenizer.id_to_token(i)
         if token is None or _UNUSED.fullmatch(token):
             never.add(i)
