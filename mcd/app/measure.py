@@ -165,7 +165,7 @@ def control_rows(
     protocol = Protocol(length=loader.length, seed=seed)
     rows = []
     for name, control in CONTROLS.items():
-        found = tuned(control, read_tokens(folder, "valid"), aim, num, loader.length, seed)
+        found = tuned(control, read_tokens(folder, "valid")[:], aim, num, loader.length, seed)
         texts = [tokenizer.decode(row) for row in found.ids.tolist()]
         extra = {"control_k": found.k, "entropy_target": aim}
         rows.append(

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 SUFFIXES = (".txt", ".jsonl", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".xz", ".zst")
@@ -32,7 +32,8 @@ class FileRecords:
     """The records of a file, in order: iterate over it once.
 
     Each is a tuple of the values of `fields` (of a .txt, whose documents are parted by blank lines, the text alone).
-    skip: records passed over. `number` is the line (.txt, .jsonl) or row that was read last, counted from 1, `count` how many records were read, `fraction` the share of the file read so far.
+    skip: records passed over. `number` is the line (.txt, .jsonl) or row that was read last, counted from 1, `count`
+    how many records were read, `fraction` the share of the file read so far.
     Raises DataError for what is no such file, has no such fields, or holds nothing.
     """
 
@@ -40,7 +41,7 @@ class FileRecords:
         self.path, self.fields, self.skip = path, fields, skip
         self.number = 0
         self.count = skip
-        self._raw: IO[bytes] | None = None
+        self._raw: io.BufferedIOBase | None = None
         self._share = 0.0
 
     @property
@@ -59,7 +60,9 @@ class FileRecords:
         readers = {".txt": self._txt, ".jsonl": self._jsonl, ".parquet": self._parquet, ".arrow": self._arrow}
         reader = readers.get(suffix_of(self.path))
         if reader is None:
-            raise DataError(f"--data {self.path}: not one of {', '.join(SUFFIXES)} ({', '.join(COMPRESSED)} may follow)")
+            raise DataError(
+                f"--data {self.path}: not one of {', '.join(SUFFIXES)} ({', '.join(COMPRESSED)} may follow)"
+            )
         found = self.skip > 0
         try:
             for values in reader():
@@ -91,11 +94,11 @@ class FileRecords:
                     yield part
                     self.number += 1
 
-    def _decompressed(self, raw: IO[bytes]) -> IO[bytes]:
+    def _decompressed(self, raw: io.BufferedIOBase) -> io.BufferedIOBase:
         if self.path.suffix == ".gz":
-            return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)  # type: ignore[arg-type]
+            return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
         if self.path.suffix == ".xz":
-            return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)  # type: ignore[arg-type]
+            return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
         if self.path.suffix == ".zst":
             pyarrow = _pyarrow(self.path)
             return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 1 << 20)
