@@ -63,10 +63,10 @@ def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict
 
     Raises WorkFailed where the machine or the hub stopped it, DataError as `prepare`.
     """
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with watching(out.name) as watch:
         try:
-            return prepare(recipe, out, workers=workers, tell=lambda done, note: watch.tell(done or 0.0, note))
+            return prepare(recipe, out, workers=workers or cores, tell=lambda done, note: watch.tell(done or 0.0, note))
         except (HubStopped, WorkerDied) as error:
             raise WorkFailed(str(error)) from None
 

@@ -5,7 +5,6 @@ The names of `mcd.data.language` are streams of tokens and no documents.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
 """State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
 
 _NAMES = ", ".join((*BUNDLED, *LANGUAGES))
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,10 @@ def text_of(value: Any, field: str, place: str) -> str:
     """A value of a field as text. Raises DataError, beginning with `place`, for what is none."""
     if not isinstance(value, str):
         raise DataError(f"{place}: field {field!r} holds no string")
-    if _SURROGATE.search(value):
-        raise DataError(f"{place}: field {field!r} holds a lone surrogate (\\ud800 ...)")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: field {field!r} holds a lone surrogate (\\ud800 ...)") from None
     return value
 
 

@@ -99,6 +99,13 @@ class Packer:
             train -= first
         return {split: writer.close() for split, writer in self.writers.items()}
 
+    def __enter__(self) -> "Packer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self.writers.values():
+            writer.abandon()
+
     def _place(self, lengths: np.ndarray, ids: np.ndarray, records: int, last: bool | None) -> None:
         """Write records to their split: held out when `last`, or, where that is None, each valid_every-th."""
         arity = self.recipe.arity

@@ -142,17 +142,20 @@ def _prepare_text(
     pinned = replace(recipe, revision=record["commit"] or recipe.revision)
     last = time.monotonic()
     units = units_of(pinned, record["position"], tokenizer.id_to_token(eos_id_of(tokenizer)))
-    for unit in tokenised(units, tokenizer.to_str(), _dtype(recipe, tokenizer), workers):
-        packer.add(unit)
-        if time.monotonic() - last >= record_s:
-            write_json(out / PROGRESS, {**record, "position": unit.position, "packer": packer.record()})
-            packer.forget()
-            last = time.monotonic()
-        tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.records + packer.waiting:,} documents")
+    work = tokenised(units, tokenizer.to_str(), _dtype(recipe, tokenizer), workers)
+    with packer, contextlib.closing(units), contextlib.closing(work):
+        for unit in work:
+            packer.add(unit)
+            if time.monotonic() - last >= record_s:
+                write_json(out / PROGRESS, {**record, "position": unit.position, "packer": packer.record()})
+                packer.forget()
+                last = time.monotonic()
+            tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.records + packer.waiting:,} documents")
+        splits = packer.close()
     more = {"source_commit": record["commit"]} if record["commit"] else {}
     if recipe.packing == "rows":
         more["counts"] = packer.counts
-    return {"eos_id": eos_id_of(tokenizer), "splits": packer.close(), **more}, tokenizer
+    return {"eos_id": eos_id_of(tokenizer), "splits": splits, **more}, tokenizer
 
 
 def _packer(recipe: Recipe, out: Path, tokenizer: Tokenizer, shard_tokens: int, state: dict[str, Any] | None) -> Packer:

@@ -1,6 +1,6 @@
 """A text in pieces of fixed borders, and the tokenizer it gets: what the bytes of prepared data hang on, in order."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ UNIT_BYTES, UNIT_RECORDS = 1 << 19, 4096
 """A unit ends behind the record with which it has so many characters, or so many records."""
 
 
-def units_of(recipe: Recipe, start: Any, end_of_text: str) -> Iterator[Unit]:
+def units_of(recipe: Recipe, start: Any, end_of_text: str) -> Generator[Unit, None, None]:
     """The records of a recipe's source from position `start` on, in units. Raises DataError as `documents` does."""
     texts: list[str] = []
     records = size = 0

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Unit:
     ids: np.ndarray | None = None
 
 
-def tokenised(units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: int) -> Iterator[Unit]:
+def tokenised(units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: int) -> Generator[Unit, None, None]:
     """The units, in order, with their ids as `dtype` (2 or 4 bytes); at most 2 x workers are held at a time.
 
     tokenizer: its JSON. workers: processes beside this one; 1, or little to do, is this process alone.

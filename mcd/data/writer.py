@@ -1,7 +1,9 @@
 """Shards being written: under another name until they are whole, and taken up again where they were last recorded."""
 
+import contextlib
 import hashlib
 import os
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +29,31 @@ class ShardWriter:
     ):
         self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
         self.shards: list[dict[str, Any]] = []
-        self.file = None
+        self.file: BufferedWriter | None = None
+        self.growing = False
+        """Is the last shard to be appended to?"""
         self.hash = hashlib.sha256()
         for shard in shards or []:
             self._take_up(dict(shard))
 
     def add(self, ids: np.ndarray, documents: int = 1) -> None:
         """Append the tokens of a document; one without any counts with those before it."""
-        if self.file is None and self.shards and not len(ids):
+        if not self.growing and self.shards and not len(ids):
             self.shards[-1]["documents"] += documents
             return
-        if self.file is None:
+        if not self.growing:
+            self.growing, self.hash = True, hashlib.sha256()
             name = f"{self.split}-{len(self.shards):05d}.bin"
-            self.file = self._partial(name).open("wb")
-            self.hash = hashlib.sha256()
             self.shards.append({"file": name, "tokens": 0, "documents": 0})
+        shard = self.shards[-1]
+        if self.file is None:
+            self.file = self._partial(shard["file"]).open("ab" if shard["tokens"] else "wb")
         data = ids.astype(self.dtype, copy=False).tobytes()
         self.file.write(data)
         self.hash.update(data)
-        self.shards[-1]["tokens"] += len(ids)
-        self.shards[-1]["documents"] += documents
-        if self.shards[-1]["tokens"] >= self.shard_tokens:
+        shard["tokens"] += len(ids)
+        shard["documents"] += documents
+        if shard["tokens"] >= self.shard_tokens:
             self._finish()
 
     def record(self) -> list[dict[str, Any]]:
@@ -60,16 +66,24 @@ class ShardWriter:
 
     def close(self) -> list[dict[str, Any]]:
         """Finish the last shard; returns all of them."""
-        self._finish()
+        if self.growing:
+            self._finish()
         return self.shards
 
-    def _finish(self) -> None:
+    def abandon(self) -> None:
+        """Let the file go as it is."""
         if self.file is not None:
-            self.record()
-            self.file.close()
+            with contextlib.suppress(OSError):  # a full disk takes the rest no better than what came before
+                self.file.close()
             self.file = None
-            name = self.shards[-1]["file"]
-            self._partial(name).replace(self.folder / name)
+
+    def _finish(self) -> None:
+        self.record()
+        if self.file is not None:
+            self.file.close()
+        name = self.shards[-1]["file"]
+        self._partial(name).replace(self.folder / name)
+        self.growing, self.file = False, None
 
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}{PARTIAL}"
@@ -92,5 +106,4 @@ class ShardWriter:
                 raise Damaged
             file.truncate(size)
         self.shards.append(shard)
-        if not full:
-            self.file = path.open("ab")
+        self.growing = not full
