@@ -77,7 +77,6 @@ class FileRecords:
             if error.errno is not None or self.path.suffix != ".zst":
                 raise
             raise DataError(f"--data {self.path}: damaged compressed file ({error})") from None
-        self._share = 1.0
         if not found:
             raise DataError(f"--data {self.path}: holds no text")
 
@@ -93,6 +92,7 @@ class FileRecords:
                 for part in io.StringIO(text, newline=None) if "\r" in text else (text,):
                     yield part
                     self.number += 1
+        self._share = 1.0
 
     def _decompressed(self, raw: io.BufferedIOBase) -> io.BufferedIOBase:
         if self.path.suffix == ".gz":

@@ -76,7 +76,7 @@ def _check_ids(tokenizer: Tokenizer, name: str) -> None:
         raise DataError(f"--tokenizer {name}: has {len(vocabulary)} token(s), at least 2 are needed; give another")
     twice = next((i for i, count in ids.items() if count > 1), None)
     if twice is not None:
-        tokens = " and ".join(repr(token) for token, i in vocabulary.items() if i == twice)
+        tokens = " and ".join(repr(token) for token in sorted(vocabulary) if vocabulary[token] == twice)
         raise DataError(f"--tokenizer {name}: {tokens} share the id {twice}; give another")
     missing = next((i for i in range(len(ids)) if i not in ids), None)
     if missing is not None:

@@ -118,7 +118,7 @@ def test_an_interrupted_run_can_simply_be_run_again(recipe, tiny_data, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mcd.data.shards.tokenizer_sha256", killed)
+        patch.setattr("mcd.data.shards.preset_of", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(recipe, out, shard_tokens=500)
     assert (out / "train-00003.bin").exists() and not (out / MANIFEST).exists()
