@@ -7,7 +7,6 @@ and writes ids to stdout, and ends when stdin does, so that nothing is left when
 import os
 import signal
 import struct
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
@@ -83,7 +82,7 @@ def serve() -> None:
     """The worker: a tokenizer (JSON) and the array code of an id, then batches of texts until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends it
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    stdin, stdout = os.fdopen(0, "rb"), os.fdopen(1, "wb")
     try:
         serialized, code = receive_texts(stdin)
         tokenizer = untruncated(serialized)

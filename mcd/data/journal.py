@@ -39,15 +39,27 @@ def purpose_of(recipe: Recipe, fingerprint: str | None, shard_tokens: int) -> di
 
 
 def recorded(out: Path, purpose: dict[str, Any], tokenizer: str | None) -> dict[str, Any] | None:
-    """What an interrupted run for `purpose` recorded, if it is whole and its tokenizer is still what is asked for."""
+    """What an interrupted run for `purpose` recorded; None when nothing, or nothing of use, is left.
+
+    tokenizer: the one asked for; a file must still do what it did. Raises DataError when the run was about something
+    else: its work is not thrown away unasked.
+    """
     record = read_json(out / PROGRESS) if (out / PROGRESS).is_file() else None
+    if not isinstance(record, dict) or not {*purpose, "position", "packer", "commit", "tokenizer_sha256"} <= set(
+        record
+    ):
+        return None
+    other = "--out {}: holds unfinished data of {}; name a new folder, or remove this one"
+    if record["recipe"] != purpose["recipe"] or record["shard_tokens"] != purpose["shard_tokens"]:
+        raise DataError(other.format(out, "another recipe"))
+    if record["source_sha256"] != purpose["source_sha256"]:
+        raise DataError(other.format(out, "text that changed since"))
+    local = tokenizer if tokenizer is not None and Path(tokenizer).exists() else None
+    if local and tokenizer_sha256(load_tokenizer(local)) != record["tokenizer_sha256"]:
+        raise DataError(other.format(out, f"another --tokenizer than {tokenizer} is now"))
     try:
-        if not record or any(record[key] != value for key, value in purpose.items()):
-            return None
-        tokenizers = [load_tokenizer(str(out)), *([load_tokenizer(tokenizer)] if tokenizer else [])]
-        same = all(tokenizer_sha256(one) == record["tokenizer_sha256"] for one in tokenizers)
-        return record if same and {"position", "packer", "commit"} <= record.keys() else None
-    except (DataError, KeyError, TypeError, AttributeError):
+        return record if tokenizer_sha256(load_tokenizer(str(out))) == record["tokenizer_sha256"] else None
+    except DataError:
         return None
 
 

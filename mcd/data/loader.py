@@ -77,6 +77,11 @@ class Loader:
             self._cut(start, row)
         return Batch(torch.from_numpy(x0), self._diffused(starts) if self.spans else None)
 
+    def stream(self) -> np.ndarray:
+        """All tokens in their order, (N,), in memory."""
+        values = self.tokens[:]
+        return values.reshape(-1, self.stride)[:, 2:].reshape(-1) if self.spans else values
+
     def _diffused(self, starts: Sequence[int]) -> Tensor:
         ends = np.array([self.tokens[start : start + 2] for start in starts], np.int64).reshape(-1, 2)
         begin, end = torch.from_numpy(ends).T[..., None]

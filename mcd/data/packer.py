@@ -64,6 +64,11 @@ class Packer:
                 self.released.append(self.folder / held["file"])
         self.units += 1
 
+    @property
+    def taken(self) -> int:
+        """Records so far, with those that wait."""
+        return self.records + self.waiting
+
     def record(self) -> dict[str, Any]:
         """Everything needed to go on, as JSON values; the bytes it speaks of are then safe from a power cut."""
         for path in self.unsynced:

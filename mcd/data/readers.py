@@ -41,7 +41,7 @@ class FileRecords:
         self.path, self.fields, self.skip = path, fields, skip
         self.number = 0
         self.count = skip
-        self._raw: io.BufferedIOBase | None = None
+        self._raw: io.BufferedReader | None = None
         self._share = 0.0
 
     @property
@@ -94,7 +94,7 @@ class FileRecords:
                     self.number += 1
         self._share = 1.0
 
-    def _decompressed(self, raw: io.BufferedIOBase) -> io.BufferedIOBase:
+    def _decompressed(self, raw: io.BufferedReader) -> io.BufferedReader:
         if self.path.suffix == ".gz":
             return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
         if self.path.suffix == ".xz":

@@ -60,8 +60,8 @@ def prepare(
     with: what was recorded (every `record_s` seconds) is checked and kept, and the shards are the same bytes as
     without the interruption, whatever the number of `workers` (processes that tokenise; few texts are done in this
     one). A folder already prepared by the same recipe from the same text is left as it is; one by another recipe or
-    from text that changed since, or one that holds something else, is refused with DataError. tell(fraction, note)
-    is called as it goes. Where another process prepares the folder, waits for it.
+    from text that changed since (finished or not), or one that holds something else, is refused with DataError.
+    tell(fraction, note) is called as it goes. Where another process prepares the folder, waits for it.
 
     Memory: O(workers x 1 MB) and the longest document. Raises DataError also for text that cannot be used, HubStopped
     and WorkerDied where the rest can be done later.
@@ -77,10 +77,12 @@ def prepare(
     with locked(out):
         if (out / MANIFEST).is_file():  # another process was here first
             return _finished(recipe, out, fingerprint)
+        purpose = purpose_of(recipe, fingerprint, shard_tokens)
+        record = recorded(out, purpose, recipe.tokenizer)
         if tokenizer is not None and streams is not None:
             manifest = {"eos_id": None, "splits": _write(streams, tokenizer, out, shard_tokens)}
         else:
-            manifest, tokenizer = _prepare_text(recipe, out, fingerprint, shard_tokens, workers, tell, record_s)
+            manifest, tokenizer = _prepare_text(recipe, out, purpose, record, workers, tell, record_s)
         for split, shards in manifest["splits"].items():
             tokens = sum(shard["tokens"] for shard in shards)
             if tokens < (1 if recipe.packing == "rows" else 2 * recipe.length):
@@ -115,55 +117,65 @@ def tokenizer_of(folder: Path) -> Tokenizer:
 def _prepare_text(
     recipe: Recipe,
     out: Path,
-    fingerprint: str | None,
-    shard_tokens: int,
+    purpose: dict[str, Any],
+    record: dict[str, Any] | None,
     workers: int,
     tell: Tell,
     record_s: float,
 ) -> tuple[dict[str, Any], Tokenizer]:
-    """Write the shards of a text; returns its part of the manifest, and the tokenizer."""
-    purpose = purpose_of(recipe, fingerprint, shard_tokens)
-    record = recorded(out, purpose, recipe.tokenizer)
-    packer = None
-    if record is not None:
-        tokenizer = tokenizer_of(out)
-        with contextlib.suppress(Damaged):  # then what is there is no use
-            packer = _packer(recipe, out, tokenizer, shard_tokens, record["packer"])
-            tell(None, f"going on behind {packer.records + packer.waiting:,} documents")
-    if record is None or packer is None:
-        clear(out)
-        hub = fingerprint is None and recipe.source not in BUNDLED
-        record = {**purpose, "commit": commit_of(recipe.source, recipe.revision) if hub else None, "position": None}
-        tell(None, "reading the text")
-        tokenizer = tokenizer_of_text(replace(recipe, revision=record["commit"] or recipe.revision))
-        record["tokenizer_sha256"] = tokenizer_sha256(tokenizer)
-        _save(tokenizer, out)
-        packer = _packer(recipe, out, tokenizer, shard_tokens, None)
-    pinned = replace(recipe, revision=record["commit"] or recipe.revision)
+    """Write the shards of a text, from a `record` on; returns its part of the manifest, and the tokenizer."""
+    work = None if record is None else _taken_up(recipe, out, record)
+    tell(None, "reading the text" if work is None else f"going on behind {work[2].taken:,} documents")
+    record, tokenizer, packer = work or _begun(recipe, out, purpose)
+    eos_id, commit = eos_id_of(tokenizer), record["commit"]
+    units = units_of(_pinned(recipe, commit), record["position"], str(tokenizer.id_to_token(eos_id)))
+    encoded = tokenised(units, tokenizer.to_str(), packer.dtype, workers)
     last = time.monotonic()
-    units = units_of(pinned, record["position"], tokenizer.id_to_token(eos_id_of(tokenizer)))
-    work = tokenised(units, tokenizer.to_str(), _dtype(recipe, tokenizer), workers)
-    with packer, contextlib.closing(units), contextlib.closing(work):
-        for unit in work:
+    with packer, contextlib.closing(units), contextlib.closing(encoded):
+        for unit in encoded:
             packer.add(unit)
             if time.monotonic() - last >= record_s:
                 write_json(out / PROGRESS, {**record, "position": unit.position, "packer": packer.record()})
                 packer.forget()
                 last = time.monotonic()
-            tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.records + packer.waiting:,} documents")
+            tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.taken:,} documents")
         splits = packer.close()
-    more = {"source_commit": record["commit"]} if record["commit"] else {}
+    more = {"source_commit": commit} if commit else {}
     if recipe.packing == "rows":
         more["counts"] = packer.counts
-    return {"eos_id": eos_id_of(tokenizer), "splits": splits, **more}, tokenizer
+    return {"eos_id": eos_id, "splits": splits, **more}, tokenizer
 
 
-def _packer(recipe: Recipe, out: Path, tokenizer: Tokenizer, shard_tokens: int, state: dict[str, Any] | None) -> Packer:
-    """A packer that goes on from `state`. Raises Damaged when it cannot."""
+Work = tuple[dict[str, Any], Tokenizer, Packer]
+"""What is recorded of a run, its tokenizer, and what it goes on with."""
+
+
+def _taken_up(recipe: Recipe, out: Path, record: dict[str, Any]) -> Work | None:
+    """The work of an interrupted run; None when what it left is not as it recorded."""
+    tokenizer, state = tokenizer_of(out), record.pop("packer")
     try:
-        return Packer(recipe, out, _dtype(recipe, tokenizer), eos_id_of(tokenizer), shard_tokens, state)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise Damaged from None
+        return record, tokenizer, _packer(recipe, out, tokenizer, record["shard_tokens"], state)
+    except (Damaged, KeyError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _begun(recipe: Recipe, out: Path, purpose: dict[str, Any]) -> Work:
+    """Work from the beginning, in a cleared folder."""
+    hub = purpose["source_sha256"] is None and recipe.source not in BUNDLED
+    commit = commit_of(recipe.source, recipe.revision) if hub else None
+    tokenizer = tokenizer_of_text(_pinned(recipe, commit))
+    clear(out)
+    _save(tokenizer, out)
+    identity = {"commit": commit, "tokenizer_sha256": tokenizer_sha256(tokenizer), "position": None}
+    return {**purpose, **identity}, tokenizer, _packer(recipe, out, tokenizer, purpose["shard_tokens"], None)
+
+
+def _packer(recipe: Recipe, out: Path, tokenizer: Tokenizer, shard_tokens: int, state: Any) -> Packer:
+    return Packer(recipe, out, _dtype(recipe, tokenizer), eos_id_of(tokenizer), shard_tokens, state)
+
+
+def _pinned(recipe: Recipe, commit: str | None) -> Recipe:
+    return recipe if commit is None else replace(recipe, revision=commit)
 
 
 def _save(tokenizer: Tokenizer, out: Path) -> None:

@@ -119,6 +119,7 @@ def test_every_row_has_something_to_learn_and_an_end(folder):
     spread = spread_batch(loader, 1000)
     assert torch.equal(spread_rows(loader, 1000), spread.x0) and len(spread.x0) == loader.rows
     assert spread.diffused.any(1).all()
+    assert loader.stream().tolist() == spread.x0.flatten().tolist()
     last = spread.diffused.flip(1).float().argmax(1)
     ends = spread.x0[torch.arange(loader.rows), loader.length - 1 - last]
     assert (ends == read_manifest(folder)["eos_id"]).all()

@@ -25,7 +25,7 @@ from mcd.data.loader import open_loader
 from mcd.data.readers import DataError
 from mcd.data.recipe import PRESETS, preset_of
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
-from mcd.data.tokenizer import EOS, tokenizer_sha256
+from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_sha256
 from mcd.data.workers import WorkerDied
 
 SHARD = 700
@@ -140,21 +140,43 @@ def test_what_an_interrupted_run_left_is_not_trusted(recipe, tmp_path, monkeypat
     assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("change", ["text", "recipe", "shards"])
-def test_work_for_another_purpose_is_not_gone_on_with(recipe, tmp_path, monkeypatch, change):
-    text, size = tmp_path / "a.txt", SHARD
+@pytest.mark.parametrize("change", ["text", "recipe", "shards", "tokenizer", "language"])
+def test_unfinished_work_for_another_purpose_is_not_thrown_away(recipe, tmp_path, monkeypatch, change):
+    text, out, size = tmp_path / "a.txt", tmp_path / "out", SHARD
     text.write_bytes(Path(recipe.source).read_bytes())
-    recipe = replace(recipe, source=str(text))
-    assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, tmp_path / "out")
+    tokenizer = tokenizer_of(Path(recipe.tokenizer))
+    tokenizer.save(str(tmp_path / "t.json"))
+    recipe = replace(recipe, source=str(text), tokenizer=str(tmp_path / "t.json"))
+    assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, out)
+    before = contents(out)
     if change == "text":
         text.write_text(text.read_text().upper())
     elif change == "recipe":
         recipe = replace(recipe, valid_every=4)
+    elif change == "tokenizer":
+        tokenizer.add_tokens(["another"])
+        tokenizer.save(str(tmp_path / "t.json"))
+    elif change == "language":
+        recipe = Recipe("hmm", length=16)
     else:
         size = 1000
-    prepare(recipe, tmp_path / "out", size)
-    prepare(recipe, tmp_path / "whole", size)
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    with pytest.raises(DataError, match=r"--out .*holds unfinished data of .*name a new folder, or remove this one"):
+        prepare(recipe, out, size)
+    assert contents(out) == before
+
+
+def test_a_tokenizer_of_the_hub_is_not_asked_for_again(recipe, tmp_path, monkeypatch):
+    """What was begun with one is gone on with without a network."""
+    prepare(recipe, tmp_path / "whole", SHARD)
+    asked = []
+    load = load_tokenizer(recipe.tokenizer)
+    monkeypatch.setattr(units, "load_tokenizer", lambda name: asked.append(name) or load)
+    recipe = replace(recipe, tokenizer="owner/tokenizer")
+    assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, tmp_path / "out")
+    prepare(recipe, tmp_path / "out", SHARD)
+    assert asked == ["owner/tokenizer"]
+    for split in ("train", "valid"):
+        assert np.array_equal(read_tokens(tmp_path / "out", split), read_tokens(tmp_path / "whole", split))
 
 
 KILLED = """
