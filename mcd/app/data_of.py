@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mcd.app.cli import nearest
-from mcd.app.errors import UsageError
+from mcd.app.errors import UsageError, WorkFailed
+from mcd.app.watch import watching
 from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
+from mcd.data.hub import HubStopped
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.data.workers import WorkerDied
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
 
@@ -48,15 +51,28 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     if tokenizer is not None:
         check_words(f"--data {data}", data, load_tokenizer(str(tokenizer)), tokenizer.parent)
     recipe = Recipe(source=data, tokenizer=None if tokenizer is None else str(tokenizer), **options)
-    identity = asdict(recipe)
+    identity = recipe.identity()
     if tokenizer is not None:
         identity["tokenizer"] = tokenizer_sha256(load_tokenizer(str(tokenizer)))
     if fingerprint is not None:
         identity["source_sha256"] = fingerprint
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = cache / f"{Path(data).stem}-{name}"
-    prepare(recipe, folder)
+    prepare_shown(recipe, folder)
     return folder
+
+
+def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict[str, Any]:
+    """`prepare` with its progress shown, by as many processes as there are cores; returns the manifest.
+
+    Raises WorkFailed where the machine or the hub stopped it, DataError as `prepare`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with watching(out.name) as watch:
+        try:
+            return prepare(recipe, out, workers=workers or cores, tell=lambda done, note: watch.tell(done or 0.0, note))
+        except (HubStopped, WorkerDied) as error:
+            raise WorkFailed(str(error)) from None
 
 
 def data_of_model(model: Path) -> str:

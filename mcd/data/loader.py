@@ -1,5 +1,6 @@
 """Rows for training: the batch of step n is a pure function of (data, seed, n), so a resumed run sees the same rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mcd.data.corpus import DataError
 from mcd.data.shards import read_manifest, read_tokens
+from mcd.data.tokens import Tokens
 
 
 class Batch(NamedTuple):
@@ -24,17 +26,19 @@ class Loader:
     """Cuts a token stream into rows and serves them in a new random order each epoch.
 
     Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move; with `wrap` a row is
-    [EOS, length - 2 tokens, EOS] (MDLM). Unshuffled (validation), rows come in order from offset 0.
+    [EOS, length - 2 tokens, EOS] (MDLM). With `spans` the rows are there already, each behind where what is to be
+    learnt of it begins and ends (see `mcd.data.shards`). Unshuffled (validation), rows come in order from offset 0.
     Raises DataError for `wrap` without an EOS.
     """
 
-    tokens: np.ndarray
+    tokens: np.ndarray | Tokens
     length: int
     batch_size: int
     eos_id: int | None
     wrap: bool = False
     shuffle: bool = True
     seed: int = 0
+    spans: bool = False
 
     def __post_init__(self) -> None:
         if self.wrap and self.eos_id is None:
@@ -42,31 +46,65 @@ class Loader:
 
     @property
     def stride(self) -> int:
-        """Tokens of the stream that a row takes."""
-        return self.length - 2 if self.wrap else self.length
+        """Values of the stream that a row takes."""
+        return self.length + 2 * self.spans - 2 * self.wrap
 
     @property
     def rows(self) -> int:
         """Rows in one epoch, whatever its offset."""
-        return (len(self.tokens) - (self.stride if self.shuffle and not self.wrap else 0)) // self.stride
+        return (len(self.tokens) - (self.stride if self._moves else 0)) // self.stride
 
-    def batch(self, step: int) -> Batch:
-        """The rows of step `step` (counted from 0), of all processes together. A batch may span two epochs."""
+    @property
+    def _moves(self) -> bool:
+        """Do row borders move from epoch to epoch?"""
+        return self.shuffle and not self.wrap and not self.spans
+
+    def batch(self, step: int, rows: slice | None = None) -> Batch:
+        """The rows of step `step` (counted from 0), of all processes together. A batch may span two epochs.
+
+        rows: cut those of the batch alone, as a process does that needs no others.
+        """
+        return self.at(self._starts(step, rows))
+
+    def diffused(self, step: int, rows: slice | None = None) -> Tensor | None:
+        """The second part of `batch` alone, of which little need be read."""
+        return self._diffused(self._starts(step, rows)) if self.spans else None
+
+    def at(self, starts: Sequence[int]) -> Batch:
+        """The rows that begin at those values of the stream."""
+        x0 = np.empty((len(starts), self.length), np.int64)
+        for row, start in zip(x0, starts, strict=True):
+            self._cut(start, row)
+        return Batch(torch.from_numpy(x0), self._diffused(starts) if self.spans else None)
+
+    def stream(self) -> np.ndarray:
+        """All tokens in their order, (N,), in memory."""
+        values = self.tokens[:]
+        return values.reshape(-1, self.stride)[:, 2:].reshape(-1) if self.spans else values
+
+    def _diffused(self, starts: Sequence[int]) -> Tensor:
+        ends = np.array([self.tokens[start : start + 2] for start in starts], np.int64).reshape(-1, 2)
+        begin, end = torch.from_numpy(ends).T[..., None]
+        i = torch.arange(self.length)
+        return (begin <= i) & (i < end)
+
+    def _cut(self, start: int, row: np.ndarray) -> None:
+        """Copy the row that begins at `start` of the stream into `row` (L,)."""
+        if self.wrap:
+            row[0] = row[-1] = self.eos_id
+            row = row[1:-1]
+        row[:] = self.tokens[start + 2 * self.spans : start + self.stride]
+
+    def _starts(self, step: int, rows: slice | None) -> list[int]:
+        """Where in the stream the rows of a step stand."""
         first = step * self.batch_size
-        return Batch(torch.from_numpy(np.stack([self._row(first + i) for i in range(self.batch_size)])))
+        return [self._start(first + i) for i in range(self.batch_size)[rows or slice(None)]]
 
-    def _row(self, index: int) -> np.ndarray:
+    def _start(self, index: int) -> int:
+        """Where in the stream the row stands that is served as number `index`."""
         epoch, i = divmod(index, self.rows)
         offset, order = self._epoch(epoch)
-        return self.row_at(offset + int(order[i] if order is not None else i) * self.stride)
-
-    def row_at(self, start: int) -> np.ndarray:
-        """The row whose tokens begin at `start` of the stream, (L,) int64."""
-        row = self.tokens[start : start + self.stride].astype(np.int64)
-        if not self.wrap:
-            return row
-        assert self.eos_id is not None
-        return np.concatenate(([self.eos_id], row, [self.eos_id]))
+        return offset + int(order[i] if order is not None else i) * self.stride
 
     def _epoch(self, epoch: int) -> tuple[int, np.ndarray | None]:
         if not self.shuffle:
@@ -74,7 +112,7 @@ class Loader:
         cached: dict[int, tuple[int, np.ndarray | None]] = self.__dict__.setdefault("_epochs", {})
         if epoch not in cached:
             rng = np.random.default_rng([self.seed, epoch])
-            offset = 0 if self.wrap else int(rng.integers(self.stride))
+            offset = int(rng.integers(self.stride)) if self._moves else 0
             cached.pop(epoch - 2, None)
             cached[epoch] = (offset, rng.permutation(self.rows))
         return cached[epoch]
@@ -82,9 +120,13 @@ class Loader:
 
 def spread_rows(loader: Loader, num: int) -> Tensor:
     """At most `num` rows of an unshuffled loader, spread evenly over it and so over its documents, (N, L)."""
+    return spread_batch(loader, num).x0
+
+
+def spread_batch(loader: Loader, num: int) -> Batch:
+    """The rows of `spread_rows`, with what is to be learnt of them."""
     num = min(num, loader.rows)
-    starts = [i * loader.rows // num * loader.stride for i in range(num)]
-    return torch.from_numpy(np.stack([loader.row_at(start) for start in starts]))
+    return loader.at([i * loader.rows // num * loader.stride for i in range(num)])
 
 
 def open_loader(
@@ -96,12 +138,15 @@ def open_loader(
 ) -> Loader:
     """A loader over a prepared folder; "valid" is served in order. `length` overrides the manifest's.
 
-    Raises DataError when the split is too short for one row, and for a batch or rows without tokens.
+    Raises DataError when the split is too short for one row, for a batch or rows without tokens, and for another
+    length than that of data packed in rows.
     """
     manifest = read_manifest(folder)
     recipe = manifest["recipe"]
     if batch_size < 1:
         raise DataError(f"--batch-size {batch_size}: must be at least 1")
+    if manifest["packing"] == "rows" and length not in (None, recipe["length"]):
+        raise DataError(f"--length {length}: {folder} holds rows of {recipe['length']}; prepare it with that --length")
     loader = Loader(
         tokens=read_tokens(folder, split),
         length=recipe["length"] if length is None else length,
@@ -110,6 +155,7 @@ def open_loader(
         wrap=recipe["wrap"],
         shuffle=split == "train",
         seed=seed,
+        spans=manifest["packing"] == "rows",
     )
     if loader.stride < 1:
         raise DataError(f"--length {loader.length}: must be at least {3 if loader.wrap else 1}")

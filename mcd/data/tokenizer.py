@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
 
 
 def load_tokenizer(name_or_path: str) -> Tokenizer:
-    """A tokenizer from tokenizer.json, a folder that holds one, or a hub id. Raises DataError when there is none.
+    """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
-    What it says of cutting and padding, which is for other uses of it, is left out.
+    What it says of cutting and padding, which is for other uses of it, is left out. Raises DataError when there is
+    none, and when its ids are not 0 .. V - 1 (V at least 2), a token each.
     """
     path = Path(name_or_path)
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -66,7 +68,22 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    _check_ids(tokenizer, name_or_path)
     return tokenizer
+
+
+def _check_ids(tokenizer: Tokenizer, name: str) -> None:
+    vocabulary = tokenizer.get_vocab()
+    ids = Counter(vocabulary.values())
+    if len(vocabulary) < 2:
+        raise DataError(f"--tokenizer {name}: has {len(vocabulary)} token(s), at least 2 are needed; give another")
+    twice = next((i for i, count in ids.items() if count > 1), None)
+    if twice is not None:
+        tokens = " and ".join(repr(token) for token in sorted(vocabulary) if vocabulary[token] == twice)
+        raise DataError(f"--tokenizer {name}: {tokens} share the id {twice}; give another")
+    missing = next((i for i in range(len(ids)) if i not in ids), None)
+    if missing is not None:
+        raise DataError(f"--tokenizer {name}: no token has the id {missing}, of {len(ids)}; give another")
 
 
 def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:

@@ -177,7 +177,7 @@ def test_unknown_words_name_the_nearest(capsys, teacher, tmp_path):
 
 @pytest.mark.parametrize("name", ["hmmm", "HMM", "Sotu", "grammer"])
 def test_a_slip_in_the_name_of_data_never_asks_the_hub(name, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("mcd.data.corpus._hub_documents", None)
+    monkeypatch.setattr("mcd.data.corpus.HubRecords", None)
     meant = {"hmmm": "hmm", "HMM": "hmm", "Sotu": "sotu", "grammer": "grammar"}[name]
     for command in (["train"], ["prepare"]):
         argv = [*command, "--data", name, "--out", str(tmp_path / "x")]
@@ -186,7 +186,8 @@ def test_a_slip_in_the_name_of_data_never_asks_the_hub(name, capsys, monkeypatch
 
 def test_a_hub_dataset_without_a_slash_is_still_asked_for(monkeypatch, tmp_path, capsys):
     asked = []
-    monkeypatch.setattr("mcd.data.corpus._hub_documents", lambda name, _: iter(asked.append(name) or ()))
+    monkeypatch.setattr("mcd.data.corpus.HubRecords", lambda name, *_: asked.append(name) or ())
+    monkeypatch.setattr("mcd.data.shards.commit_of", lambda *_: None)
     refused(capsys, ["prepare", "--data", "openwebtext", "--out", str(tmp_path / "x")], "--data openwebtext")
     assert asked == ["openwebtext"]
 

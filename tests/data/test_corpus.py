@@ -109,7 +109,7 @@ def test_wrong_fields(tmp_path):
     refused(tmp_path / "a.jsonl", "line 1", "'text'")
     write_parquet(tmp_path / "a.parquet", field="body")
     refused(tmp_path / "a.parquet", "no column 'text'", "id, body")
-    refused(tmp_path / "a.parquet", "'id' holds no strings", text_field="id")
+    refused(tmp_path / "a.parquet", "row 1: field 'id' holds no string", text_field="id")
     for line in ('{"text": 3}', "[1]", "3", "no json"):
         (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
         refused(tmp_path / "b.jsonl", "line 2")
@@ -152,7 +152,7 @@ def test_an_empty_name_does_not_read_the_current_folder(tmp_path, monkeypatch):
 
 def test_other_files_and_missing_ones(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    refused(tmp_path / "a.pdf", "not one of .txt, .jsonl, .parquet")
+    refused(tmp_path / "a.pdf", "not one of .txt, .jsonl, .parquet, .arrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR0 not at all")
     refused(tmp_path / "a.parquet", "not a parquet file")
     refused(tmp_path / "nowhere", "no such file")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mcd.data.corpus import DataError
 from mcd.data.loader import Loader, open_loader, spread_rows
 from mcd.data.shards import read_manifest, read_tokens
+from mcd.data.tokens import Tokens
 
 
 def loader(n=103, length=8, batch_size=3, **options):
@@ -115,6 +116,29 @@ def test_spread_rows_are_rows_of_the_whole_split(tiny_data):
     some = spread_rows(loader, 3)
     assert len(some) == min(3, loader.rows) and all(tuple(row) in every for row in some.tolist())
     assert len(spread_rows(loader, 10**6)) == loader.rows
+
+
+@given(
+    n=st.integers(40, 200),
+    length=st.integers(3, 12),
+    batch_size=st.integers(1, 7),
+    wrap=st.booleans(),
+    rows=st.slices(7),
+    step=st.integers(0, 200),
+)
+def test_rows_cut_alone_are_those_of_the_whole(n, length, batch_size, wrap, rows, step):
+    data = loader(n, length, batch_size, wrap=wrap)
+    if rows.step is None or rows.step > 0:
+        assert torch.equal(data.batch(step, rows).x0, data.batch(step).x0[rows])
+
+
+@given(cuts=st.lists(st.integers(1, 102), max_size=5, unique=True), wrap=st.booleans(), seed=st.integers(0, 9))
+def test_borders_of_shards_change_nothing(cuts, wrap, seed):
+    whole = loader(wrap=wrap, seed=seed)
+    parts = Tokens(np.split(np.asarray(whole.tokens), sorted(cuts)))
+    in_parts = Loader(parts, 8, 3, eos_id=9999, wrap=wrap, seed=seed)
+    for step in range(12):
+        assert torch.equal(in_parts.batch(step).x0, whole.batch(step).x0)
 
 
 def test_wrapping_needs_an_end_of_text():

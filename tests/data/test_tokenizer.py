@@ -67,6 +67,24 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
         eos_id_of(load_tokenizer(str(tmp_path / "no_eos.json")))
 
 
+@pytest.mark.parametrize(
+    "vocabulary, match",
+    [
+        ({"a": 0}, r"has 1 token\(s\), at least 2"),
+        ({}, r"has 0 token\(s\)"),
+        ({"a": 0, "b": 1, "c": 1}, "'b' and 'c' share the id 1"),
+        ({"a": 0, "b": 2}, "no token has the id 1, of 2"),
+        ({"a": 1, "b": 2}, "no token has the id 0"),
+        ({"a": 0, "b": 1 << 31}, "no token has the id 1"),
+    ],
+)
+def test_ids_that_are_missing_or_shared(tmp_path, vocabulary, match):
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}
+    (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "model": model}))
+    with pytest.raises(DataError, match=rf"--tokenizer .*t\.json: {match}.*give another"):
+        load_tokenizer(str(tmp_path / "t.json"))
+
+
 def test_what_can_only_be_a_path_never_goes_to_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr("mcd.data.tokenizer.Tokenizer", None)
     (tmp_path / "model").mkdir()

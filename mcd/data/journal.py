@@ -1,0 +1,79 @@
+"""A folder while it is prepared: who works in it, what is recorded, and which files are ours."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mcd.data.manifest import MANIFEST, read_json
+from mcd.data.readers import DataError
+from mcd.data.recipe import Recipe
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
+
+PROGRESS = "progress.json"
+_OURS = re.compile(
+    r"(train|valid)-\d{5}\.bin(\.partial)?|held-\d{8}\.bin|(manifest|progress|tokenizer|verified)\.json(\.partial)?"
+)
+
+
+def is_ours(path: Path) -> bool:
+    """Is it a file, by its name, that preparing data makes?"""
+    return _OURS.fullmatch(path.name) is not None
+
+
+def clear(out: Path, manifest: dict[str, Any] | None = None) -> None:
+    """Remove our files but for those of `manifest`."""
+    keep = {MANIFEST, "tokenizer.json", "verified.json"} if manifest else set()
+    if manifest:
+        keep |= {shard["file"] for shards in manifest["splits"].values() for shard in shards}
+    for path in out.iterdir():
+        if is_ours(path) and path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def purpose_of(recipe: Recipe, fingerprint: str | None, shard_tokens: int) -> dict[str, Any]:
+    """What a run is about: the work of an interrupted one for the same purpose is of use."""
+    return {"recipe": recipe.identity(), "source_sha256": fingerprint, "shard_tokens": shard_tokens}
+
+
+def recorded(out: Path, purpose: dict[str, Any], tokenizer: str | None) -> dict[str, Any] | None:
+    """What an interrupted run for `purpose` recorded; None when nothing, or nothing of use, is left.
+
+    tokenizer: the one asked for; a file must still do what it did. Raises DataError when the run was about something
+    else: its work is not thrown away unasked.
+    """
+    record = read_json(out / PROGRESS) if (out / PROGRESS).is_file() else None
+    if not isinstance(record, dict) or not {*purpose, "position", "packer", "commit", "tokenizer_sha256"} <= set(
+        record
+    ):
+        return None
+    other = "--out {}: holds unfinished data of {}; name a new folder, or remove this one"
+    if record["recipe"] != purpose["recipe"] or record["shard_tokens"] != purpose["shard_tokens"]:
+        raise DataError(other.format(out, "another recipe"))
+    if record["source_sha256"] != purpose["source_sha256"]:
+        raise DataError(other.format(out, "text that changed since"))
+    local = tokenizer if tokenizer is not None and Path(tokenizer).exists() else None
+    if local and tokenizer_sha256(load_tokenizer(local)) != record["tokenizer_sha256"]:
+        raise DataError(other.format(out, f"another --tokenizer than {tokenizer} is now"))
+    try:
+        return record if tokenizer_sha256(load_tokenizer(str(out))) == record["tokenizer_sha256"] else None
+    except DataError:
+        return None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process prepares the folder. The system takes the lock from one that was killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
