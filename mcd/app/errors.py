@@ -54,7 +54,7 @@ def explained() -> Iterator[Outcome]:
                 1,
             )
         elif error.errno in (errno.EACCES, errno.EROFS):
-            outcome.status = fail(f"{error.filename}: permission denied; name another", 1)
+            outcome.status = fail(f"{error.filename}: {(error.strerror or '').lower()}; name another", 1)
         elif error.errno in _PATHS:
             outcome.status = fail(f"{error.filename or 'a path of the request'}: {error.strerror}", 1)
         else:
