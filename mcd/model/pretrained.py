@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mcd.files import read_json, sync_folder, write_durably
+from mcd.model.checks import ModelError, check_config, check_finite, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.process.schedule import config_of_schedule, schedule_of_config
@@ -21,10 +23,6 @@ from mcd.process.schedule import config_of_schedule, schedule_of_config
 FORMAT = "mcd-model-1"
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
 WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
-
-
-class ModelError(ValueError):
-    """A model that cannot be read; the message names the file and the mend."""
 
 
 class _Unfilled(TorchFunctionMode):
@@ -52,12 +50,14 @@ def config_of_json(value: Any) -> DenoiserConfig:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ModelError(f'config.json is not of an mcd model (no "format": "{FORMAT}")')
     try:
-        return DenoiserConfig(
+        config = DenoiserConfig(
             backbone=DiTConfig(**value["backbone"]),
             mask_id=value["mask_id"],
             schedule=schedule_of_config(value["schedule"]),
             time_conditioned=value["time_conditioned"],
         )
+        check_config(config)
+        return config
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"config.json is damaged: {error}") from None
 
@@ -71,6 +71,8 @@ def locate(name: str) -> Path:
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: no config.json in this folder; a model is config.json + model.safetensors")
         return path
+    if path.is_file():
+        raise ModelError(why_no_model(path))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"{name}: no such model folder (a model is a folder, a hub id OWNER/NAME, or demo)")
     try:
@@ -86,10 +88,10 @@ def locate(name: str) -> Path:
 def read_config(folder: Path) -> DenoiserConfig:
     """The configuration of a model's folder. Raises ModelError when config.json is missing, damaged or foreign."""
     try:
-        return config_of_json(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return config_of_json(read_json(folder / "config.json"))
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
 
 
@@ -102,15 +104,15 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema") -> Denois
     folder = locate(name)
     config = read_config(folder)
     path = folder / WEIGHTS[weights]
+    check_weights_file(path, config)
     try:
         tensors = load_file(path)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: missing; is this run still training, or the copy incomplete?") from None
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: truncated or not a safetensors file ({error})") from None
     with _Unfilled():
         model = Denoiser(config)
     load_strictly(model, tensors, str(path))
+    check_finite(tensors, str(path))
     model.folder = folder
     return model.eval()
 
@@ -153,10 +155,9 @@ def save_pretrained(
     raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(config_to_json(model.config), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    write_durably(folder / "config.json", json.dumps(config_to_json(model.config), indent=2) + "\n")
     if tokenizer_json is not None:
-        (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        write_durably(folder / "tokenizer.json", tokenizer_json)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], {name: value.to(dtype) for name, value in tensors.items()})
@@ -176,3 +177,4 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from None
     partial.replace(path)
+    sync_folder(path.parent)
