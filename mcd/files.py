@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +22,29 @@ class JSONError(ValueError):
     """Text that is not JSON, or JSON that no writer of ours makes; the message says what is wrong with it."""
 
 
-def parse_json(text: str | bytes, finite: bool = True) -> Any:
+def parse_json(text: str | bytes, strict: bool = True) -> Any:
     """The value of a JSON document, strictly: UTF-8, each key once, at most `DEEPEST` deep and `LARGEST` long.
 
-    finite: refuse NaN, Infinity and numbers beyond float64, which Python otherwise reads. Lone surrogates are refused:
-    no file could be written with them. Raises JSONError.
+    Whole numbers of more than 20 digits are refused. strict: so are NaN, Infinity and numbers beyond float64, which
+    Python otherwise reads, and lone surrogates, with which no file could be written. Raises JSONError.
     """
     if len(text) > LARGEST:
         raise JSONError(f"{len(text):,} bytes of JSON; at most {LARGEST:,} are read")
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        constant = _not_finite if finite else float
-        number = _finite_float if finite else float
-        value = json.loads(text, object_pairs_hook=_each_key_once, parse_constant=constant, parse_float=number)
+        constant = _not_finite if strict else float
+        number = _finite_float if strict else float
+        value = json.loads(
+            text,
+            object_pairs_hook=_each_key_once,
+            parse_constant=constant,
+            parse_float=number,
+            parse_int=_moderate_int,
+        )
         if _deeper_than(value, DEEPEST):
             raise JSONError(f"nested deeper than {DEEPEST}")
-        if "\\u" in text:  # the only way to one
+        if strict and "\\u" in text:  # the only way to one
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise JSONError(f"nested deeper than {DEEPEST}") from None
@@ -45,15 +52,24 @@ def parse_json(text: str | bytes, finite: bool = True) -> Any:
         raise
     except UnicodeError as error:
         raise JSONError(f"not UTF-8 text ({error.reason})") from None
-    except ValueError as error:  # JSONDecodeError, or an integer of more digits than Python converts
+    except ValueError as error:
         raise JSONError(str(error)) from None
     return value
 
 
-def read_json(path: Path, finite: bool = True) -> Any:
+def read_json(path: Path, strict: bool = True) -> Any:
     """The value of a file of JSON, as `parse_json`. Raises JSONError naming nothing but the fault, and OSError."""
     with path.open("rb") as file:
-        return parse_json(file.read(LARGEST + 1), finite)
+        return parse_json(file.read(LARGEST + 1), strict)
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a .jsonl file that hold more than white space, numbered from 1, not yet parsed; one longer than
+    `LARGEST` is cut, so that `parse_json` refuses it. Raises OSError."""
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST + 1), b""), 1):
+            if line.strip():
+                yield number, line
 
 
 def sync_folder(folder: Path) -> None:
@@ -105,6 +121,12 @@ def _finite_float(digits: str) -> float:
     if not math.isfinite(value):
         raise JSONError(f"holds {digits[:20]}, which is beyond float64")
     return value
+
+
+def _moderate_int(digits: str) -> int:
+    if len(digits) > 20:
+        raise JSONError(f"holds a whole number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _deeper_than(value: Any, levels: int) -> bool:

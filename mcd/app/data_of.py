@@ -14,6 +14,7 @@ from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.files import JSONError, read_json
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
 
@@ -129,9 +130,9 @@ def _language_at(folder: Path) -> str | None:
 def _trained_on(run: Path) -> tuple[str | None, str | None]:
     """The data and the teacher of a run.json, None for what it does not say."""
     try:
-        config = json.loads(run.read_text(encoding="utf-8"))["config"]
+        config = read_json(run, strict=False)["config"]
         data, teacher = config.get("data"), config.get("teacher")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, JSONError, KeyError, TypeError, AttributeError):
         return None, None
     return data if isinstance(data, str) else None, teacher if isinstance(teacher, str) else None
 

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from mcd.data.corpus import DataError, documents, file_sha256, source_sha256
 from mcd.data.language import LANGUAGES
+from mcd.data.token_ids import check_ids
 from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, train_bpe, word_tokenizer
 
 MANIFEST = "manifest.json"
@@ -109,6 +110,7 @@ def _text(recipe: Recipe) -> tuple[Tokenizer, int, Iterator[tuple[list[int], str
     else:
         train_texts = (text for text, valid in _split_documents(recipe) if not valid)
         tokenizer = train_bpe(train_texts, recipe.vocab_size)
+    check_ids(tokenizer, f"--tokenizer {recipe.tokenizer}", tokenizer.get_vocab_size())
     eos_id = eos_id_of(tokenizer)
     pieces = (
         ([*tokenizer.encode(text, add_special_tokens=False).ids, eos_id], "valid" if valid else "train")

@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mcd.data.corpus import DataError
+from mcd.data.token_ids import check_ids
 
 EOS = "<|endoftext|>"
 
@@ -58,11 +59,13 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         if name_or_path.startswith((".", "/", "~")) or path.suffix == ".json":
             raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
     try:
-        if path.is_file():
-            return Tokenizer.from_file(str(path))
-        return Tokenizer.from_pretrained(name_or_path)
-    except Exception as error:  # `tokenizers` raises bare Exception for every fault
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name_or_path)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
+    check_ids(tokenizer, f"--tokenizer {name_or_path}")
+    return tokenizer
 
 
 def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
@@ -73,6 +76,7 @@ def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
             f"{folder}/tokenizer.json: has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}; "
             "it is not the tokenizer this model was trained with"
         )
+    check_ids(tokenizer, f"{folder}/tokenizer.json", vocab_size)
     return tokenizer
 
 

@@ -57,7 +57,7 @@ def why_no_model(path: Path) -> str:
     """What is said of a file that was given in place of a model's folder."""
     mend = f"`mcd import {path} --out DIR` makes one of it"
     if path.suffix in PICKLED or is_pickle(path):
-        return f"{path}: is a pickle, which could run code when it is read; a model is a folder: {mend}, running nothing"
+        return f"{path}: is a pickle, which can run code when it is read; a model is a folder: {mend} and runs nothing"
     return f"{path}: is a file; a model is a folder" + (f": {mend}" if path.suffix == ".safetensors" else "")
 
 
@@ -70,7 +70,9 @@ def check_weights_file(path: Path, config: DenoiserConfig) -> None:
         others = [other.name for other in sorted(path.parent.glob("*")) if other.suffix in PICKLED]
         mend = "is this run still training, or the copy incomplete?"
         if others:
-            mend = f"{others[0]} is a pickle, which is never loaded; `mcd import {path.parent} --out DIR` reads it safely"
+            mend = (
+                f"{others[0]} is a pickle, never loaded; `mcd import {path.parent} --out DIR` reads it and runs nothing"
+            )
         raise ModelError(f"{path}: missing; {mend}")
     if is_pickle(path):
         raise ModelError(

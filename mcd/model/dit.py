@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from mcd.model.attention import SelfAttention, rotary_table
 from mcd.model.linear import Linear, in_groups
 
-
 MOST = {"rows": 2**24, "hidden": 2**16, "layers": 2**12, "heads": 2**12, "length": 2**20, "cond_dim": 2**16}
 """Sizes beyond which a configuration is a slip or a trap; the largest published models have a tenth."""
 

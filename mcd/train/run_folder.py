@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import mcd
-from mcd.files import JSONError, parse_json, read_json, sync_folder, write_durably
+from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably
 from mcd.model.pretrained import WEIGHTS
 from mcd.train.checkpoint import write_json
 from mcd.train.config import TrainConfig
@@ -22,9 +22,6 @@ BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "c
 
 Of a run of several rounds the number of steps may not: it says where the rounds begin.
 """
-
-_LONGEST_LINE = 1 << 20
-"""Bytes of the longest line of stats.jsonl that is read; ours have some hundreds."""
 
 _DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfig)}
 """Value of a training option in a run that was begun before the option existed."""
@@ -116,14 +113,13 @@ def read_stats(run: Path) -> list[dict[str, Any]]:
     Left out are lines that are none: the last one when a kill cut it short, others when the file was damaged.
     """
     rows = []
-    with (run / "stats.jsonl").open("rb") as file:
-        for line in iter(lambda: file.readline(_LONGEST_LINE), b""):
-            try:
-                row = parse_json(line, finite=False)  # a loss may be NaN
-            except JSONError:
-                continue
-            if isinstance(row, dict) and type(row.get("step")) is int:
-                rows.append(row)
+    for _, line in json_lines(run / "stats.jsonl"):
+        try:
+            row = parse_json(line, strict=False)  # a loss may be NaN
+        except JSONError:
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
     return rows
 
 
@@ -151,7 +147,7 @@ def environment() -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = read_json(path / "run.json", finite=False)["config"]
+        config = read_json(path / "run.json", strict=False)["config"]
     except (JSONError, KeyError, TypeError):
         config = None
     if not isinstance(config, dict):
