@@ -141,5 +141,5 @@ def _must_be_found(data: str, run: Path) -> None:
     try:
         if data not in LANGUAGES and not (Path(data) / MANIFEST).is_file():
             next(documents(data), None)
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise UsageError(f"{error}; this name is from {run}; give --data") from None

@@ -35,8 +35,9 @@ def check_config(config: DenoiserConfig) -> None:
     if type(config.time_conditioned) is not bool:
         raise ValueError(f"time_conditioned {config.time_conditioned!r}: must be true or false")
     for name in ("dropout", "gate_init"):
-        if type(getattr(config.backbone, name)) not in (int, float):
-            raise ValueError(f"{name} {getattr(config.backbone, name)!r}: must be a number")
+        value = getattr(config.backbone, name)
+        if type(value) not in (int, float) or not abs(value) <= 1e6:
+            raise ValueError(f"{name} {value!r}: must be a number of moderate size")
     for name, value in vars(config.schedule).items():
         if type(value) not in (int, float) or not 0 <= value < 1:
             raise ValueError(f"{name} {value!r} of the schedule: must be a number in [0, 1)")

@@ -135,7 +135,9 @@ def by_atheris(fuzzer, seconds, seed):
             fuzzer.close()
             report([fuzzer], seconds)
 
-    atheris.Setup([sys.argv[0], f"-seed={seed + 1}", "-max_len=256", "-len_control=0", "-rss_limit_mb=0", "-timeout=60"], one)
+    atheris.Setup(
+        [sys.argv[0], f"-seed={seed + 1}", "-max_len=256", "-len_control=0", "-rss_limit_mb=0", "-timeout=60"], one
+    )
     atheris.Fuzz()
 
 
