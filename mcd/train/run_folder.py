@@ -37,6 +37,8 @@ class RunFolder:
     changes nothing, when another process runs in it; OSError where nothing can be written.
     """
 
+    _lock: RunLock | None = None
+
     def __init__(self, path: Path, config: dict[str, Any], command: str | None = None):
         self.path = path
         config = json.loads(json.dumps(config))
@@ -53,7 +55,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process run in the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> "RunFolder":
         return self

@@ -27,11 +27,14 @@ from mcd.data.shards import Recipe, prepare
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.ema import EMA
 from mcd.model.pretrained import from_pretrained, save_pretrained
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
-from mcd.train.checkpoint import CheckpointError, load_latest, save_checkpoint
+from mcd.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import RunConflict, RunFolder, read_stats
+from mcd.train.state import TrainState
 from tests.fuzz.mutations import Case
 
 FAULTS = (UsageError, DataError, ModelError, CheckpointError, RunConflict, FloatingPointError)
@@ -154,18 +157,27 @@ def _read_run(folder: Path) -> None:
         assert all(row["step"] <= 2 for row in read_stats(folder))
 
 
+def _state() -> TrainState:
+    student = _denoiser()
+    return TrainState(student, None, EMA(student, 0.9), make_optimizers("adamw", student, 1e-3, (0.9, 0.99), 0.0))
+
+
 def _checkpoint_seeds() -> list[Case]:
     with _folder() as folder:
         for step in (1, 2):
-            save_checkpoint(folder, step, {"a": torch.full((3,), float(step))}, {"step": step, "elapsed_s": 0.5})
+            state = _state()
+            state.counters.step = step
+            for shadow in state.ema.shadow.values():
+                shadow.fill_(step)
+            save_checkpoint(folder, state)
         return [case_of(folder)]
 
 
 def _read_checkpoint(folder: Path) -> None:
-    restored = load_latest(folder)
-    if restored is not None:
-        tensors, meta = restored
-        assert tensors["a"].tolist() == [float(meta["step"])] * 3, "a damaged checkpoint was taken for a good one"
+    state = _state()
+    if load_checkpoint(folder, state):
+        step, shadows = state.counters.step, state.ema.shadow.values()
+        assert step in (1, 2) and all((shadow == step).all() for shadow in shadows), "a damaged one was taken for good"
 
 
 def _samples_seeds() -> list[Case]:
