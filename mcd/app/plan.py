@@ -1,5 +1,7 @@
 """`mcd plan`: memory and time of a training step on given devices, from first principles."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -140,27 +142,26 @@ def estimated(setup: Any, device: Any, utilisation: float, steps: int) -> dict[s
     }
 
 
-def measured_cpu(precision: str) -> Any:
+def measured_cpu(precision: str, clock: Callable[[], float] = time.perf_counter) -> Any:
     """This machine as a `Device`: the best of a few large products and of a few copies, and its memory."""
-    import time
-
     import torch
 
     from mcd.app.limits import usable_memory
+    from mcd.model.linear import product
     from mcd.train.estimate import Device
 
     def best(work: Any, repeats: int = 5) -> float:
         taken = []
         for _ in range(repeats):
-            started = time.perf_counter()
+            started = clock()
             work()
-            taken.append(time.perf_counter() - started)
+            taken.append(clock() - started)
         return min(taken)
 
     n = 1536
     dtype = torch.float32 if precision == "32-true" else torch.bfloat16
     a, b = (torch.randn(n, n, dtype=dtype) for _ in range(2))
-    rate = 2 * n**3 / best(lambda: a @ b)
+    rate = 2 * n**3 / best(lambda: product(a, b))
     source, target = torch.ones(32 << 20), torch.empty(32 << 20)
     bandwidth = 8 * len(source) / best(lambda: target.copy_(source))
     total, limit = usable_memory()

@@ -84,7 +84,7 @@ def kept_per_token(setup: Setup) -> int:
     """
     D, H = setup.config.hidden, setup.config.heads
     plain = setup.on_cpu and setup.length <= SHORT.get(torch.bfloat16 if setup.half else torch.float32, 128)
-    kept = (38 if plain else 46) * D if setup.half else (72 if plain else 80) * D
+    kept = (40 if plain else 46) * D if setup.half else (72 if plain else 80) * D
     if plain:
         kept += (2 if setup.half else 4) * H * setup.length
     if setup.config.dropout > 0:
@@ -111,6 +111,7 @@ def memory(setup: Setup) -> dict[str, float]:
     copies = 2.0 * setup.block if setup.half else 0.0  # autocast's own weights live as long as the block's graph
     one = kept + copies
     terms["activations"] = one + 4 * D * setup.tokens * layers if setup.checkpointing else one * layers
+    terms["gradients of activations"] = (24 if setup.half else 40) * D * setup.tokens  # 10 D numbers, of one block
     rows = MASKED * setup.tokens
     chunk = 4 * min(CHUNK_ELEMENTS, rows * K)
     terms["head: rows and chunks"] = 4 * D * rows * (3 if setup.distils else 2) + chunk * (3 if setup.distils else 2)
@@ -120,7 +121,8 @@ def memory(setup: Setup) -> dict[str, float]:
     if setup.devices > 1 and n == 1:
         terms["buckets (DDP)"] = 4.0 * P  # DDP reduces copies of the gradients
     begins = terms["activations"] + terms["head: rows and chunks"] + (4 * K * D if n == 1 else 0)
-    ends = terms["gradients"] + one
+    begins += terms["gradients of activations"]
+    ends = terms["gradients"] + one + terms["gradients of activations"]
     held = sum(terms[name] for name in ("weights", "optimiser (AdamW)", "EMA", "teacher"))
     held += terms.get("gathered (FSDP)", 0.0) + terms.get("buckets (DDP)", 0.0)
     earlier = terms["gradients"] if setup.accumulate > 1 else 0.0  # of the parts before

@@ -51,10 +51,10 @@ def test_what_a_block_keeps_is_what_autograd_saves(precision, length, dropout):
 def test_operations_are_those_that_are_made(monkeypatch):
     """Those of a backbone with half of the positions asked for; torch counts them."""
     monkeypatch.setattr(linear, "ONEDNN", False)  # whose products torch does not count
-    config = DiTConfig(41, 64, 3, 4, 256, cond_dim=8)
+    config = DiTConfig(41, 64, 3, 4, 128, cond_dim=8)
     model, B = Denoiser(DenoiserConfig(config, 40)), 2
-    z, rows = torch.randint(41, (B, 256)), torch.arange(B * 256)[::2]
-    expected = flops(Setup(config, B, 256, distils=False))
+    z, rows = torch.randint(41, (B, 128)), torch.arange(B * 128)[::2]
+    expected = flops(Setup(config, B, 128, distils=False))
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model.hidden(z, torch.zeros(B), rows=rows)
     assert expected["student, forward"] == pytest.approx(counted.get_total_flops(), rel=0.02)
