@@ -1,4 +1,4 @@
-"""kill -9, the short form: one distillation killed in five phases and finished, one preparation (tests/soak/kills.py)."""
+"""kill -9, the short form: a distillation killed in five phases, a preparation in one (tests/soak/kills.py)."""
 
 import json
 import os
