@@ -3,7 +3,8 @@
     python tests/soak/kills.py --runs 36 --out results/bench/kills.json     # the long form (make soak)
     python tests/soak/kills.py --short                                      # one run killed five times, one preparation
 
-A run is a command in a process of its own. It is killed once or more, each time when what is on disk says that the
+A run is a command in a process of its own, forked from this one, which has imported what the commands import (so that
+a start takes no seconds). It is killed once or more, each time when what is on disk says that the
 phase aimed at has begun, and a random moment later; then it is started again until it ends. What it leaves (both weight
 sets, those of each round, stats.jsonl without times, shards, manifest, tokenizer) must equal an undisturbed run's. The
 phase of a kill is what the files say afterwards, so an aimed kill that came late is counted where it fell. Prints one
@@ -11,26 +12,70 @@ JSON object; exit status 1 when a run ended otherwise, or (long form) a phase wa
 """
 
 import argparse
+import importlib
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+sys.path.insert(0, str(ROOT))
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # before torch is imported
+for module in ("mcd.app.training", "mcd.app.distill", "mcd.app.prepare", "mcd.app.data_of", "mcd.app.errors"):
+    importlib.import_module(module)
+from mcd.app.cli import main as main_of_mcd  # noqa: E402
+
 LEAST = 3
 DISTILL = ("preparation", "steps", "checkpoint", "round", "end")
 """Phases of `mcd distill` that are aimed at; "start" (imports, loading a checkpoint) is hit now and then too."""
 PREPARE = ("tokenizer", "shards")
 ROUNDS, STEPS = 3, 5
 TRAIN = "--batch-size 2 --length 32 --lr 1e-3 --log-every 1 --checkpoint-every 3 --threads 1 --recipe cpu".split()
+
+
+LATE = {"steps": 0.3, "tokenizer": 0.8}
+"""Most seconds between the begin of a phase and the kill; 0.05 for the others, which are short."""
+
+
+class Child:
+    """`mcd ARGV` in a process of its own."""
+
+    def __init__(self, argv, log):
+        self.pid, self.ended = os.fork(), None
+        if self.pid == 0:
+            status = 70
+            try:
+                said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(said, 1)
+                os.dup2(said, 2)
+                status = main_of_mcd(argv)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+
+    def status(self, options=os.WNOHANG):
+        """The exit status, minus the signal's number; None while it runs."""
+        if self.ended is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self.ended
+
+    def wait(self):
+        return self.status(0)
+
+    def kill(self):
+        if self.status() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
 
 
 class Work:
@@ -43,13 +88,12 @@ class Work:
             options = ["mcd", "--teacher", "demo", "--data", str(text), "--out", str(self.out), *TRAIN, *budget]
         else:
             options = ["--data", str(text), "--vocab-size", "700", "--length", "32", "--out", str(self.out)]
-        self.argv = [sys.executable, "-m", "mcd", kind, *options]
+        self.argv = [kind, *options]
 
     def start(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(self.argv, env=ENVIRONMENT, stdout=log, stderr=log, cwd=self.folder)
+        return Child(self.argv, self.folder / "log")
 
     def new(self, *paths):
         """Is one of these there, and written since the process began?"""
@@ -91,16 +135,13 @@ class Work:
     def killed_at(self, aim, rng):
         """Start it, kill it in that phase or soon after; what was hit, or None when it ended before."""
         process = self.start()
-        steps = rng.randrange(1, 4)
-        try:
-            while process.poll() is None:
-                if self.phase() == aim and (aim != "steps" or self._logged_since() >= steps):
-                    time.sleep(rng.choice((0.0, rng.uniform(0, 0.01), rng.uniform(0, 0.3 if aim == "steps" else 0.05))))
-                    break
-                time.sleep(0.0005)
-        finally:
-            process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
+        steps, longest = rng.randrange(1, 4), LATE.get(aim, 0.05)
+        while process.status() is None:
+            if self.phase() == aim and (aim != "steps" or self._logged_since() >= steps):
+                time.sleep(rng.choice((0.0, rng.uniform(0, 0.01), rng.uniform(0, longest))))
+                break
+            time.sleep(0.0005)
+        if process.kill() != -signal.SIGKILL:
             return None
         hit = self.phase()
         return {"aimed_at": aim, "phase": hit, "after_s": round(time.time() - self.started, 2)}
@@ -117,7 +158,9 @@ class Work:
         """Run it to its end."""
         status = self.start().wait()
         if status:
-            raise SystemExit(f"{' '.join(self.argv)} ended with {status}:\n{(self.folder / 'log').read_text()[-2000:]}")
+            raise SystemExit(
+                f"mcd {' '.join(self.argv)} ended with {status}:\n{(self.folder / 'log').read_text()[-2000:]}"
+            )
 
 
 def text_file(folder):
