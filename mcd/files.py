@@ -50,7 +50,7 @@ def parse_json(text: str | bytes, strict: bool = True) -> Any:
         raise JSONError(f"nested deeper than {DEEPEST}") from None
     except JSONError:
         raise
-    except UnicodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise JSONError(f"not UTF-8 text ({error.reason})") from None
     except ValueError as error:
         raise JSONError(str(error)) from None

@@ -113,7 +113,7 @@ def config_of(size: str, length: int, dropout: float) -> Any:
 
     try:
         if size in SIZE_NAMES:
-            widths = SIZES_8B if size == "8b" else SIZES[size]
+            widths: dict[str, Any] = {**(SIZES_8B if size == "8b" else SIZES[size])}
             return DiTConfig(VOCABULARIES.get(size, GPT2), length=length, dropout=dropout, **widths)
         if size != "demo" and not Path(size).exists():
             raise UsageError(f"--size {size}: known are {', '.join(SIZE_NAMES)}, demo, or a model's folder")
