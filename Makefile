@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test soak lint docs clean
 
 demo: .venv/.demo
 	$(BIN)/mcd demo --out runs/demo
@@ -14,6 +14,12 @@ test: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The long forms: kill -9 in every phase of training and preparation (about 10 minutes), and 10 CPU-minutes of fuzzing.
+# With atheris installed (pip install atheris) half of those are guided by coverage.
+soak: .venv/.dev
+	$(BIN)/python tests/soak/kills.py --runs 36 --out results/bench/kills.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/soak.py --minutes 10 --out results/bench/fuzz.json
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "frontier": ("mcd.app.frontier", "models at equal entropy, by temperature sweeps"),
     "reproduce": ("mcd.app.reproduce.command", "the paper's tables, figures and ablations"),
     "bench": ("mcd.app.bench.command", "speed and memory: our path against the peers' way"),
+    "plan": ("mcd.app.plan", "memory and time of a training step on given hardware"),
     "demo": ("mcd.app.demo", "the main job on the bundled text and teacher, start to end"),
 }
 

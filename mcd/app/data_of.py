@@ -18,6 +18,7 @@ from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.workers import WorkerDied
+from mcd.files import JSONError, read_json
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
 
@@ -167,9 +168,9 @@ def _language_at(folder: Path) -> str | None:
 def _trained_on(run: Path) -> tuple[str | None, str | None]:
     """The data and the teacher of a run.json, None for what it does not say."""
     try:
-        config = json.loads(run.read_text(encoding="utf-8"))["config"]
+        config = read_json(run, strict=False)["config"]
         data, teacher = config.get("data"), config.get("teacher")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, JSONError, KeyError, TypeError, AttributeError):
         return None, None
     return data if isinstance(data, str) else None, teacher if isinstance(teacher, str) else None
 
@@ -178,5 +179,5 @@ def _must_be_found(data: str, run: Path) -> None:
     try:
         if data not in LANGUAGES and not (Path(data) / MANIFEST).is_file():
             next(documents(data), None)
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise UsageError(f"{error}; this name is from {run}; give --data") from None

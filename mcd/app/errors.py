@@ -46,6 +46,12 @@ def explained() -> Iterator[Outcome]:
         outcome.status = fail("stopped", 1)
     except (FloatingPointError, CheckpointError, LostRank, MissingCompiler, WorkFailed) as error:
         outcome.status = fail(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        lines = str(error).splitlines() or ["the system gave none"]
+        mend = "take fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
+        outcome.status = fail(f"not enough memory: {lines[0][:200]}; {mend}", 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             outcome.status = fail(
@@ -54,11 +60,18 @@ def explained() -> Iterator[Outcome]:
                 1,
             )
         elif error.errno in (errno.EACCES, errno.EROFS):
-            outcome.status = fail(f"{error.filename}: permission denied; name another", 1)
+            outcome.status = fail(f"{error.filename}: {(error.strerror or '').lower()}; name another", 1)
         elif error.errno in _PATHS:
             outcome.status = fail(f"{error.filename or 'a path of the request'}: {error.strerror}", 1)
         else:
             raise
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Python's own, PyTorch's on CPUs, which has no type of its own, and that of accelerators."""
+    said = str(error)
+    names = (type(error).__name__, type(error).__mro__[1].__name__)
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "OutOfMemoryError" in names
 
 
 _PATHS = (

@@ -1,7 +1,6 @@
 """`mcd eval`: measure samples of a model or of a file, held-out text, controls, or how likely a model finds text."""
 
 import functools
-import json
 import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +13,10 @@ from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.likelihood import KEYS as LIKELIHOOD_KEYS
 from mcd.app.likelihood import LikelihoodOptions
+from mcd.app.metrics_file import is_row
 from mcd.app.metrics_table import print_rows
 from mcd.app.sampling import SamplingOptions, check_process, fitted, parse_with_sampler, sampler_of
+from mcd.files import JSONError, read_json
 
 COLUMNS = {
     "model",
@@ -270,8 +271,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        rows = read_json(path, strict=False)["rows"]
+    except (JSONError, KeyError, TypeError):
         rows = None
     if not isinstance(rows, list) or not all(_known(row) for row in rows):
         raise UsageError(f"--out {path}: is there, and is damaged or no metrics.json of ours; name a new file")
@@ -280,4 +281,4 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _known(row: Any) -> bool:
     """Is it a row of samples, or one of likelihood?"""
-    return isinstance(row, dict) and (set(row) >= COLUMNS or set(row) >= LIKELIHOOD_KEYS)
+    return is_row(row) and (set(row) >= COLUMNS or set(row) >= LIKELIHOOD_KEYS)

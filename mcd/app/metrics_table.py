@@ -31,7 +31,7 @@ def _print(headings: tuple[str, ...], rows: list[dict[str, Any]], cells: Any) ->
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(Path(row["model"]).name, *cells(row))
-    Console().print(table)
+    Console(markup=False).print(table)  # names of folders are no markup
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

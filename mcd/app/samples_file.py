@@ -1,28 +1,24 @@
 """Reading the samples that `mcd sample --out` writes, one JSON object a row, and naming what is wrong with a line."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from mcd.app.errors import UsageError
+from mcd.files import json_lines, parse_json
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """The rows of a samples file. Raises UsageError, naming the line, when it is not one."""
+    rows = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        for i, line in json_lines(path):
+            try:
+                rows.append(_checked(parse_json(line)))
+            except ValueError as error:
+                raise UsageError(f"{path}, line {i}: not a sample ({error})") from None
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: is not text") from None
-    rows = []
-    for i, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows.append(_checked(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"{path}, line {i}: not a sample ({error})") from None
     if not rows:
         raise UsageError(f"{path}: holds no samples")
     return rows

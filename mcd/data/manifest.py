@@ -1,18 +1,17 @@
 """`manifest.json`, which records every choice and a checksum of every shard, and says that a data folder is whole."""
 
 import json
-import os
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mcd import files
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
 
 MANIFEST = "manifest.json"
 FORMATS = ("mcd-data-1", "mcd-data-2")
 """The second knows packings; data of the first is a stream."""
-_MOST_BYTES = 1 << 26
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -32,19 +31,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """The value of a JSON file; {} for one that is damaged, or too large for any we write."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _MOST_BYTES else {}
-    except (ValueError, RecursionError):
+        return files.read_json(path)
+    except files.JSONError:
         return {}
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all, also when the machine stops."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    files.write_durably(path, json.dumps(value, indent=2) + "\n")
 
 
 def values_of_row(manifest: dict[str, Any]) -> int:

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mcd.data.corpus import DataError
+from mcd.data.token_ids import check_ids
 
 EOS = "<|endoftext|>"
 
@@ -64,26 +64,14 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
             raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
     try:
         tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name_or_path)
-    except Exception as error:  # `tokenizers` raises bare Exception for every fault
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _check_ids(tokenizer, name_or_path)
+    check_ids(tokenizer, f"--tokenizer {name_or_path}")
     return tokenizer
-
-
-def _check_ids(tokenizer: Tokenizer, name: str) -> None:
-    vocabulary = tokenizer.get_vocab()
-    ids = Counter(vocabulary.values())
-    if len(vocabulary) < 2:
-        raise DataError(f"--tokenizer {name}: has {len(vocabulary)} token(s), at least 2 are needed; give another")
-    twice = next((i for i, count in ids.items() if count > 1), None)
-    if twice is not None:
-        tokens = " and ".join(repr(token) for token in sorted(vocabulary) if vocabulary[token] == twice)
-        raise DataError(f"--tokenizer {name}: {tokens} share the id {twice}; give another")
-    missing = next((i for i in range(len(ids)) if i not in ids), None)
-    if missing is not None:
-        raise DataError(f"--tokenizer {name}: no token has the id {missing}, of {len(ids)}; give another")
 
 
 def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
@@ -94,6 +82,7 @@ def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
             f"{folder}/tokenizer.json: has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}; "
             "it is not the tokenizer this model was trained with"
         )
+    check_ids(tokenizer, f"{folder}/tokenizer.json", vocab_size)
     return tokenizer
 
 

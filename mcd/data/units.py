@@ -10,6 +10,7 @@ from mcd.data.corpus import Records, Source, text_of
 from mcd.data.instructions import pair_of
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
+from mcd.data.token_ids import check_ids
 from mcd.data.tokenizer import load_tokenizer, train_bpe
 from mcd.data.workers import Unit
 
@@ -44,7 +45,9 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
             "give more (documents in a .txt are parted by blank lines)"
         )
     if recipe.tokenizer is not None:
-        return load_tokenizer(recipe.tokenizer)
+        tokenizer = load_tokenizer(recipe.tokenizer)
+        check_ids(tokenizer, f"--tokenizer {recipe.tokenizer}", tokenizer.get_vocab_size())
+        return tokenizer
     if recipe.valid_last:
         count = sum(1 for _ in _all(recipe))
         train = islice(_all(recipe), max(0, count - recipe.valid_last))

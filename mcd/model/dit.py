@@ -16,6 +16,9 @@ from mcd.model.attention import SelfAttention, rotary_table
 from mcd.model.backbone import Backbone
 from mcd.model.linear import Linear, in_groups
 
+MOST = {"rows": 2**24, "hidden": 2**16, "layers": 2**12, "heads": 2**12, "length": 2**20, "cond_dim": 2**16}
+"""Sizes beyond which a configuration is a slip or a trap; the largest published models have a tenth."""
+
 
 @dataclass(frozen=True)
 class DiTConfig:
@@ -38,8 +41,8 @@ class DiTConfig:
     def __post_init__(self) -> None:
         for name in ("rows", "hidden", "layers", "heads", "length", "cond_dim"):
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be a whole number, at least 1")
+            if type(value) is not int or not 1 <= value <= MOST[name]:
+                raise ValueError(f"--{name.replace('_', '-')} {value}: must be a whole number, 1 to {MOST[name]:,}")
         if type(self.causal) is not bool:
             raise ValueError(f"causal {self.causal!r}: must be true or false")
         if not 0 <= self.dropout < 1:

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.folder import config_from_published, config_to_published, read_published
+from mcd.files import read_json, sync_folder, write_durably
+from mcd.model.checks import ModelError, check_config, check_finite, check_size, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.lora import adapter_of, merged
@@ -25,10 +27,6 @@ from mcd.process.schedule import config_of_schedule, schedule_of_config
 FORMAT = "mcd-model-1"
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
 WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
-
-
-class ModelError(ValueError):
-    """A model that cannot be read; the message names the file and the mend."""
 
 
 class _Unfilled(TorchFunctionMode):
@@ -65,12 +63,14 @@ def config_of_json(value: Any) -> DenoiserConfig:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ModelError(f'config.json is not of an mcd model (no "format": "{FORMAT}")')
     try:
-        return DenoiserConfig(
+        config = DenoiserConfig(
             backbone=DiTConfig(**value["backbone"]),
             mask_id=value["mask_id"],
             schedule=schedule_of_config(value["schedule"]),
             time_conditioned=value["time_conditioned"],
         )
+        check_config(config)
+        return config
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"config.json is damaged: {error}") from None
 
@@ -100,6 +100,8 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: no config.json in this folder; a model is config.json + model.safetensors")
         return path
+    if path.is_file():
+        raise ModelError(why_no_model(path))
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"{name}: no such model folder (a model is a folder, a hub id OWNER/NAME, or demo)")
     try:
@@ -119,8 +121,8 @@ def read_config(folder: Path) -> DenoiserConfig:
     A folder of Hugging Face says what network it is, and its tokenizer which id is the mask; the schedule is LogLinear.
     """
     try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = read_json(folder / "config.json")
+    except (OSError, ValueError) as error:
         raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
     try:
         if isinstance(value, dict) and "model_type" in value and "mcd" not in value:
@@ -144,11 +146,11 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
     config = read_config(folder)
     path = folder / WEIGHTS[weights]
     tensors: dict[str, Tensor] = {}
-    for part in parts_of_weights(path):
+    parts = parts_of_weights(path)
+    check_size(path, [shape for part in parts for shape in check_weights_file(part)], config)
+    for part in parts:
         try:
             tensors |= load_file(part)
-        except FileNotFoundError:
-            raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?") from None
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{part}: truncated or not a safetensors file ({error})") from None
     try:
@@ -156,6 +158,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
     except ValueError as error:
         raise ModelError(f"{folder}: config.json is damaged: {error}") from None
     load_strictly(model, tensors, str(path))
+    check_finite(tensors, str(path))
     model.folder = folder
     return model.eval()
 
@@ -182,7 +185,7 @@ def parts_of_weights(path: Path) -> list[Path]:
     if path.exists() or not index.is_file():
         return [path]
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ValueError("names no safetensors files of this folder")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -236,10 +239,9 @@ def save_pretrained(
     and written once more by itself, in the folder "adapter", as PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.dumps(config_to_json(model.config), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    write_durably(folder / "config.json", json.dumps(config_to_json(model.config), indent=2) + "\n")
     if tokenizer_json is not None:
-        (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        write_durably(folder / "tokenizer.json", tokenizer_json)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))
@@ -272,3 +274,4 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         code = int(number[1]) if number else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from None
     partial.replace(path)
+    sync_folder(path.parent)

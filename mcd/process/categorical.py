@@ -30,7 +30,7 @@ def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p
     cdf = cdf.exp_().cumsum_(-1)
     total = cdf[:, -1:]  # at least 1, the likeliest's own
     if not torch.isfinite(total).all():
-        raise ValueError("log_p has a row without mass or with NaN")
+        raise NoMass("log_p has a row without mass or with NaN: the network's output is not finite")
     level = torch.minimum(v.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cdf, level, right=True)[:, 0]
 
@@ -51,6 +51,10 @@ def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tenso
     p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
     cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
     return torch.log_softmax(log_p.masked_fill(cut, -torch.inf), -1)
+
+
+class NoMass(FloatingPointError, ValueError):
+    """Log-probabilities that nothing can be drawn from."""
 
 
 def _check(temperature: float, top_p: float) -> None:

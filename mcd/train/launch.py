@@ -54,7 +54,7 @@ def shard(module: nn.Module, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     for model in module.children():
-        for block in model.backbone.blocks:  # type: ignore[union-attr]
+        for block in model.backbone.shardable_layers():  # type: ignore[union-attr]
             fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(module, mesh=mesh["data_parallel"])
     return module

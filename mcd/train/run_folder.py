@@ -11,9 +11,11 @@ from typing import Any
 import torch
 
 import mcd
+from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably
 from mcd.model.pretrained import WEIGHTS
 from mcd.train.checkpoint import write_json
 from mcd.train.config import TrainConfig
+from mcd.train.run_lock import LOCK, RunConflict, RunLock
 
 BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations", "strategy")
 """Options of `train` that may change when a run goes on: they say how long, how often and in what memory, not what.
@@ -25,21 +27,46 @@ _DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfi
 """Value of a training option in a run that was begun before the option existed."""
 
 
-class RunConflict(ValueError):
-    """The folder belongs to another run."""
-
-
 class RunFolder:
     """Opens `path` for a run of `config`: new, or to go on with if it holds the same configuration.
 
-    command: what was typed, for the record.
+    command: what was typed, for the record. The folder is this process's until `close`, the end of a `with` block, or
+    the end of the process (`RunLock`); of the ranks of one job only one opens it.
     A run that failed before its first checkpoint leaves nothing to protect: another configuration may take its place.
-    Raises RunConflict, and changes nothing, when it holds another configuration or files that are no run.
+    Raises RunConflict, and changes nothing, when it holds another configuration or files that are no run; RunInUse, and
+    changes nothing, when another process runs in it; OSError where nothing can be written.
     """
+
+    _lock: RunLock | None = None
 
     def __init__(self, path: Path, config: dict[str, Any], command: str | None = None):
         self.path = path
         config = json.loads(json.dumps(config))
+        self._check(config)
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(path)
+        try:
+            self._check(config)  # again: now nobody else changes it
+            write_json(path / "run.json", {"command": command, "config": config, "environment": environment()})
+            sync_folder(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process run in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check(self, config: dict[str, Any]) -> None:
+        """Raise RunConflict for a folder that a run of `config` may not take."""
+        path = self.path
         if (path / "run.json").is_file():
             old = _read_config(path)
             changed = [
@@ -50,14 +77,8 @@ class RunFolder:
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(sorted(changed))}); "
                     "name a new folder, or repeat the old options to go on"
                 )
-        elif (
-            path.exists()
-            and not (path / "run.json").is_file()
-            and (not path.is_dir() or any(p.suffix != ".partial" for p in path.iterdir()))
-        ):
+        elif path.exists() and not (path.is_dir() and all(map(_is_of_a_run, path.iterdir()))):
             raise RunConflict(f"--out {path}: is not empty and holds no run; name a new folder")
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "run.json", {"command": command, "config": config, "environment": environment()})
 
     def _has_results(self) -> bool:
         return (self.path / WEIGHTS["ema"]).exists() or any(self.checkpoints.glob("step-*"))
@@ -68,18 +89,18 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append one line to stats.jsonl."""
+        """Append one line to stats.jsonl, durably: a checkpoint that is written later never knows more than the log."""
         with (self.path / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def rewind_log(self, step: int) -> None:
         """Drop lines of steps after `step`, which a resumed run will write again."""
         path = self.path / "stats.jsonl"
         if path.is_file():
             rows = [row for row in read_stats(self.path) if row["step"] <= step]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            partial.replace(path)
+            write_durably(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class FollowedRun(RunFolder):
@@ -90,13 +111,18 @@ class FollowedRun(RunFolder):
 
 
 def read_stats(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's stats.jsonl; a last line cut short by a kill is left out."""
+    """The rows of a run's stats.jsonl, each with a whole number `step`.
+
+    Left out are lines that are none: the last one when a kill cut it short, others when the file was damaged.
+    """
     rows = []
-    for line in (run / "stats.jsonl").read_text(encoding="utf-8").splitlines():
+    for _, line in json_lines(run / "stats.jsonl"):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = parse_json(line, strict=False)  # a loss may be NaN
+        except JSONError:
+            continue
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
     return rows
 
 
@@ -124,12 +150,17 @@ def environment() -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((path / "run.json").read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError):
+        config = read_json(path / "run.json", strict=False)["config"]
+    except (JSONError, KeyError, TypeError):
         config = None
     if not isinstance(config, dict):
         raise RunConflict(f"--out {path}: its run.json is damaged or none of ours; name a new folder")
     return config
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Is it what a run leaves that was stopped before it wrote its run.json?"""
+    return path.suffix == ".partial" or path.name == LOCK
 
 
 def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

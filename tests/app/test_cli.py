@@ -79,7 +79,7 @@ def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) if command != "distill" else pytest.MonkeyPatch.context():
         main([command, "--help"])
     shown = capsys.readouterr().out
-    assert "Examples" in shown or "examples" in shown or command == "doctor"
+    assert "Examples" in shown or "examples" in shown
 
 
 def test_the_reference_page_is_up_to_date():
@@ -431,9 +431,9 @@ def test_without_a_compiler_the_mend_is_named_and_takes_the_same_folder(data, tm
 
 
 def test_doctor_lists_the_extras(capsys):
-    main(["doctor"])
+    main(["doctor", "--no-self-test"])
     shown = capsys.readouterr().out
-    assert "torch" in shown and "lightning-fabric" in shown and "device:" in shown
+    assert "torch" in shown and "lightning-fabric" in shown and "device" in shown
 
 
 def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):

@@ -1,9 +1,17 @@
 """A run folder belongs to one configuration; anything else in it is never touched."""
 
+import errno
 import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from mcd.train import run_lock
 from mcd.train.run_folder import RunConflict, RunFolder, read_stats
 
 CONFIG = {"command": "distill", "objective": {"name": "mcd", "tau0": 0.96}}
@@ -127,3 +135,99 @@ def test_the_log_is_rewound_to_a_step(tmp_path):
     run.rewind_log(3)
     run.log({"step": 4})
     assert read_stats(run.path) == [{"step": s, "loss": 1.0 / s} for s in (1, 2, 3)] + [{"step": 4}]
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from mcd.train.run_folder import RunFolder
+run = RunFolder(Path(sys.argv[1]), {"command": "distill"})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock of tmp_path / "a"."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "a")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_run_in_one_folder_is_refused_untouched_until_the_first_is_killed(holder, tmp_path):
+    before = contents(tmp_path)
+    for other in ({"command": "distill"}, {"command": "train"}):
+        with pytest.raises(RunConflict, match=rf"--out .*process {holder.pid} on {re.escape(platform.node())}, since "):
+            RunFolder(tmp_path / "a", other)
+    assert contents(tmp_path) == before
+    holder.kill()
+    holder.wait()
+    with RunFolder(tmp_path / "a", {"command": "distill"}) as run:
+        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+
+
+def test_within_one_process_too_and_until_it_is_closed(tmp_path):
+    run = RunFolder(tmp_path / "a", config())
+    with pytest.raises(RunConflict, match=f"process {os.getpid()} on"):
+        RunFolder(tmp_path / "a", config())
+    run.close()
+    RunFolder(tmp_path / "a", config())
+
+
+def test_a_refused_configuration_leaves_no_lock(out):
+    with pytest.raises(RunConflict, match="another configuration"):
+        RunFolder(out, config(lr=1.0))
+    RunFolder(out, config())
+
+
+def test_a_folder_whose_run_was_killed_before_run_json_is_taken(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "lock").write_bytes(b"{")
+    RunFolder(tmp_path / "a", config())
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_where_the_file_system_has_no_locks_the_living_are_respected(holder, tmp_path, monkeypatch, capsys, live):
+    def lockless(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock, "_lock", lockless)
+    if live:
+        with pytest.raises(RunConflict, match=f"process {holder.pid}"):
+            RunFolder(tmp_path / "a", {"command": "distill"})
+    else:
+        holder.kill()
+        holder.wait()
+        RunFolder(tmp_path / "a", {"command": "distill"})
+        assert "has no locks" in capsys.readouterr().err
+
+
+def test_a_damaged_line_of_the_log_costs_that_line(out):
+    with (out / "stats.jsonl").open("ab") as file:
+        file.write(b'\xff\n[]\n{"step": "2"}\n{"loss": 1}\n' + b"[" * 9999 + b'\n{"step": 3, "loss": NaN}\n{"step": 4')
+    assert [row["step"] for row in read_stats(out)] == [1, 3]
+    RunFolder(out, config()).rewind_log(2)
+    assert (out / "stats.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_a_full_disk_leaves_the_log_there_was(out, monkeypatch):
+    run = RunFolder(out, config())
+    before = (out / "stats.jsonl").read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            run.rewind_log(0)
+    assert (out / "stats.jsonl").read_bytes() == before and not list(out.glob("*.partial"))

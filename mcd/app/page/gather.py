@@ -1,6 +1,5 @@
 """What run folders hold, read for the report: measured cells, samples, trajectories, logs and configurations."""
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcd.app.errors import UsageError
+from mcd.files import JSONError, json_lines, parse_json, read_json
 from mcd.train.run_folder import read_stats
 
 DEPTH = 3  # of folders below a run in which further runs are looked for
@@ -185,7 +185,15 @@ def _trajectories(run: str, path: Path) -> list[Trajectory]:
     for line in _read_lines(path):
         if not isinstance(line.get("tokens"), list) or not isinstance(line.get("step"), int):
             raise UsageError(f'{path}: a line has no "tokens" or no "step"')
-        key = (str(line.get("model", "model")), int(line.get("row", 0)), int(line.get("seed", 0)), line.get("steps"))
+        for name in ("row", "seed", "steps"):
+            if not isinstance(line.get(name) or 0, int):
+                raise UsageError(f"{path}: a line has a {name} that is no whole number")
+        key = (
+            str(line.get("model", "model")),
+            int(line.get("row") or 0),
+            int(line.get("seed") or 0),
+            line.get("steps"),
+        )
         groups.setdefault(key, []).append(line)
     trajectories = []
     for (model, row, seed, steps), states in groups.items():
@@ -201,8 +209,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = read_json(path, strict=False)
+    except JSONError as error:
         raise UsageError(f"{path}: is not JSON ({error}); write it anew or name another folder") from None
     if not isinstance(value, dict):
         raise UsageError(f"{path}: is not a JSON object")
@@ -212,21 +220,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a .jsonl file; a last line cut short by a kill is left out."""
     rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not text ({error})") from None
-    for i, line in enumerate(lines):
-        if not line.strip():
-            continue
+    for i, line in json_lines(path):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if i == len(lines) - 1:
+            row = parse_json(line, strict=False)
+        except JSONError as error:
+            if not line.endswith(b"\n"):
                 break
-            raise UsageError(f"{path}: line {i + 1} is not JSON ({error})") from None
+            raise UsageError(f"{path}: line {i} is not JSON ({error})") from None
         if not isinstance(row, dict):
-            raise UsageError(f"{path}: line {i + 1} is not a JSON object")
+            raise UsageError(f"{path}: line {i} is not a JSON object")
         rows.append(row)
     return rows
 

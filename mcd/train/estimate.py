@@ -1,0 +1,208 @@
+"""Memory, arithmetic, traffic and time of a training step, from the sizes alone.
+
+The model is ours (`mcd.model.dit`), the objective MCD (or, without a teacher, the bound of pre-training). Bytes are of
+one device. What is counted and what is not is in docs/planning.md, with what was measured beside it. Shape letters:
+P parameters, B rows of one device, L length, D width, K rows of the embedding.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from mcd.model.attention import SHORT
+from mcd.model.checks import parameter_count
+from mcd.model.dit import DiTConfig
+from mcd.model.head import CHUNK_ELEMENTS
+
+MASKED = 0.5
+"""Share of positions that are masked, and so reach the head, on average over t ~ U(0, 1]."""
+UPDATE_BYTES = {"clip": 8, "adamw": 28, "ema": 12}
+"""Bytes a parameter that a step reads and writes beside its products: the norm and the clipping of the gradient; AdamW
+(p, g, m, v read; p, m, v written); the average (p and shadow read, shadow written)."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run to be estimated: `batch_size` rows a step over all devices, as --batch-size."""
+
+    config: DiTConfig
+    batch_size: int
+    length: int
+    devices: int = 1
+    precision: str = "32-true"
+    strategy: str = "ddp"
+    distils: bool = True
+    accumulate: int = 1
+    checkpointing: bool = False
+    on_cpu: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "length", "devices", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.batch_size % (self.devices * self.accumulate):
+            parts = self.devices * self.accumulate
+            raise ValueError(
+                f"--batch-size {self.batch_size}: must be a multiple of {parts}, devices times --accumulate"
+            )
+        if self.strategy not in ("ddp", "fsdp"):
+            raise ValueError(f"--strategy {self.strategy}: known are ddp, fsdp")
+
+    @property
+    def tokens(self) -> int:
+        """B L of one device in one part of a step: what is in memory at once."""
+        return self.batch_size // self.devices // self.accumulate * self.length
+
+    @property
+    def half(self) -> bool:
+        """Are products in bfloat16?"""
+        return self.precision != "32-true"
+
+    @property
+    def shards(self) -> int:
+        """Over how many devices weights, gradients and optimiser are spread."""
+        return self.devices if self.strategy == "fsdp" else 1
+
+    @property
+    def parameters(self) -> int:
+        """P of one model."""
+        return parameter_count(self.config)
+
+    @property
+    def block(self) -> int:
+        """Parameters of one block."""
+        D, c = self.config.hidden, self.config.cond_dim
+        return 12 * D * D + 7 * D + (c + 1) * 6 * D
+
+
+def kept_per_token(setup: Setup) -> int:
+    """Bytes that one block keeps for its backward pass, a token (tests count the saved tensors).
+
+    In float32, 20 D numbers: the input of each norm and each product, the four of the perceptron's width twice, q, k
+    and v with the storage they share, what attention gave, both branches. Rows short enough for plain products (CPU)
+    keep the L probabilities of every head in place of what the fused kernel needs. Dropout keeps two masks.
+    """
+    D, H = setup.config.hidden, setup.config.heads
+    plain = setup.on_cpu and setup.length <= SHORT.get(torch.bfloat16 if setup.half else torch.float32, 128)
+    kept = (40 if plain else 46) * D if setup.half else (72 if plain else 80) * D
+    if plain:
+        kept += (2 if setup.half else 4) * H * setup.length
+    if setup.config.dropout > 0:
+        kept += 2 * D * ((2 if setup.half else 4) if setup.on_cpu else 1)
+    return kept
+
+
+def memory(setup: Setup) -> dict[str, float]:
+    """Bytes of one device at the peak of a step, term by term.
+
+    The first five are there always. In the backward pass activations go as gradients come, so the peak is the larger of
+    its beginning (all activations, the gradient of the head) and its end (all gradients, one block); `peak` has it.
+    """
+    P, layers, D, K = setup.parameters, setup.config.layers, setup.config.hidden, setup.config.rows
+    n = setup.shards
+    terms = {
+        "weights": 4 * P / n,
+        "optimiser (AdamW)": 8 * P / n,
+        "EMA": 4 * P / n,
+        "teacher": 4 * P / n if setup.distils else 0.0,
+        "gradients": 4 * P / n,
+    }
+    kept = kept_per_token(setup) * setup.tokens
+    copies = 2.0 * setup.block if setup.half else 0.0  # autocast's own weights live as long as the block's graph
+    one = kept + copies
+    terms["activations"] = one + 4 * D * setup.tokens * layers if setup.checkpointing else one * layers
+    terms["gradients of activations"] = (24 if setup.half else 40) * D * setup.tokens  # 10 D numbers, of one block
+    rows = MASKED * setup.tokens
+    chunk = 4 * min(CHUNK_ELEMENTS, rows * K)
+    terms["head: rows and chunks"] = 4 * D * rows * (3 if setup.distils else 2) + chunk * (3 if setup.distils else 2)
+    if n > 1:  # for the whole step what is in no block, and its gradient; two blocks, one ahead of time, and a gradient
+        outside = P - layers * setup.block
+        terms["gathered (FSDP)"] = 4.0 * ((3 if setup.distils else 2) * outside + 3 * setup.block)
+    if setup.devices > 1 and n == 1:
+        terms["buckets (DDP)"] = 4.0 * P  # DDP reduces copies of the gradients
+    begins = terms["activations"] + terms["head: rows and chunks"] + (4 * K * D if n == 1 else 0)
+    begins += terms["gradients of activations"]
+    ends = terms["gradients"] + one + terms["gradients of activations"]
+    held = sum(terms[name] for name in ("weights", "optimiser (AdamW)", "EMA", "teacher"))
+    held += terms.get("gathered (FSDP)", 0.0) + terms.get("buckets (DDP)", 0.0)
+    earlier = terms["gradients"] if setup.accumulate > 1 else 0.0  # of the parts before
+    return terms | {"peak": held + max(begins + earlier, ends)}
+
+
+def flops(setup: Setup) -> dict[str, float]:
+    """Floating point operations of one device in a step, two a multiply-add; the backward pass is twice the forward."""
+    D, L, layers, V = setup.config.hidden, setup.length, setup.config.layers, setup.config.rows
+    tokens = setup.tokens * setup.accumulate
+    # the last block makes queries, output projection and perceptron (10 of its 12 D^2) for the masked rows only
+    products = 24 * D * D * (layers - 1 + (2 + 10 * MASKED) / 12)
+    forward = tokens * (products + 4 * L * D * layers)
+    rows = MASKED * tokens
+    terms = {"student, forward": forward, "student, backward": 2 * forward}
+    if setup.checkpointing:
+        terms["student, forward again"] = forward
+    if setup.distils:
+        terms["teacher, forward"] = forward
+    terms["head"] = 2 * V * D * rows * (3 + (1 if setup.distils else 0))
+    return terms
+
+
+def communication(setup: Setup) -> dict[str, float]:
+    """Bytes that one device sends in a step (rings: (N - 1) / N of what is exchanged, twice for an all-reduce)."""
+    N, P = setup.devices, setup.parameters
+    if N == 1:
+        return {}
+    ring, width = (N - 1) / N, 4  # FSDP2 gathers and reduces float32 weights, whatever autocast makes of them
+    if setup.strategy == "ddp":
+        return {"all-reduce of gradients": 2 * ring * 4 * P}
+    terms = {
+        "all-gather, student (forward, backward)": 2 * ring * width * P * setup.accumulate,
+        "reduce-scatter of gradients": ring * width * P * setup.accumulate,
+    }
+    if setup.distils:
+        terms["all-gather, teacher"] = ring * width * P * setup.accumulate
+    return terms
+
+
+@dataclass(frozen=True)
+class Device:
+    """Peaks of a device: products a second (float32, bfloat16), bytes a second of its memory and of its links.
+
+    link: to others in its machine; network: between machines, its share; per_machine: devices in one.
+    """
+
+    name: str
+    flops_fp32: float
+    flops_bf16: float
+    bandwidth: float
+    memory: float
+    link: float
+    network: float
+    per_machine: int = 8
+
+
+DEVICES: dict[str, Device] = {
+    "a100": Device("A100-80G SXM", 19.5e12, 312e12, 2.04e12, 80e9, 300e9, 25e9),
+    "h100": Device("H100 SXM", 67e12, 989e12, 3.35e12, 80e9, 450e9, 50e9),
+    "l40s": Device("L40S", 91.6e12, 362e12, 864e9, 48e9, 32e9, 12.5e9),
+}
+"""The makers' data sheets: dense products, one direction of NVLink (L40S: PCIe 4), and 200, 400 or 100 Gbit/s a device
+between machines, which is an assumption about the cluster. float32 is without TF32, as PyTorch's default."""
+
+
+def seconds(setup: Setup, device: Device, utilisation: float) -> dict[str, float]:
+    """Time of a step: products at `utilisation` of the peak, the update at the memory's bandwidth, the exchange.
+
+    `step` lets the exchange run beside the products, as DDP and FSDP do, `serial` after them; a real one lies between.
+    """
+    peak = device.flops_bf16 if setup.half else device.flops_fp32
+    compute = sum(flops(setup).values()) / (peak * utilisation)
+    update = sum(UPDATE_BYTES.values()) * setup.parameters / setup.shards / device.bandwidth
+    speed = device.link if setup.devices <= device.per_machine else min(device.link, device.network)
+    exchange = sum(communication(setup).values()) / speed
+    return {
+        "products": compute,
+        "update": update,
+        "exchange": exchange,
+        "step": max(compute, exchange) + update,
+        "serial": compute + exchange + update,
+    }

@@ -1,0 +1,125 @@
+"""One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mcd.files import JSONError, parse_json
+
+LOCK = "lock"
+_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_BEYOND = 1 << 30
+"""Where Windows locks one byte: behind what the file holds, since a locked byte cannot be read."""
+
+
+class RunConflict(ValueError):
+    """The folder belongs to another run."""
+
+
+class RunInUse(RunConflict):
+    """Another process runs in the folder; the message says which, where and since when."""
+
+
+class RunLock:
+    """The lock of the run folder `path`, held from here to `close`, or until the process is gone (kill -9 included).
+
+    It is the system's lock on the open file `lock`, which also says who holds it (pid, host, since). The file stays
+    behind: alone it locks nothing. Where the file system has no locks (some NFS and Lustre mounts), a run that is seen
+    to be alive on this host is still refused, one on another host is not; stderr says so. On Windows a byte of the
+    file is locked (msvcrt). A child that this process forks without exec shares the lock until it has ended too.
+    Raises RunInUse, and changes nothing, when another holds it; OSError where the file cannot be made.
+    """
+
+    def __init__(self, path: Path):
+        self._descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            holder = _holder(self._descriptor)
+            try:
+                free = _lock(self._descriptor)
+            except OSError as error:
+                free = not _alive_here(holder)
+                if free:
+                    print(
+                        f"mcd: {path}: its file system has no locks ({error.strerror}); "
+                        "nothing stops a run on another machine from writing into the same folder",
+                        file=sys.stderr,
+                    )
+            if not free:
+                raise RunInUse(_refusal(path, holder))
+            self._sign()
+        except BaseException:
+            self.close()
+            raise
+
+    def _sign(self) -> None:
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        text = json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}) + "\n"
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, text.encode())
+
+    def close(self) -> None:
+        """Let others run in the folder."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            self.close()
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file for this process; False when another has it. Raises OSError where there are no locks."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise
+    return True
+
+
+def _holder(descriptor: int) -> dict[str, Any]:
+    """What the file says of who took the lock last; empty when it says nothing."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        value = parse_json(os.read(descriptor, 4096))
+    except JSONError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _alive_here(holder: dict[str, Any]) -> bool:
+    pid = holder.get("pid")
+    if holder.get("host") != platform.node() or type(pid) is not int or not 0 < pid < 2**31 or pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # there, and another user's
+        return True
+    return True
+
+
+def _refusal(path: Path, holder: dict[str, Any]) -> str:
+    pid, host, since = (str(holder.get(key, "unknown"))[:80] for key in ("pid", "host", "since"))
+    return (
+        f"--out {path}: another run is at work there (process {pid} on {host}, since {since}); "
+        "wait until it has ended, stop it, or name a new folder"
+    )
