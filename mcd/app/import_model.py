@@ -163,7 +163,9 @@ def fitted(tokenizer: Any, V: int, what: str) -> str:
 
 
 def _tell(found: "Import", tokenizer: str | None, out: Path) -> None:
-    backbone = found.config.backbone
+    from mcd.model.checks import dit_of
+
+    backbone = dit_of(found.config)
     process = "uniform diffusion" if found.config.mask_id is None else f"mask {found.config.mask_id}"
     print(
         f"{found.layout}: {backbone.layers} layers of {backbone.hidden}, {backbone.heads} heads, "

@@ -21,6 +21,13 @@ class ModelError(ValueError):
     """A model that cannot be read; the message names the file and the mend."""
 
 
+def dit_of(config: DenoiserConfig) -> DiTConfig:
+    """The backbone of a model that is a DiT. Raises ModelError for an adapted network."""
+    if not isinstance(config.backbone, DiTConfig):
+        raise ModelError("is an adapted network of Hugging Face, not a DiT as MDLM, SDTT and Duo have it")
+    return config.backbone
+
+
 def parameter_count(config: DiTConfig) -> int:
     """Numbers in the weights of a backbone, by its sizes alone."""
     K, D, c = config.rows, config.hidden, config.cond_dim

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mcd.model.checks import dit_of
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.foreign import ROTARY, Sizes, own_name, rotary_buffer
@@ -35,7 +36,7 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
         raise ModelError(f"{path}: missing; is this run still training, or the copy incomplete?")
     own = {f"backbone.{name}": own_name(name) for name in sizes.shapes()}
     shapes = {f"backbone.{name}": shape for name, shape in sizes.shapes().items()}
-    rotary = rotary_buffer(config.backbone.hidden, config.backbone.heads)
+    rotary = rotary_buffer(sizes.hidden, dit_of(config).heads)
     shapes[f"backbone.{ROTARY}"] = tuple(rotary.shape)
     try:
         with safe_open(path, framework="pt") as file:
@@ -62,7 +63,7 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
 
 def mdlm_config(config: DenoiserConfig) -> dict[str, Any]:
     """config.json as MDLM has it on the hub, and our own configuration under "mcd", which its class passes over."""
-    backbone = config.backbone
+    backbone = dit_of(config)
     return {
         "architectures": ["MDLM"],
         "auto_map": {

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mcd.model.checks import dit_of
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.foreign import Sizes, known_heads
@@ -95,7 +96,7 @@ def denoiser_config(
         dropout = 0.1
         assumed.append("dropout 0.1: of the published sizes (used in training only)")
     if facts.own is not None:
-        backbone = facts.own.backbone
+        backbone = dit_of(facts.own)
         mine = (backbone.rows, backbone.hidden, backbone.layers, backbone.cond_dim, backbone.heads, backbone.length)
         if mine != (sizes.rows, sizes.hidden, sizes.layers, sizes.cond_dim, found_heads, found_length):
             raise ModelError(f'{source}: the "mcd" part of its config.json is of other sizes than its weights')

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mcd.files import read_json, sync_folder, write_durably
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.folder import config_from_published, config_to_published, read_published
-from mcd.files import read_json, sync_folder, write_durably
 from mcd.model.checks import ModelError, check_config, check_finite, check_size, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig

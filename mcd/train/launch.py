@@ -32,7 +32,7 @@ def join(config: TrainConfig) -> Fabric:
         if config.optimizer == "muon":
             raise ValueError("--optimizer muon: needs whole matrices, and --strategy fsdp shards them; take adamw")
         if not elastic:
-            raise ValueError("--strategy fsdp: shards over processes; start some: torchrun --nproc-per-node N -m -- mcd ...")
+            raise ValueError("--strategy fsdp: shards over processes; start them by torchrun -m -- mcd ...")
         strategy = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE)
     elif world > 1:
         strategy = DDPStrategy(timeout=PATIENCE)

@@ -389,7 +389,7 @@ def test_what_a_tokenizer_says_of_truncation_is_for_networks(recipe, tmp_path):
     prepare(replace(recipe, tokenizer=str(tmp_path / "cutting.json")), tmp_path / "out")
     for split in ("train", "valid"):
         assert np.array_equal(read_tokens(tmp_path / "out", split), read_tokens(tmp_path / "plain", split))
-    assert read_manifest(tmp_path / "out")["tokenizer_sha256"] == tokenizer_sha256(tokenizer)
+    assert read_manifest(tmp_path / "out")["tokenizer_sha256"] == tokenizer_sha256(tokenizer_of(Path(recipe.tokenizer)))
 
 
 def test_a_tokenizer_that_cannot_encode_is_named(tmp_path, text_file):

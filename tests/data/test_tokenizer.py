@@ -70,10 +70,10 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
 @pytest.mark.parametrize(
     "vocabulary, match",
     [
-        ({"a": 0}, r"has 1 token\(s\), at least 2"),
-        ({}, r"has 0 token\(s\)"),
-        ({"a": 0, "b": 1, "c": 1}, "'b' and 'c' share the id 1"),
-        ({"a": 0, "b": 2}, "no token has the id 1, of 2"),
+        ({"a": 0}, "has 1 tokens, at least 2"),
+        ({}, "has 0 tokens"),
+        ({"a": 0, "b": 1, "c": 1}, "'[bc]' and '[bc]' have the same id 1"),
+        ({"a": 0, "b": 2}, "no token has the id 1, and 'b' has 2"),
         ({"a": 1, "b": 2}, "no token has the id 0"),
         ({"a": 0, "b": 1 << 31}, "no token has the id 1"),
     ],
@@ -81,8 +81,8 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
 def test_ids_that_are_missing_or_shared(tmp_path, vocabulary, match):
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}
     (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "model": model}))
-    with pytest.raises(DataError, match=rf"--tokenizer .*t\.json: {match}.*give another"):
-        load_tokenizer(str(tmp_path / "t.json"))
+    with pytest.raises(DataError, match=rf"--tokenizer .*t\.json: (the tokens )?{match}"):
+        prepare(Recipe("sotu", tokenizer=str(tmp_path / "t.json")), tmp_path / "out")
 
 
 def test_what_can_only_be_a_path_never_goes_to_the_hub(tmp_path, monkeypatch):
