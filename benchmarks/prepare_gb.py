@@ -3,7 +3,7 @@
 Text is made from what is at hand: the bundled corpus and the Python files, notes and pages of the standard library and
 of the installed packages, in pieces of some lines, each document some pieces drawn at random. A byte-level BPE of
 GPT-2's size is trained on a part of it. Then the text is prepared twice: undisturbed, and killed by SIGKILL at a third
-and at two thirds of the shards' bytes and run again.
+and at two thirds of the shards' bytes and run again. Text that is in the folder already is taken as it is.
 
     python benchmarks/prepare_gb.py --work runs/prepare_gb --megabytes 1000 --workers 2 --out results/bench/prepare.json
 """
@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,18 +94,28 @@ def peaks(pid: int, seen: dict[int, int]) -> None:
         return
 
 
+def written(out: Path) -> int:
+    """Bytes of shards so far, finished or not."""
+    size = 0
+    for path in out.glob("*.bin*"):
+        with suppress(FileNotFoundError):  # renamed, or removed
+            size += path.stat().st_size
+    return size
+
+
 def prepare(command: list[str], out: Path, kill_at: int | None = None) -> Run:
     """Run the command, and kill it when the shards have so many bytes."""
     began, seen = time.perf_counter(), {}
     process = subprocess.Popen(command)
-    while process.poll() is None:
-        peaks(process.pid, seen)
-        if kill_at is not None and sum(path.stat().st_size for path in out.glob("*.bin*")) >= kill_at:
-            process.send_signal(signal.SIGKILL)
-        try:
-            process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            continue
+    try:
+        while process.poll() is None:
+            peaks(process.pid, seen)
+            if kill_at is not None and written(out) >= kill_at:
+                process.send_signal(signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+    finally:
+        process.kill()
     if process.returncode != (0 if kill_at is None else -signal.SIGKILL):
         raise SystemExit(f"{command}: status {process.returncode}")
     main = seen.pop(process.pid)
@@ -135,15 +146,15 @@ def main() -> None:
 
     args.work.mkdir(parents=True, exist_ok=True)
     text, tokenizer = args.work / "text.jsonl", args.work / "tokenizer.json"
-    rng = random.Random(args.seed)
-    pieces = pool(rng)
-    print(f"{len(pieces):,} pieces of {sum(map(len, pieces)) / 1e6:.0f} MB", flush=True)
-    documents = 0
-    with text.open("w", encoding="utf-8") as file:
-        for document in made(rng, pieces, args.megabytes * 1_000_000):
-            file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
-            documents += 1
-    train_bpe(made(random.Random(1), pieces, TRAINING_MB * 1_000_000), 50_257).save(str(tokenizer))
+    if not tokenizer.exists():
+        rng = random.Random(args.seed)
+        pieces = pool(rng)
+        with text.open("w", encoding="utf-8") as file:
+            for document in made(rng, pieces, args.megabytes * 1_000_000):
+                file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
+        train_bpe(made(random.Random(1), pieces, TRAINING_MB * 1_000_000), 50_257).save(str(tokenizer))
+    with text.open("rb") as file:
+        documents = sum(1 for _ in file)
     print(f"{documents:,} documents, {text.stat().st_size / 1e6:.0f} MB; a BPE of 50,257 tokens", flush=True)
     options = (
         f"--data {text} --tokenizer {tokenizer} --length 1024 --wrap --group-documents 1000 --workers {args.workers}"
