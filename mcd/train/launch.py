@@ -32,7 +32,9 @@ def join(config: TrainConfig) -> Fabric:
         if config.optimizer == "muon":
             raise ValueError("--optimizer muon: needs whole matrices, and --strategy fsdp shards them; take adamw")
         if not elastic:
-            raise ValueError("--strategy fsdp: needs processes to shard over: torchrun --nproc-per-node N -m -- mcd ...")
+            raise ValueError(
+                "--strategy fsdp: needs processes to shard over: torchrun --nproc-per-node N -m -- mcd ..."
+            )
         strategy = ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE)
     elif world > 1:
         strategy = DDPStrategy(timeout=PATIENCE)
