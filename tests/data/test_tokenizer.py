@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcd.data.corpus import DataError
+from mcd.data.shards import Recipe, prepare
 from mcd.data.tokenizer import (
     EOS,
     eos_id_of,

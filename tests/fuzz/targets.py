@@ -10,14 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mcd.app.data_of import data_of_model
 from mcd.app.errors import DataError, ModelError, UsageError
 from mcd.app.evaluate import read_metrics
 from mcd.app.measure import measure_file
 from mcd.app.metrics_table import print_rows
+from mcd.app.page import figures
 from mcd.app.page.document import page
 from mcd.app.page.gather import gather
 from mcd.app.sample import template_ids
@@ -223,7 +227,16 @@ def _report_seeds() -> list[Case]:
 
 
 def _read_report(folder: Path) -> None:
-    assert page(gather([folder]), "title").endswith("</html>\n")
+    """Figures are drawn, but made into SVG, which takes ten times as long as all else, for one case in ten only."""
+    whole = sum(map(len, case_of(folder).values())) % 10 == 0
+    with mock.patch.object(figures, "svg", figures.svg if whole else _only_drawn):
+        text = page(gather([folder]), "title")
+    assert text.encode().endswith(b"</html>\n")
+
+
+def _only_drawn(draw: Callable[[Axes], None], alt: str, **size: float) -> str:
+    draw(Figure().subplots())
+    return "<svg/>"
 
 
 def _template_seeds() -> list[Case]:

@@ -166,6 +166,8 @@ def _cell(run: str, path: Path, i: int, row: Any) -> Cell:
 def _samples(run: str, path: Path) -> Samples | None:
     named = SAMPLES.fullmatch(path.name)
     rows = [row for row in _read_lines(path) if isinstance(row.get("text"), str)]
+    if any(isinstance(row.get(name), list | dict) for row in rows for name in ("row", "seed")):
+        raise UsageError(f"{path}: a line has a row or seed that is no number")
     if named is None or not rows:
         return None
     first = rows[0]
@@ -186,7 +188,7 @@ def _trajectories(run: str, path: Path) -> list[Trajectory]:
         if not isinstance(line.get("tokens"), list) or not isinstance(line.get("step"), int):
             raise UsageError(f'{path}: a line has no "tokens" or no "step"')
         for name in ("row", "seed", "steps"):
-            if not isinstance(line.get(name) or 0, int):
+            if not isinstance(line.get(name), int | None):
                 raise UsageError(f"{path}: a line has a {name} that is no whole number")
         key = (
             str(line.get("model", "model")),
