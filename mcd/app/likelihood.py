@@ -9,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from mcd.app.data_of import check_name, check_words
 from mcd.app.errors import UsageError
 from mcd.data.corpus import BUNDLED, DataError, documents
 from mcd.data.language import LANGUAGES
-from mcd.data.loader import Loader, open_loader, spread_rows
+from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.shards import MANIFEST, Recipe, read_manifest
 from mcd.data.tokenizer import eos_id_of, tokenizer_of_model, tokenizer_sha256
 from mcd.eval.bootstrap import mean_interval
@@ -63,14 +62,16 @@ def likelihood_row(
     """
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
-    x0, wrap = text_rows(name, tokenizer, length, num, options.wrap, denoiser.folder)
+    text, wrap = text_rows(name, tokenizer, length, num, options.wrap, denoiser.folder)
     exact = denoiser.config.process == "autoregressive"
     draws = 1 if exact else options.draws
-    batches = list(x0.split(BATCH))
+    batches = text.split(BATCH)
     own = nelbo_means(denoiser, batches, draws, seed, share_of(len(batches)))
     means = torch.cat(everywhere(own)).double().numpy()
     interval = mean_interval(means, seed=seed)
-    protocol = Protocol(samples=len(x0), length=length, weights=weights, seed=seed, threads=torch.get_num_threads())
+    protocol = Protocol(
+        samples=len(text.x0), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()
+    )
     return {
         "model": model,
         "round": round,
@@ -82,17 +83,18 @@ def likelihood_row(
         "valid_nelbo_hi": interval.hi,
         "valid_ppl": math.exp(min(interval.value, 700.0)),
         "exact": exact,
-        "rows": len(x0),
+        "rows": len(text.x0),
         "draws": draws,
         "wrap": wrap,
         "protocol": {**protocol.as_dict(), "digest": protocol.digest()},
     }
 
 
-def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool, model: Path) -> tuple[Tensor, bool]:
-    """At most `num` rows of the text `name`, spread evenly over it, (N, L) int64, and whether they are wrapped.
+def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool, model: Path) -> tuple[Batch, bool]:
+    """At most `num` rows of the text `name`, spread evenly over it, and whether they are wrapped.
 
-    A prepared folder and the bundled text give their held-out part, prepared data with the wrapping of its recipe;
+    A prepared folder and the bundled text give their held-out part, prepared data with the wrapping of its recipe, and
+    of instruction data the answers are what is judged;
     a known language gives fresh rows, always the same; anything else gives all of it, each document followed by the
     end of text. `tokenizer` is that of the model in the folder `model`. Raises UsageError for data prepared with
     another tokenizer, text for a model of a language and the reverse, DataError where there is no such text or not
@@ -108,7 +110,7 @@ def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool
         check_words(f"--likelihood {name}", name, tokenizer, model)
         if wrap:
             raise UsageError(f"--wrap: {name} has no end-of-text token; leave it out")
-        return LANGUAGES[name]().sample_rows(num, length, torch.Generator().manual_seed(FRESH)), False
+        return Batch(LANGUAGES[name]().sample_rows(num, length, torch.Generator().manual_seed(FRESH))), False
     else:
         texts = _texts(name)
         check_words(f"--likelihood {name}", name, tokenizer, model)
@@ -119,7 +121,7 @@ def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool
             raise DataError(f"--length {length}: must be at least 3 with --wrap")
         if loader.rows < 1:
             raise DataError(f"--likelihood {name}: has {len(tokens)} tokens, less than a row; give a smaller --length")
-    return spread_rows(loader, num), loader.wrap
+    return spread_batch(loader, num), loader.wrap
 
 
 def _texts(name: str) -> Iterable[str]:

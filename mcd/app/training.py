@@ -12,7 +12,7 @@ from mcd.app.cli import fail
 from mcd.app.errors import UsageError
 from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
-from mcd.data.loader import Loader, open_loader, spread_rows
+from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.shards import read_manifest
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
@@ -55,7 +55,7 @@ def train_run(
     """
     tokenizer = load_tokenizer(str(data))
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
-    batches = list(spread_rows(valid, VALID_ROWS).split(32))
+    batches = spread_batch(valid, VALID_ROWS).split(32)
     identity = "".join(shard["sha256"] for split in read_manifest(data)["splits"].values() for shard in split)
     config = {**config, "data_sha256": hashlib.sha256(identity.encode()).hexdigest()}
 

@@ -20,6 +20,12 @@ class Batch(NamedTuple):
     x0: Tensor
     diffused: Tensor | None = None
 
+    def split(self, rows: int) -> list["Batch"]:
+        """The batch in parts of so many rows, the last one perhaps of fewer."""
+        x0 = self.x0.split(rows)
+        diffused = [None] * len(x0) if self.diffused is None else self.diffused.split(rows)
+        return [Batch(*part) for part in zip(x0, diffused, strict=True)]
+
 
 @dataclass(frozen=True)
 class Loader:

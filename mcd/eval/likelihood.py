@@ -1,11 +1,13 @@
 """Validation NELBO: the continuous-time bound on held-out rows, with its standard error; exact where it can be."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
 from mcd.model.head import RowsTarget, TokenTarget
 from mcd.process.masked import mask
@@ -16,8 +18,16 @@ T_MIN = 1e-3
 
 
 @torch.inference_mode()
-def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float = T_MIN) -> Tensor:
+def nelbo_rows(
+    denoiser: Denoiser,
+    x0: Tensor,
+    generator: torch.Generator,
+    t_min: float = T_MIN,
+    diffused: Tensor | None = None,
+) -> Tensor:
     """One unbiased draw of the bound for each row, in nats a token: x0 (B, L) to (B,).
+
+    diffused: (B, L) bool, an answer whose bound given all the rest of its row is wanted; None for the whole row.
 
     The mean over t in (t_min, 1]: for masked models (MDLM, Eq. 10) that is the bound. For uniform models
     (`process.uniform.nelbo_tokens`) more lies at small t, so they take t_min = 1e-5 at most, which leaves out less than
@@ -25,7 +35,8 @@ def nelbo_rows(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min
     schedule 2e-5 nats at K = 32 and 3e-3 at K = 50257. By so much they may read below the entropy.
     """
     draw, rows = KINDS[denoiser.config.process]
-    return rows(denoiser, x0, *draw(denoiser, x0, generator, t_min))
+    drawn = draw(denoiser, x0, generator, t_min)
+    return rows(denoiser, x0, torch.ones_like(x0, dtype=torch.bool) if diffused is None else diffused, *drawn)
 
 
 def _masked_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[Tensor, ...]:
@@ -36,14 +47,14 @@ def _masked_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_m
     return t, sample_u(B, L, generator).to(x0.device)
 
 
-def _masked_rows(denoiser: Denoiser, x0: Tensor, t: Tensor, u: Tensor) -> Tensor:
+def _masked_rows(denoiser: Denoiser, x0: Tensor, diffused: Tensor, t: Tensor, u: Tensor) -> Tensor:
     B, L = x0.shape
     schedule = denoiser.config.schedule
-    z_t = mask(x0, u, schedule.alpha(t)[:, None], denoiser.mask_id)
+    z_t = mask(x0, u * diffused, schedule.alpha(t)[:, None], denoiser.mask_id)
     rows = (z_t == denoiser.mask_id).flatten().nonzero(as_tuple=True)[0]
     _, (loss,) = denoiser.head_loss(denoiser.hidden(z_t, t, rows=rows), TokenTarget(x0.flatten()[rows]))
     per_row = torch.zeros(B, device=x0.device).index_add_(0, rows // L, loss)
-    return per_row * schedule.nelbo_weight(t) / L
+    return per_row * schedule.nelbo_weight(t) / diffused.sum(1).clamp(min=1)
 
 
 def _uniform_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[Tensor, ...]:
@@ -52,14 +63,14 @@ def _uniform_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_
     return t, u, sample_rival(x0, denoiser.config.vocab_size, generator)
 
 
-def _uniform_rows(denoiser: Denoiser, x0: Tensor, t: Tensor, u: Tensor, rival: Tensor) -> Tensor:
+def _uniform_rows(denoiser: Denoiser, x0: Tensor, diffused: Tensor, t: Tensor, u: Tensor, rival: Tensor) -> Tensor:
     B, L = x0.shape
     K, schedule = denoiser.config.vocab_size, denoiser.config.schedule
     alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
-    z_t = corrupt(x0, u, rival, alpha_t, K)
+    z_t = corrupt(x0, u * diffused, rival, alpha_t, K)
     terms_of = nelbo_in_parts(z_t, x0, alpha_t, alpha_dot_t)
     _, (bound,) = denoiser.head_loss(denoiser.hidden(z_t, t), RowsTarget(terms_of, B * L))
-    return bound.view(B, L).mean(1)
+    return _mean(bound.view(B, L), diffused)
 
 
 def _autoregressive_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Generator, t_min: float) -> tuple[()]:
@@ -67,13 +78,18 @@ def _autoregressive_draw(denoiser: Denoiser, x0: Tensor, generator: torch.Genera
     return ()
 
 
-def _autoregressive_rows(denoiser: Denoiser, x0: Tensor) -> Tensor:
+def _autoregressive_rows(denoiser: Denoiser, x0: Tensor, diffused: Tensor) -> Tensor:
     """The exact NLL."""
     B, L = x0.shape
     start = torch.full_like(x0[:, :1], denoiser.mask_id)
     hidden = denoiser.hidden(torch.cat((start, x0[:, :-1]), dim=1), torch.zeros(B, device=x0.device))
     _, (loss,) = denoiser.head_loss(hidden, TokenTarget(x0.flatten()))
-    return loss.view(B, L).mean(1)
+    return _mean(loss.view(B, L), diffused)
+
+
+def _mean(losses: Tensor, diffused: Tensor) -> Tensor:
+    """The mean over what is diffused of each row, (B, L) to (B,)."""
+    return losses.masked_fill(~diffused, 0.0).sum(1) / diffused.sum(1).clamp(min=1)
 
 
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -85,27 +101,30 @@ KINDS: dict[str, tuple[Any, Any]] = {
 
 
 def nelbo_means(
-    denoiser: Denoiser, batches: list[Tensor], draws: int = 1, seed: int = 0, own: range | None = None
+    denoiser: Denoiser, batches: Sequence[Batch | Tensor], draws: int = 1, seed: int = 0, own: range | None = None
 ) -> Tensor:
     """The mean of `draws` draws of the bound for each row of `batches`, nats a token, (rows,).
 
     The rows' spread is what standard errors and intervals come from: it holds both the draws' noise, which more draws
-    make smaller, and that rows differ, which only more rows do. Draws of a row are as if independent.
+    make smaller, and that rows differ, which only more rows do. Draws of a row are as if independent. A batch that is
+    a tensor (B, L) is to be judged whole, else what is diffused of it.
     own: the batches to do, all by default; the others' numbers are drawn and passed over, so that rows do not change.
     """
     generator, rows = torch.Generator().manual_seed(seed), [torch.zeros(0)]
     draw, _ = KINDS[denoiser.config.process]
-    for i, x0 in enumerate(batches):
+    for i, batch in enumerate(batches):
+        x0, diffused = (batch, None) if isinstance(batch, Tensor) else batch
+        x0, diffused = x0.to(denoiser.device), None if diffused is None else diffused.to(denoiser.device)
         if own is None or i in own:
-            x0 = x0.to(denoiser.device)
-            rows.append(torch.stack([nelbo_rows(denoiser, x0, generator) for _ in range(draws)]).mean(0).cpu())
+            drawn = [nelbo_rows(denoiser, x0, generator, diffused=diffused) for _ in range(draws)]
+            rows.append(torch.stack(drawn).mean(0).cpu())
         else:
             for _ in range(draws):
                 draw(denoiser, x0, generator, T_MIN)
     return torch.cat(rows)
 
 
-def nelbo(denoiser: Denoiser, batches: list[Tensor], seed: int = 0, draws: int = 1) -> dict[str, float]:
+def nelbo(denoiser: Denoiser, batches: Sequence[Batch | Tensor], seed: int = 0, draws: int = 1) -> dict[str, float]:
     """Mean and standard error of the bound over all rows of `batches`, nats a token, and its perplexity."""
     rows = nelbo_means(denoiser, batches, draws, seed)
     mean = rows.mean().item()

@@ -154,13 +154,12 @@ def test_every_masked_sampler_takes_it(name):
     assert language.log_likelihood(ids).isfinite().all()
 
 
-def test_it_can_teach(tiny_denoiser, seeded):
+def test_it_can_teach(tiny_denoiser, draws_of):
     """As the teacher of MCD: the loss is finite and its gradient reaches the student."""
     language = LANGUAGES["markov"]()
     student = tiny_denoiser(V=32, length=LENGTH)
-    loss = OBJECTIVES["mcd"](delta0=0.25).loss(
-        student, ExactDenoiser(language, LENGTH), truth(language, 4), Clock(), seeded(0)
-    )
+    x0 = truth(language, 4)
+    loss = OBJECTIVES["mcd"](delta0=0.25).loss(student, ExactDenoiser(language, LENGTH), x0, Clock(), draws_of(x0))
     loss.total.backward()
     assert loss.total.isfinite() and loss.terms["distillation"] > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())

@@ -2,8 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
+from mcd.data.loader import Batch
 from mcd.eval.likelihood import nelbo, nelbo_means, nelbo_rows
 from mcd.eval.matched import temperature_of_entropy
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -77,3 +79,25 @@ def test_temperature_of_entropy_finds_the_crossing():
     found = temperature_of_entropy(entropy_at, entropy_at(0.73), halvings=20)
     assert abs(found - 0.73) < 1e-5
     assert temperature_of_entropy(entropy_at, -1.0, halvings=20) < 0.5 + 1e-5
+
+
+@pytest.mark.parametrize("process", ["masked", "uniform", "autoregressive"])
+def test_the_bound_of_an_answer_does_not_judge_its_prompt(tiny_denoiser, seeded, process):
+    """With the prompt's own tokens always shown, the answer's losses alone are averaged: against a plain sum."""
+    model, L = tiny_denoiser(process=process), 16
+    x0 = torch.randint(0, 23, (6, L), generator=seeded(0))
+    diffused = torch.arange(L) >= torch.arange(1, 7)[:, None]
+    seen, hidden = [], model.hidden
+    model.hidden = lambda z, *args, **kwargs: seen.append(z) or hidden(z, *args, **kwargs)
+    found = nelbo_means(model, [Batch(x0, diffused)], seed=5)
+    assert nelbo_means(model, Batch(x0, diffused).split(6), seed=5).equal(found)
+    if process != "autoregressive":
+        assert all(torch.equal(z[~diffused], x0[~diffused]) for z in seen) and not torch.equal(seen[0], x0)
+    changed = torch.where(diffused, x0, (x0 + 1) % 23)
+    if process == "autoregressive":
+        start = torch.full((6, 1), model.mask_id)
+        nll = -model.log_x_theta(hidden(torch.cat((start, x0[:, :-1]), 1), torch.zeros(6))).gather(1, x0.view(-1, 1))
+        expected = torch.stack([nll.view(6, L)[b, b + 1 :].mean() for b in range(6)])
+        torch.testing.assert_close(found, expected)
+    assert not torch.allclose(nelbo_means(model, [Batch(changed, diffused)], seed=5), found)  # the prompt does matter
+    assert nelbo_means(model, [x0], seed=5).shape == found.shape == (6,)
