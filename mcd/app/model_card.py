@@ -20,7 +20,7 @@ PAPERS = {
 }
 """By method: arXiv number, title, authors, year."""
 _METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}
-_FIGURES = ("model", "round", "steps", "nfe", "gen_ppl", "entropy")
+SIZES = ("layers", "hidden", "heads", "length")
 
 
 def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
@@ -77,9 +77,11 @@ def _front(licence: str | None, run: dict[str, Any], origin: dict[str, Any]) -> 
 def _what(config: dict[str, Any], run: dict[str, Any], origin: dict[str, Any]) -> str:
     backbone = config.get("backbone") if isinstance(config.get("backbone"), dict) else {}
     assert isinstance(backbone, dict)
-    causal = backbone.get("causal")
-    kind = "autoregressive" if causal else "uniform diffusion" if config.get("mask_id") is None else "masked diffusion"
-    sizes = ", ".join(f"{key} {backbone[key]}" for key in ("layers", "hidden", "heads", "length") if key in backbone)
+    adapted = "model_type" in config  # as Hugging Face publishes it; always masked
+    masked = adapted or config.get("mask_id") is not None
+    kind = "autoregressive" if backbone.get("causal") else "masked diffusion" if masked else "uniform diffusion"
+    told = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d_model") if adapted else SIZES
+    sizes = ", ".join(f"{key} {value}" for key, value in (config if adapted else backbone).items() if key in told)
     lines = [
         f"A {kind} language model ({sizes or 'sizes in config.json'}), in the format of `mcd` {mcd.__version__}.",
         "",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mcd.model.importing import ORIGIN
-from mcd.model.pretrained import WEIGHTS, ModelError, read_config
+from mcd.model.pretrained import WEIGHTS, ModelError, parts_of_weights, read_config
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -17,15 +17,19 @@ class HubError(RuntimeError):
 
 
 def published(model: Path, card: str) -> dict[str, Path | bytes]:
-    """The files of a model that are published, by name: configuration, weights, tokenizer, origin, card.
+    """The files of a model that are published, by name: configuration, weights, adapter, tokenizer, origin, card.
 
     A run's own records (run.json, metrics.json) stay behind: they name paths of a machine; the card says what matters.
     Raises ModelError when the folder holds no whole model.
     """
     read_config(model)
-    if not (model / WEIGHTS["ema"]).is_file():
-        raise ModelError(f"{model / WEIGHTS['ema']}: missing; is this run still training, or the copy incomplete?")
-    names = ("config.json", *WEIGHTS.values(), "tokenizer.json", ORIGIN)
+    weights = parts_of_weights(model / WEIGHTS["ema"])
+    for part in weights:
+        if not part.is_file():
+            raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?")
+    names = ["config.json", *(part.name for part in weights), f"{WEIGHTS['ema']}.index.json", WEIGHTS["raw"]]
+    names += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", ORIGIN]
+    names += [f"adapter/{path.name}" for path in sorted((model / "adapter").glob("adapter_*"))]
     files: dict[str, Path | bytes] = {name: model / name for name in names if (model / name).is_file()}
     return {**files, CARD: card.encode()}
 
@@ -39,6 +43,7 @@ def write_published(files: Mapping[str, Path | bytes], folder: Path) -> None:
     """Write what would be uploaded into `folder`. Raises OSError when the disk refuses."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
             (folder / name).write_bytes(content)
         else:

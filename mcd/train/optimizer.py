@@ -5,11 +5,13 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from mcd.model.denoiser import Denoiser
+
 OPTIMIZERS = ("adamw", "muon")
 
 
 def make_optimizers(
-    name: str, model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
+    name: str, model: Denoiser, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of a run, each with `base_lr` in its groups.
 
@@ -18,15 +20,17 @@ def make_optimizers(
     quick on GPUs and on CPUs with bfloat16 units, very slow on CPUs without. Raises ValueError for another name.
     """
     if name == "adamw":
-        optimizers: list[torch.optim.Optimizer] = [_adamw(model.parameters(), lr, betas, weight_decay)]
+        trained = (p for p in model.parameters() if p.requires_grad)
+        optimizers: list[torch.optim.Optimizer] = [_adamw(trained, lr, betas, weight_decay)]
     elif name == "muon":
-        matrices = {n: p for n, p in model.named_parameters() if ".blocks." in f".{n}" and p.ndim == 2}
-        matrices = {n: p for n, p in matrices.items() if "adaLN" not in n}
-        rest = [p for n, p in model.named_parameters() if n not in matrices]
+        inside = [named for block in model.shardable_layers() for named in block.named_parameters()]
+        matrices = [p for name, p in inside if p.ndim == 2 and p.requires_grad and "adaLN" not in name]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in taken and p.requires_grad]
         muon = torch.optim.Muon(
-            matrices.values(), lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            matrices, lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
-        optimizers = [muon, _adamw(rest, lr, betas, weight_decay)]
+        optimizers = [muon, _adamw(rest, lr, betas, weight_decay)] if rest else [muon]
     else:
         raise ValueError(f"--optimizer {name}: known are {', '.join(OPTIMIZERS)}")
     for optimizer in optimizers:

@@ -7,12 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mcd.app.model_card import model_card
 from mcd.model.ema import EMA
+from mcd.model.hub import published as published_files
+from mcd.model.hub import write_published
 from mcd.model.lora import LoRA, merged
 from mcd.model.pretrained import from_pretrained, save_pretrained
 from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
+from mcd.train.optimizer import make_optimizers
 
 peft = pytest.importorskip("peft")
 MASK, T = 4, torch.ones(3)
@@ -195,3 +199,21 @@ def test_where_there_can_be_no_lora(model, tiny_denoiser, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'mcd-lm\[lora\]'"):
         LoRA(lora_rank=2).apply(from_pretrained(str(model.folder)))
+
+
+def test_muon_takes_the_factors_of_the_blocks(model):
+    LoRA(lora_rank=2).apply(model)
+    (muon,) = make_optimizers("muon", model, 1e-3, (0.9, 0.999), 0.0)
+    learnt = {id(p) for p in model.parameters() if p.requires_grad}
+    assert {id(p) for group in muon.param_groups for p in group["params"]} == learnt
+
+
+def test_a_pushed_model_brings_its_adapter_and_says_what_it_is(theirs, model, tmp_path):
+    LoRA(lora_rank=2).apply(model)
+    save_pretrained(model, tmp_path / "out", (theirs.folder / "tokenizer.json").read_text())
+    files = published_files(tmp_path / "out", card := model_card(tmp_path / "out", "me/model"))
+    assert {"model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= files.keys()
+    write_published(files, tmp_path / "hub")
+    assert (tmp_path / "hub" / "adapter" / "adapter_config.json").is_file()
+    assert "A masked diffusion language model (" in card and "model_type" in card
+    assert from_pretrained(str(tmp_path / "hub")).mask_id == MASK
