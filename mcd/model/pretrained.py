@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from mcd.files import read_json, sync_folder, write_durably
 from mcd.model.adapted.config import AdaptedConfig
+from mcd.model.adapted.families import family_of
 from mcd.model.adapted.folder import config_from_published, config_to_published, read_published
 from mcd.model.checks import ModelError, check_config, check_finite, check_size, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -80,6 +81,10 @@ def _config_of_section(value: dict[str, Any]) -> DenoiserConfig:
     section = value["mcd"]
     if section.get("format") != FORMAT:
         raise ModelError(f'the section "mcd" of config.json has no "format": "{FORMAT}"')
+    try:
+        family_of(value)
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     try:
         backbone = config_from_published(value)
         return DenoiserConfig(backbone, section["mask_id"], schedule_of_config(section["schedule"]))

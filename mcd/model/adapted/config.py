@@ -35,14 +35,17 @@ class AdaptedConfig:
         for key in (family.width, family.length):
             if type(settings.get(key)) is not int or settings[key] < 1:
                 raise ValueError(f"{key} {settings.get(key)!r:.60}: must be a whole number, at least 1")
-        longest = settings[family.length] - family.before(settings)
+        try:
+            longest = settings[family.length] - family.before(settings)
+            family.settings(settings)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a setting is missing or of another kind ({error})") from None
         if not self.length:
             object.__setattr__(self, "length", longest)
         if type(self.length) is not int or self.length < 1 or (family.positions and self.length > longest):
             raise ValueError(f"length {self.length!r:.60}: must be 1 to {longest}, as many positions as were learnt")
         if type(self.tokens) is not int or not 1 <= self.tokens <= self.rows:
             raise ValueError(f"a tokenizer of {self.tokens!r:.60} tokens: the network has rows for 1 to {self.rows}")
-        family.settings(settings)
         if any(type(i) is not int or not 0 <= i < self.rows for i in self.forbidden):
             raise ValueError(f"forbidden ids must be whole numbers from 0 to {self.rows - 1}")
         if list(self.forbidden) != sorted(set(self.forbidden)) or len(self.forbidden) >= self.rows:

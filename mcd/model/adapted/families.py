@@ -216,5 +216,8 @@ def family_of(settings: Settings) -> Family:
     name = settings.get("model_type")
     family = FAMILIES.get(name.lower()) if isinstance(name, str) else None
     if family is None:
-        raise ValueError(f"model_type {name!r:.60} is not known here; known are {', '.join(FAMILIES)}")
+        known = ", ".join(FAMILIES)
+        raise ValueError(
+            f"model_type {name!r:.60} is not known here; known are {known}; of MDLM, SDTT and Duo: mcd import"
+        )
     return family
