@@ -24,7 +24,7 @@ from mcd.data.journal import PROGRESS, locked
 from mcd.data.loader import open_loader
 from mcd.data.readers import DataError
 from mcd.data.recipe import PRESETS, preset_of
-from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
+from mcd.data.shards import MANIFEST, Recipe, prepare, read_tokens, tokenizer_of
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_sha256
 from mcd.data.workers import WorkerDied
 
@@ -389,7 +389,7 @@ def test_what_a_tokenizer_says_of_truncation_is_for_networks(recipe, tmp_path):
     prepare(replace(recipe, tokenizer=str(tmp_path / "cutting.json")), tmp_path / "out")
     for split in ("train", "valid"):
         assert np.array_equal(read_tokens(tmp_path / "out", split), read_tokens(tmp_path / "plain", split))
-    assert read_manifest(tmp_path / "out")["tokenizer_sha256"] == tokenizer_sha256(tokenizer)
+    assert contents(tmp_path / "out")["tokenizer.json"] == contents(tmp_path / "plain")["tokenizer.json"]
 
 
 def test_a_tokenizer_that_cannot_encode_is_named(tmp_path, text_file):
