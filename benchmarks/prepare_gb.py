@@ -2,8 +2,9 @@
 
 Text is made from what is at hand: the bundled corpus and the Python files, notes and pages of the standard library and
 of the installed packages, in pieces of some lines, each document some pieces drawn at random. A byte-level BPE of
-GPT-2's size is trained on a part of it. Then the text is prepared; and its first --kill-megabytes
-twice: undisturbed, and killed by SIGKILL at a third and at two thirds of the shards' bytes and run again. Text that is in the folder already is taken as it is.
+GPT-2's size is trained on a part of it. Then the text is prepared; and its first --kill-megabytes twice: undisturbed,
+and killed by SIGKILL at a third and at two thirds of the shards' bytes and run again. Text that is in the folder already
+is taken as it is.
 
     python benchmarks/prepare_gb.py --work runs/prepare_gb --megabytes 1000 --workers 2 --out results/bench/prepare.json
 """
@@ -76,7 +77,7 @@ def made(rng: random.Random, pieces: list[str], bytes_in_all: int) -> Iterator[s
 
 @dataclass
 class Run:
-    """What a run of `mcd prepare` took: wall-clock and CPU time, peaks in bytes of the main process and its children."""
+    """What a run of `mcd prepare` took: wall-clock and CPU time, peaks in bytes of main process and children."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
