@@ -2,8 +2,9 @@
 
 Text is made from what is at hand: the bundled corpus and the Python files, notes and pages of the standard library and
 of the installed packages, in pieces of some lines, each document some pieces drawn at random. A byte-level BPE of
-GPT-2's size is trained on a part of it. Then the text is prepared twice: undisturbed, and killed by SIGKILL at a third
-and at two thirds of the shards' bytes and run again. Text that is in the folder already is taken as it is.
+GPT-2's size is trained on a part of it. Then the text is prepared; and its first --kill-megabytes twice: undisturbed,
+and killed by SIGKILL at a third and at two thirds of the shards' bytes and run again. Text that is in the folder already
+is taken as it is.
 
     python benchmarks/prepare_gb.py --work runs/prepare_gb --megabytes 1000 --workers 2 --out results/bench/prepare.json
 """
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -75,9 +77,10 @@ def made(rng: random.Random, pieces: list[str], bytes_in_all: int) -> Iterator[s
 
 @dataclass
 class Run:
-    """What a run of `mcd prepare` took; peaks in bytes, the main process and its children each by itself."""
+    """What a run of `mcd prepare` took: wall-clock and CPU time, peaks in bytes of main process and children."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_main: int = 0
     peak_children: int = 0
 
@@ -94,6 +97,12 @@ def peaks(pid: int, seen: dict[int, int]) -> None:
         return
 
 
+def cpu_of_children() -> float:
+    """CPU time of the processes that ended so far, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def written(out: Path) -> int:
     """Bytes of shards so far, finished or not."""
     size = 0
@@ -105,7 +114,7 @@ def written(out: Path) -> int:
 
 def prepare(command: list[str], out: Path, kill_at: int | None = None) -> Run:
     """Run the command, and kill it when the shards have so many bytes."""
-    began, seen = time.perf_counter(), {}
+    began, cpu, seen = time.perf_counter(), cpu_of_children(), {}
     process = subprocess.Popen(command)
     try:
         while process.poll() is None:
@@ -119,7 +128,7 @@ def prepare(command: list[str], out: Path, kill_at: int | None = None) -> Run:
     if process.returncode != (0 if kill_at is None else -signal.SIGKILL):
         raise SystemExit(f"{command}: status {process.returncode}")
     main = seen.pop(process.pid)
-    return Run(time.perf_counter() - began, main, sum(seen.values()))
+    return Run(time.perf_counter() - began, cpu_of_children() - cpu, main, sum(seen.values()))
 
 
 def checksums(out: Path) -> dict[str, str]:
@@ -137,6 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("runs/prepare_gb"))
     parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--kill-megabytes", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -156,34 +166,43 @@ def main() -> None:
     with text.open("rb") as file:
         documents = sum(1 for _ in file)
     print(f"{documents:,} documents, {text.stat().st_size / 1e6:.0f} MB; a BPE of 50,257 tokens", flush=True)
-    options = (
-        f"--data {text} --tokenizer {tokenizer} --length 1024 --wrap --group-documents 1000 --workers {args.workers}"
-    )
+    options = f"--tokenizer {tokenizer} --length 1024 --wrap --group-documents 1000 --workers {args.workers}"
     options += f" --valid-last {documents // 80}"
 
-    def command(out: Path) -> list[str]:
-        return [sys.executable, "-m", "mcd", "prepare", *options.split(), "--out", str(out)]
+    def command(out: Path, text: Path = text) -> list[str]:
+        return [sys.executable, "-m", "mcd", "prepare", "--data", str(text), *options.split(), "--out", str(out)]
 
-    whole, killed = args.work / "whole", args.work / "killed"
-    for out in (whole, killed):
+    whole, undisturbed, killed = (args.work / name for name in ("whole", "undisturbed", "killed"))
+    for out in (whole, undisturbed, killed):
         shutil.rmtree(out, ignore_errors=True)
     run = prepare(command(whole), whole)
     sizes = {path.name: path.stat().st_size for path in sorted(whole.glob("*.bin"))}
     shards = sum(sizes.values())
-    runs = [prepare(command(killed), killed, kill_at=shards * part // 3) for part in (1, 2)]
-    runs.append(prepare(command(killed), killed))
+    part = args.work / "part.jsonl"
+    with text.open("rb") as source, part.open("wb") as target:
+        for line in source:
+            if target.tell() >= args.kill_megabytes * 1_000_000:
+                break
+            target.write(line)
+    prepare(command(undisturbed, part), undisturbed)
+    ends = [written(undisturbed) * third // 3 for third in (1, 2)]
+    runs = [prepare(command(killed, part), killed, kill_at=end) for end in ends]
+    runs.append(prepare(command(killed, part), killed))
     row: dict[str, Any] = {
         "documents": documents,
         "text_bytes": text.stat().st_size,
         "workers": args.workers,
         "seconds": run.seconds,
         "megabytes_per_s": text.stat().st_size / 1e6 / run.seconds,
+        "cpu_seconds": run.cpu_seconds,
+        "megabytes_per_cpu_s": text.stat().st_size / 1e6 / run.cpu_seconds,
         "tokens_per_s": shards / 2 / run.seconds,
         "peak_bytes_main": run.peak_main,
         "peak_bytes_children": run.peak_children,
         "shards": sizes,
+        "killed_text_bytes": part.stat().st_size,
         "killed_seconds": [one.seconds for one in runs],
-        "killed_equal": checksums(whole) == checksums(killed),
+        "killed_equal": checksums(undisturbed) == checksums(killed),
     }
     print(json.dumps(row, indent=1))
     if args.out:

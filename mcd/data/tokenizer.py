@@ -53,7 +53,7 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
     What it says of cutting and padding, which is for other uses of it, is left out. Raises DataError when there is
-    none, and when its ids are not 0 .. V - 1 (V at least 2), a token each.
+    none, and when it has fewer than 2 tokens or two of one id.
     """
     path = Path(name_or_path)
     path = path / "tokenizer.json" if path.is_dir() else path

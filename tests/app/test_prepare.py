@@ -78,7 +78,8 @@ def test_tokenizers_with_wrong_ids(capsys, text_file, tmp_path, vocabulary):
     model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}
     (tmp_path / "t.json").write_text(json.dumps({"version": "1.0", "model": model}))
     argv = ["--data", str(text_file), "--tokenizer", str(tmp_path / "t.json"), "--out", str(tmp_path / "out")]
-    refused(capsys, argv, "--tokenizer", "give another")
+    refused(capsys, argv, "--tokenizer", "t.json: ")
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_verify_sees_a_flipped_bit(capsys, prepare):
