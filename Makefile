@@ -19,6 +19,7 @@ test: .venv/.dev
 # With atheris installed (pip install atheris) half of those are guided by coverage.
 soak: .venv/.dev
 	$(BIN)/python tests/soak/kills.py --runs 36 --out results/bench/kills.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/ranks.py --steps 48 --out results/bench/ranks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/soak.py --minutes 10 --out results/bench/fuzz.json
 
 lint: .venv/.dev

@@ -37,7 +37,8 @@ def run(data: Path, model: str, case: dict) -> None:
             return super().loss(student, teacher, x0, clock, draws)
 
     objective = Watched(**case.pop("objective", {"delta0": 0.1}))
-    budget = Budget(steps=6, rounds=2 if objective.distils else 1)
+    rounds = case.pop("rounds", 2)
+    budget = Budget(steps=case.pop("steps", 6), rounds=rounds if objective.distils else 1)
     config = TrainConfig(**{"batch_size": 8, "lr": 1e-2, "log_every": 1, "checkpoint_every": 2} | case)
     fabric = join(config)
     described = {"objective": asdict(objective), "train": asdict(config) | asdict(budget)}
