@@ -100,7 +100,7 @@ def test_a_missing_id_is_named_where_ids_must_be_whole(tokenizer_file):
         tokenizer_of_model(folder, 3)
 
 
-def test_a_tokenizer_without_tokens_is_refused_and_one_with_one_is_read(tokenizer_file):
-    with pytest.raises(DataError, match="has no tokens"):
-        load_tokenizer(str(tokenizer_file()))
-    assert tokenizer_of_model(tokenizer_file(**{EOS: 0}), 1).encode("").ids == []
+@pytest.mark.parametrize("vocabulary", [{}, {EOS: 0}], ids=["none", "one"])
+def test_a_tokenizer_of_no_token_or_one_is_refused(tokenizer_file, vocabulary):
+    with pytest.raises(DataError, match=f"has {len(vocabulary)} tokens, at least 2 are needed"):
+        load_tokenizer(str(tokenizer_file(**vocabulary)))
