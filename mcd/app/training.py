@@ -67,7 +67,7 @@ def train_run(
         run = RunFolder(out, config, command) if rank() == 0 else FollowedRun(out)
     except RunConflict as error:
         raise UsageError(str(error)) from None
-    with watching(out.name) as watch:
+    with run, watching(out.name) as watch:
 
         def show(progress: Progress) -> None:
             row = progress.row

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mcd.data.corpus import file_sha256
+from mcd.files import read_json, sync_folder, write_durably
 from mcd.model.pretrained import write_tensors
-from mcd.train.ranks import broadcast, first_alone, is_sharded, rank
+from mcd.train.ranks import barrier, broadcast, first_alone, is_sharded, rank
 from mcd.train.state import Counters, TrainState
 
 KEEP = 2
@@ -30,14 +31,8 @@ class CheckpointError(RuntimeError):
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON by way of a temporary file, so that a reader never sees half of it."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    """Write JSON whole or not at all, and durably."""
+    write_durably(path, json.dumps(value, indent=2) + "\n")
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> None:
@@ -47,7 +42,7 @@ def save_checkpoint(folder: Path, state: TrainState) -> None:
     when the disk refuses, and then leaves the older checkpoints as they were.
     """
     step, tensors = state.counters.step, state.tensors()
-    final, partial = folder / f"step-{step:08d}", folder / f"partial-{step:08d}"
+    final, partial, replaced = (folder / f"{kind}-{step:08d}" for kind in ("step", "partial", "partial-old"))
     with first_alone():
         if rank() == 0:
             for stale in folder.glob("partial-*"):  # of runs that were killed here
@@ -67,8 +62,12 @@ def save_checkpoint(folder: Path, state: TrainState) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if rank() == 0:
-        shutil.rmtree(final, ignore_errors=True)
+        sync_folder(partial)
+        if final.exists():  # of a run that was stopped right after it; never without one of the two
+            final.replace(replaced)
         partial.replace(final)
+        sync_folder(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
         for old in sorted(folder.glob("step-*"))[:-KEEP]:
             shutil.rmtree(old)
 
@@ -119,7 +118,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def _verified(path: Path) -> dict[str, Any]:
     """The counters of a checkpoint, all of whose checksums hold. Raises OSError or ValueError."""
     try:
-        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        content = read_json(path / "state.json")
         counters, files, digest = content["counters"], content["files"], content["sha256"]
         if digest != _digest(counters, files) or not files or any(Path(name).name != name for name in files):
             raise ValueError
@@ -141,6 +140,10 @@ def _save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
 
     logging.getLogger("torch.distributed.checkpoint").setLevel(logging.WARNING)
     save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    for path in folder.glob(f"shard-{rank() + 1:05d}-*"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    barrier()
 
 
 def _load_shards(folder: Path, state: TrainState) -> None:
