@@ -3,9 +3,9 @@
     python tests/soak/ranks.py --steps 48 --out results/bench/ranks.json
 
 The short form is tests/ranks. Each case is trained whole on one process, and on two and on four (gloo); and once
-stopped on two at a third of its steps, and finished on four. `worst_log` is the largest difference of any loss, term, count or
-norm of any step, `worst_state` that of any tensor of the last checkpoint (weights, EMA, teacher, Adam's moments), both
-over the largest number of their kind.
+stopped on two at a third of its steps, and finished on four. `worst_log` is the largest difference of any loss, term,
+count or norm of any step, `worst_state` that of any tensor of the last checkpoint (weights, EMA, teacher, Adam's
+moments), both over the largest number of their kind.
 """
 
 import argparse
