@@ -15,7 +15,8 @@ test: .venv/.dev
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# The long forms: kill -9 in every phase of training and preparation (about 10 minutes), and 10 CPU-minutes of fuzzing.
+# The long forms: kill -9 in every phase of training and preparation (about 10 minutes), long runs on 2 and 4 processes
+# (5 minutes), and 10 CPU-minutes of fuzzing.
 # With atheris installed (pip install atheris) half of those are guided by coverage.
 soak: .venv/.dev
 	$(BIN)/python tests/soak/kills.py --runs 36 --out results/bench/kills.json
