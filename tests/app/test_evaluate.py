@@ -132,7 +132,7 @@ def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys)
 
 
 def test_a_copy_of_a_preset_is_looked_for_before_the_hub(models, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mcd.data.corpus._hub_documents", None)
+    monkeypatch.setattr("mcd.data.corpus.HubRecords", None)
     refused(capsys, [models["masked"], "--likelihood", "ptb=nofile"], "--likelihood ptb=nofile", "nofile: no such file")
     (tmp_path / "ptb.jsonl").write_text('{"body": "x"}\n')
     refused(capsys, [models["masked"], "--likelihood", f"ptb={tmp_path / 'ptb.jsonl'}"], "--likelihood", "'sentence'")
@@ -217,10 +217,10 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
     language = LANGUAGES["hmm"]()
-    x0, wrap = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, False, speaker)
+    (x0, diffused), wrap = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, False, speaker)
     nats = -language.log_likelihood(x0).mean().item() / 16
     entropy, _ = language.entropy(16)
-    assert x0.shape == (400, 16) and not wrap and nats == pytest.approx(entropy, abs=0.1)
+    assert x0.shape == (400, 16) and diffused is None and not wrap and nats == pytest.approx(entropy, abs=0.1)
     for text in ("sotu", str(text_file)):
         refused(capsys, [speaker, "--likelihood", text], f"--likelihood {text}", "the words of hmm alone")
     refused(capsys, [speaker, "--likelihood", "nothing.txt"], "--likelihood nothing.txt", "no such file")

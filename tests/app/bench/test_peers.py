@@ -39,14 +39,14 @@ def test_the_twin_refuses_what_it_is_not(tiny_denoiser):
 
 
 @pytest.mark.parametrize("round", [0, 2])
-def test_losses_and_gradients_agree(tiny_denoiser, seeded, round):
+def test_losses_and_gradients_agree(tiny_denoiser, seeded, draws_of, round):
     """Both sides draw t and u from the same stream; every weight gets the same gradient."""
     student, teacher = (tiny_denoiser(V=V, length=L, seed=seed) for seed in (0, 1))
     teacher.requires_grad_(False)
     theirs = peers_dit(copy.deepcopy(student)), peers_dit(teacher)
     objective, clock = MCD(delta0=0.1), Clock(round=round)
     x0 = torch.randint(0, V, (4, L), generator=seeded(5))
-    loss = objective.loss(student, teacher, x0, clock, seeded(6))
+    loss = objective.loss(student, teacher, x0, clock, draws_of(x0, 6))
     twin = mcd_loss(*theirs, x0, objective, student.config.schedule, V, clock, seeded(6))
     assert twin.total.item() == pytest.approx(loss.total.item(), rel=1e-5)
     assert twin.distillation.item() == pytest.approx(loss.terms["distillation"].item(), rel=1e-5)

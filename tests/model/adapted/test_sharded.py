@@ -30,25 +30,29 @@ def loss_of(student, teacher):
 
 
 def work(rank, store, folders, out):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    for folder in folders:
+        shard(rank, folder, out)
+    dist.barrier()
+    dist.destroy_process_group()  # when nothing is left that was sharded: its threads would outlive their group
+
+
+def shard(rank, folder, out):
     from torch.distributed.fsdp import fully_shard
 
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
-    for folder in folders:
-        student, teacher = models(folder)
-        for model in (student, teacher):
-            for layer in model.shardable_layers():
-                fully_shard(layer, mesh=mesh)
-        whole = Whole(student, teacher)
-        fully_shard(whole, mesh=mesh)
-        assert student.backbone.table().to_local().shape[0] < 41
-        total = whole()
-        total.backward()
-        gradients = {name: p.grad.full_tensor() for name, p in student.named_parameters()}
-        if rank == 0:
-            torch.save({"total": total.detach(), **gradients}, f"{out}-{folder.rsplit('/', 1)[1]}")
-    dist.barrier()
-    dist.destroy_process_group()
+    student, teacher = models(folder)
+    for model in (student, teacher):
+        for layer in model.shardable_layers():
+            fully_shard(layer, mesh=mesh)
+    whole = Whole(student, teacher)
+    fully_shard(whole, mesh=mesh)
+    assert student.backbone.table().to_local().shape[0] < 41
+    total = whole()
+    total.backward()
+    gradients = {name: p.grad.full_tensor() for name, p in student.named_parameters()}
+    if rank == 0:
+        torch.save({"total": total.detach(), **gradients}, f"{out}-{folder.rsplit('/', 1)[1]}")
 
 
 class Whole(torch.nn.Module):
