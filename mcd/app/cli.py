@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mcd.app.demo", "the main job on the bundled text and teacher, start to end"),
 }
 
+SHARED = ("train", "distill", "sample", "eval")
+"""Commands that the processes of a torchrun job do together; any other is done by the first one, alone."""
+
 COMPUTING = ("train", "distill", "sample", "eval", "frontier", "reproduce", "demo")
 """Commands whose work is that of a network."""
 
@@ -80,6 +83,11 @@ def _run(argv: list[str], alone: bool) -> int:
         return 0
     if argv[0] not in COMMANDS:
         return fail(f"unknown command {argv[0]!r}{nearest(argv[0], COMMANDS)}; `mcd --help` lists them", 2)
+    if argv[0] not in SHARED and os.environ.get("WORLD_SIZE", "1") != "1":
+        if os.environ.get("RANK", "0") != "0":
+            return 0
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+            os.environ.pop(name, None)
     if argv[0] in COMPUTING:
         from mcd.app.allocator import keep_freed_blocks
 

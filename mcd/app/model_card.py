@@ -103,6 +103,10 @@ def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
         return "" if origin else "## How it was made\n\nNot recorded in its folder.\n"
     options = ", ".join(f"{key} {value}" for key, value in objective.items() if key != "name")
     lines = ["## How it was made", "", f"- Method: {objective.get('name')}{f' ({options})' if options else ''}"]
+    lora = run.get("lora")
+    if isinstance(lora, dict):
+        rank = lora.get("lora_rank")
+        lines.append(f"- LoRA of rank {rank}: the weights have what was learnt in them, `adapter/` holds it by itself")
     if run.get("teacher"):
         lines.append(f"- Teacher: {_last(run['teacher'])} (weights: {run.get('weights', 'ema')})")
     data = _last(run["data"]) if run.get("data") else "what the teacher was trained on"

@@ -81,7 +81,7 @@ def train_run(
         try:
             fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric)
         except Interrupted as stop:
-            return fail(str(stop), 1)
+            return fail(str(stop), 1) if rank() == 0 else 1
     if rank() == 0:
         print(f"{out}: done; model.safetensors (EMA) and model.raw.safetensors are in it", file=sys.stderr)
     leave()

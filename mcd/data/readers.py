@@ -133,7 +133,10 @@ class FileRecords:
                 values = tuple(record[field] for field in self.fields)
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 fields = " and ".join(repr(field) for field in self.fields)
-                raise DataError(f"{self.place}: no JSON object with a {fields} field") from error
+                raise DataError(
+                    f"{self.place}: no JSON object with a {fields} field; name it: mcd prepare --text-field, or "
+                    "--prompt-field and --messages-field of instruction data"
+                ) from error
             except (ValueError, RecursionError) as error:  # a number of too many digits, or brackets in brackets
                 raise DataError(f"{self.place}: JSON that cannot be read ({error})") from None
             yield values

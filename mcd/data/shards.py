@@ -86,6 +86,12 @@ def prepare(
         for split, shards in manifest["splits"].items():
             tokens = sum(shard["tokens"] for shard in shards)
             if tokens < (1 if recipe.packing == "rows" else 2 * recipe.length):
+                left_out = manifest.get("counts", {}).get(split, {}).get("dropped", 0)
+                if left_out:
+                    raise DataError(
+                        f"--data {recipe.source}: all {left_out} {split} records are longer than a row of "
+                        f"{recipe.length} tokens; give a larger --length, or --too-long cut where prompts are long"
+                    )
                 raise DataError(
                     f"--data {recipe.source}: only {tokens} {split} tokens, too few for rows of {recipe.length}; "
                     "give more text (documents in a .txt are parted by blank lines) or a smaller --length"

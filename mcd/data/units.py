@@ -40,6 +40,8 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
     Raises DataError where that cannot be, and for text of fewer than two records.
     """
     if len(list(islice(_all(recipe), 2))) < 2:
+        if len(recipe.fields) > 1 or recipe.messages_field:
+            raise DataError(f"--data {recipe.source}: fewer than two records have an answer that is not blank")
         raise DataError(
             f"--data {recipe.source}: one document cannot be split into train and held-out text; "
             "give more (documents in a .txt are parted by blank lines)"

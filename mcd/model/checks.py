@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mcd.files import LARGEST, JSONError, parse_json
@@ -133,6 +134,16 @@ def _shape(name: str, entry: Any) -> list[int]:
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise JSONError(f"the header's entry {name[:60]!r} has no shape")
     return shape
+
+
+def check_finite_file(path: Path) -> None:
+    """`check_finite` of a file, one tensor in memory at a time. Raises ModelError also where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                check_finite({name: file.get_tensor(name)}, str(path))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: truncated or not a safetensors file ({error})") from None
 
 
 def check_finite(tensors: dict[str, Tensor], source: str) -> None:

@@ -5,8 +5,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcd.model.checks import check_finite_file
 from mcd.model.importing import ORIGIN
-from mcd.model.pretrained import WEIGHTS, ModelError, parts_of_weights, read_config
+from mcd.model.pretrained import COMPANIONS, WEIGHTS, ModelError, parts_of_weights, read_config
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -20,15 +21,18 @@ def published(model: Path, card: str) -> dict[str, Path | bytes]:
     """The files of a model that are published, by name: configuration, weights, adapter, tokenizer, origin, card.
 
     A run's own records (run.json, metrics.json) stay behind: they name paths of a machine; the card says what matters.
-    Raises ModelError when the folder holds no whole model.
+    Raises ModelError when the folder holds no whole model, or weights that are not finite.
     """
     read_config(model)
     weights = parts_of_weights(model / WEIGHTS["ema"])
     for part in weights:
         if not part.is_file():
             raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?")
+    for path in (*weights, model / WEIGHTS["raw"]):
+        if path.is_file():
+            check_finite_file(path)
     names = ["config.json", *(part.name for part in weights), f"{WEIGHTS['ema']}.index.json", WEIGHTS["raw"]]
-    names += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", ORIGIN]
+    names += ["tokenizer.json", *COMPANIONS, ORIGIN]
     names += [f"adapter/{path.name}" for path in sorted((model / "adapter").glob("adapter_*"))]
     files: dict[str, Path | bytes] = {name: model / name for name in names if (model / name).is_file()}
     return {**files, CARD: card.encode()}

@@ -97,9 +97,9 @@ def _chosen(
 ) -> tuple[dict[str, Callable[[str], Tensor]], str, list[str]]:
     """The weight sets to write by the name they get here, which of the file's they are, and which it has."""
     if opened.ema is None:
-        if weights in ("ema", "both"):
-            raise ModelError(f"--weights {weights}: {opened.source} holds one set of weights; leave the option out")
         chosen = "raw" if opened.container == "lightning" or facts.family == "sdtt" else "published"
+        if weights not in (None, chosen):
+            raise ModelError(f"--weights {weights}: {opened.source} holds one set of weights; leave the option out")
         return {"ema": raw}, chosen, [chosen]
     available = ["ema", "raw"]
     if weights == "raw":

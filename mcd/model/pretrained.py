@@ -27,6 +27,8 @@ from mcd.process.schedule import config_of_schedule, schedule_of_config
 
 FORMAT = "mcd-model-1"
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
+COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json")
+"""What stands beside the tokenizer.json of an adapted network: names of its special tokens, and the like."""
 WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
 
 
@@ -103,6 +105,8 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / "run.json").is_file():
+                raise ModelError(f"{name}: is a run that is not finished; to go on, run its command again")
             raise ModelError(f"{name}: no config.json in this folder; a model is config.json + model.safetensors")
         return path
     if path.is_file():
@@ -247,6 +251,9 @@ def save_pretrained(
     write_durably(folder / "config.json", json.dumps(config_to_json(model.config), indent=2) + "\n")
     if tokenizer_json is not None:
         write_durably(folder / "tokenizer.json", tokenizer_json)
+    for name in COMPANIONS:  # without them `transformers` would guess, and lower the case of a cased BERT's text
+        if model.folder is not None and model.folder != folder and (model.folder / name).is_file():
+            write_durably(folder / name, (model.folder / name).read_text(encoding="utf-8"))
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))

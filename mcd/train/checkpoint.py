@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> bool:
     A damaged one is passed over for the one before; if all are damaged, CheckpointError names them. The first process
     chooses for all, and each reads what it needs.
     """
-    chosen: tuple[Path, dict[str, Any]] | CheckpointError | None = None
+    chosen: tuple[Path, dict[str, Any], list[str]] | CheckpointError | None = None
     if rank() == 0:
         try:
             chosen = newest(folder)
@@ -89,7 +90,9 @@ def load_checkpoint(folder: Path, state: TrainState) -> bool:
         raise chosen
     if chosen is None:
         return False
-    path, meta = chosen
+    path, meta, faults = chosen
+    if rank() == 0 and faults:
+        print(f"mcd: goes on from {path.name}, passing over what is damaged: {'; '.join(faults)}", file=sys.stderr)
     try:
         _load_shards(path, state)
         state.counters = Counters(**meta)
@@ -99,15 +102,16 @@ def load_checkpoint(folder: Path, state: TrainState) -> bool:
     return True
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is what it was when written, and its counters; None when there is none at all.
+def newest(folder: Path) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest checkpoint that is what it was when written, its counters, and the faults of newer ones; None when
+    there is none at all.
 
     Raises CheckpointError when all are damaged.
     """
-    faults = []
+    faults: list[str] = []
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
-            return path, _verified(path)
+            return path, _verified(path), faults
         except (OSError, ValueError) as error:
             faults.append(f"{path}: {error}")
     if faults:

@@ -77,8 +77,20 @@ class RunFolder:
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(sorted(changed))}); "
                     "name a new folder, or repeat the old options to go on"
                 )
+            self._check_steps(config)
         elif path.exists() and not (path.is_dir() and all(map(_is_of_a_run, path.iterdir()))):
             raise RunConflict(f"--out {path}: is not empty and holds no run; name a new folder")
+
+    def _check_steps(self, config: dict[str, Any]) -> None:
+        """Raise RunConflict when fewer steps are asked for than were done: the record would no longer be true."""
+        asked = config.get("train", {}).get("steps")
+        names = [path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*")]
+        done = max((int(name) for name in names if name.isdigit()), default=0)
+        if type(asked) is int and done > asked:
+            raise RunConflict(
+                f"--out {self.path}: holds {done} steps, more than the {asked} asked for; "
+                "name a new folder, or ask for more"
+            )
 
     def _has_results(self) -> bool:
         return (self.path / WEIGHTS["ema"]).exists() or any(self.checkpoints.glob("step-*"))

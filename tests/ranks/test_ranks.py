@@ -155,3 +155,11 @@ def test_likelihood_and_samples_are_measured_the_same(tmp_path):
         command(processes, *words, str(metrics), "--steps", "4", "--scorer", "none")
         found[processes] = [json.loads(path.read_text())["rows"] for path in (metrics, likelihood)]
     assert found[1] == found[2]
+
+
+def test_other_commands_are_done_by_the_first_process_alone(tmp_path):
+    """Among them the one that is tried first on a cluster; its self-test trains, alone."""
+    told = command(2, "doctor", "--no-self-test")
+    assert told.count("torch ") == command(1, "doctor", "--no-self-test").count("torch ")
+    command(2, "prepare", "--data", "sotu", "--vocab-size", "300", "--out", str(tmp_path / "data"))
+    assert (tmp_path / "data" / "manifest.json").is_file()

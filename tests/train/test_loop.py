@@ -27,7 +27,7 @@ from mcd.objective.nelbo import NELBO
 from mcd.train.compiler import MissingCompiler
 from mcd.train.config import Budget
 from mcd.train.loop import Diverged, Interrupted
-from mcd.train.run_folder import read_stats
+from mcd.train.run_folder import RunConflict, read_stats
 
 WEIGHTS = ("model.safetensors", "model.raw.safetensors")
 
@@ -421,3 +421,22 @@ def test_a_high_loss_is_counted_through_a_stop(run_fit, tmp_path):
     with pytest.raises(Diverged, match="step 10"):
         run_fit(tmp_path / "run", max_loss=1e-6)
     assert [row["step"] for row in read_stats(tmp_path / "run")] == list(range(1, 11))
+
+
+def test_fewer_steps_than_were_done_are_refused_and_change_nothing(run_fit, tmp_path):
+    run_fit(tmp_path / "run", objective=NELBO(), budget=Budget(steps=6))
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(RunConflict, match="holds 6 steps, more than the 5 asked for"):
+        run_fit(tmp_path / "run", objective=NELBO(), budget=Budget(steps=5))
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    run_fit(tmp_path / "run", objective=NELBO(), budget=Budget(steps=7))
+    assert read_stats(tmp_path / "run")[-1]["step"] == 7
+
+
+def test_a_checkpoint_that_is_passed_over_is_told(run_fit, tmp_path, capsys):
+    with pytest.raises(Killed):
+        run_fit(tmp_path / "run", watch=stop_at(11, kill))
+    (tmp_path / "run" / "checkpoints" / "step-00000010" / "state.json").write_text("{}")
+    run_fit(tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "goes on from step-00000005, passing over what is damaged" in told and "step-00000010" in told

@@ -5,14 +5,14 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mcd.app.model_card import model_card
 from mcd.model.ema import EMA
 from mcd.model.hub import published as published_files
 from mcd.model.hub import write_published
 from mcd.model.lora import LoRA, merged
-from mcd.model.pretrained import from_pretrained, save_pretrained
+from mcd.model.pretrained import ModelError, from_pretrained, save_pretrained
 from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
@@ -211,9 +211,20 @@ def test_muon_takes_the_factors_of_the_blocks(model):
 def test_a_pushed_model_brings_its_adapter_and_says_what_it_is(theirs, model, tmp_path):
     LoRA(lora_rank=2).apply(model)
     save_pretrained(model, tmp_path / "out", (theirs.folder / "tokenizer.json").read_text())
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    assert [(tmp_path / "out" / n).is_file() for n in names] == [(theirs.folder / n).is_file() for n in names]
     files = published_files(tmp_path / "out", card := model_card(tmp_path / "out", "me/model"))
     assert {"model.safetensors", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= files.keys()
     write_published(files, tmp_path / "hub")
     assert (tmp_path / "hub" / "adapter" / "adapter_config.json").is_file()
     assert "A masked diffusion language model (" in card and "model_type" in card
     assert from_pretrained(str(tmp_path / "hub")).mask_id == MASK
+
+
+def test_what_is_not_finite_is_not_pushed(theirs, model, tmp_path):
+    save_pretrained(model, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[3] = torch.nan
+    save_file(tensors, tmp_path / "out" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors: NaN or infinity in"):
+        published_files(tmp_path / "out", "card")
