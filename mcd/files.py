@@ -1,13 +1,15 @@
-"""Reading JSON that others wrote, and writing files that survive a power cut. Imports nothing of ours.
+"""Reading JSON that others wrote, writing files that survive a power cut, locking them. Imports nothing of ours.
 
 Every package may use it. A file of JSON may be damaged, a bomb, or none of ours: whatever it holds, reading it gives a
 value or raises `JSONError`, in time and memory that its size bounds.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ LARGEST = 16 << 20
 """Bytes of the largest JSON document that is read; ours have some kilobytes."""
 DEEPEST = 64
 """Deepest nesting that is read; ours have five."""
+_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_BEYOND = 1 << 30
+"""Where Windows locks one byte: a locked byte cannot be read."""
 
 
 class JSONError(ValueError):
@@ -101,6 +106,34 @@ def write_durably(path: Path, text: str) -> None:
             partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all, and durably. Raises OSError as `write_durably`."""
+    write_durably(path, json.dumps(value, indent=2) + "\n")
+
+
+def lock_file(descriptor: int, wait: bool = False) -> bool:
+    """Lock an open file for this process, until it is closed or the process is gone; False when another has it.
+
+    wait: until it is free. Windows locks one byte, behind what the file holds, and does not wait. Raises OSError where
+    the file system has no locks.
+    """
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _BEYOND, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        raise
+    return True
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

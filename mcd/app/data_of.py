@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer
 
 from mcd.app.cli import nearest
 from mcd.app.errors import UsageError, WorkFailed
+from mcd.app.limits import usable_cores
 from mcd.app.watch import watching
 from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 from mcd.data.hub import HubStopped
@@ -68,7 +68,7 @@ def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict
 
     Raises WorkFailed where the machine or the hub stopped it, DataError as `prepare`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores, _ = usable_cores()
     with watching(out.name) as watch:
         try:
             return prepare(recipe, out, workers=workers or cores, tell=lambda done, note: watch.tell(done or 0.0, note))

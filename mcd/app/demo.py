@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     from mcd.app import distill, report
     from mcd.app.data_of import prepared
     from mcd.eval.scorer import load_scorer
+    from mcd.files import write_json
     from mcd.model.pretrained import from_pretrained, locate
-    from mcd.train.checkpoint import write_json
 
     started = time.monotonic()
     teacher = from_pretrained(args.teacher)

@@ -114,8 +114,8 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         schedule = [{"round": r + 1, **objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule})
 
-    from mcd.app.data_of import check_ids, check_language, data_of_model, prepared
-    from mcd.app.training import joined, train_run
+    from mcd.app.data_of import check_language, data_of_model, prepared
+    from mcd.app.training import check_and_adapt, joined, train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
     from mcd.model.pretrained import from_pretrained
@@ -138,11 +138,7 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         folder = prepared(data, args.out.parent / "data", student.folder / "tokenizer.json")
     length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)
     loader = open_loader(folder, "train", args.train.batch_size, length, args.train.seed)
-    check_ids(data, student, folder)
-    try:
-        args.lora.apply(student, args.train.seed)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    check_and_adapt(student, data, folder, args.lora, args.train.seed)
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)
 
 

@@ -90,7 +90,7 @@ def examined(self_test: bool) -> Iterator[Finding]:
 
 def _write(path: Path, findings: list[Finding], seconds: float) -> None:
     from mcd.app.bench.machine import machine
-    from mcd.train.checkpoint import write_json
+    from mcd.files import write_json
 
     value: dict[str, Any] = {"machine": machine(), "seconds": round(seconds, 1)}
     path.parent.mkdir(parents=True, exist_ok=True)

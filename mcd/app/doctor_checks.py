@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mcd.app.doctor import Finding
 from mcd.app.limits import available_memory, usable_cores, usable_memory
+from mcd.files import lock_file
 
 REQUIRED = ("torch", "numpy", "safetensors", "tokenizers", "tyro", "rich")
 OPTIONAL = {
     "lightning-fabric": ("lightning_fabric", "train and distil", "train"),
-    "tensorboard": ("tensorboard", "curves while training", "train"),
     "peft": ("peft", "LoRA", "lora"),
     "transformers": ("transformers", "Hugging Face models, Gen PPL", "score"),
     "gguf": ("gguf", "Gen PPL offline", "score"),
@@ -136,11 +136,9 @@ def disks() -> Iterator[Finding]:
     little = free < LITTLE_DISK
     mend = "two checkpoints of the 169M model take 8 GB; free some, or give --out on another disk" if little else ""
     yield Finding("disk", "warn" if little else "ok", f"{free / GIB:.1f} GiB free in {here}", mend)
-    from mcd.train.run_lock import _lock
-
     try:
         with tempfile.TemporaryFile(dir=here) as file:
-            _lock(file.fileno())
+            lock_file(file.fileno())
         yield Finding("file locks", "ok", "work here: two runs in one folder are told apart")
     except OSError as error:
         why = error.strerror or type(error).__name__

@@ -257,7 +257,7 @@ def _likelihoods(args: Any) -> list[dict[str, Any]]:
 
 def write_metrics(path: Path, rows: list[dict[str, Any]], command: str) -> None:
     """Write `{"command": what was typed, "rows": [...]}` by way of a temporary file."""
-    from mcd.train.checkpoint import write_json
+    from mcd.files import write_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"command": command, "rows": rows})

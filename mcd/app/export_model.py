@@ -1,14 +1,12 @@
 """`mcd export`: a model to the layout of MDLM on the Hugging Face hub."""
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from mcd.app.arguments import check_out, parse, show_dry_run
-from mcd.app.errors import UsageError
+from mcd.app.arguments import check_empty, check_out, parse, show_dry_run, written_whole
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,11 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return show_dry_run({**asdict(args), "out": str(args.out)})
     check_out(args.out, folder=True)
-    if args.out.is_dir() and any(args.out.iterdir()):
-        raise UsageError(f"--out {args.out}: is not empty; name a new folder")
+    check_empty(args.out, f"--out {args.out}")
     from mcd.model.exporting import export_mdlm
     from mcd.model.pretrained import locate
 
-    partial = args.out.with_name(args.out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was stopped
-    try:
+    with written_whole(args.out) as partial:
         export_mdlm(locate(args.model), partial, args.weights)
-        partial.replace(args.out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     print(f"{args.model} ({args.weights}) written to {args.out} in the layout of MDLM")
     return 0

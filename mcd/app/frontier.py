@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
     from mcd.app.data_of import language_of
     from mcd.app.reproduce.lab import Lab
     from mcd.app.reproduce.plan import Cell, options_of
+    from mcd.files import write_json
     from mcd.model.pretrained import from_pretrained
-    from mcd.train.checkpoint import write_json
 
     names = {model: model.rstrip("/").split("/")[-1] for model in args.models}
     if len(set(names.values())) < len(names):

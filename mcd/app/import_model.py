@@ -1,7 +1,6 @@
 """`mcd import`: a public checkpoint of MDLM, SDTT or Duo to a model folder."""
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import mcd
-from mcd.app.arguments import check_out, parse, show_dry_run
+from mcd.app.arguments import check_empty, check_out, parse, show_dry_run, written_whole
 from mcd.app.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return show_dry_run({**asdict(args), "out": str(args.out)})
     check_out(args.out, folder=True)
-    if args.out.is_dir() and any(args.out.iterdir()):
-        raise UsageError(f"--out {args.out}: is not empty; name a new folder")
+    check_empty(args.out, f"--out {args.out}")
     return _import(args)
 
 
@@ -93,14 +91,8 @@ def _import(args: ImportArgs) -> int:
         "files": {file.name: file_sha256(file) for file in found.opened.files},
         "imported_by": f"mcd {mcd.__version__}",
     }
-    partial = args.out.with_name(args.out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was stopped
-    try:
+    with written_whole(args.out) as partial:
         write_import(found, partial, tokenizer_json, origin)
-        partial.replace(args.out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     _tell(found, tokenizer_from, args.out)
     return 0
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mcd
+from mcd.files import JSONError, read_json
 
 PAPERS = {
     "mcd": ("2602.00792", "Latent Shadows: The Gaussian-Discrete Duality in Masked Diffusion", "Chen et al.", 2026),
@@ -49,8 +50,8 @@ def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = read_json(path, strict=False)
+    except (OSError, JSONError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -157,6 +158,7 @@ mcd sample {hub_id} --steps 16
 
 ```python
 import mcd
+from mcd.files import JSONError, read_json
 
 model = mcd.from_pretrained("{hub_id}")
 ```

@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     estimate = estimated(setup, device, utilisation, args.steps)
     show(estimate)
     if args.json is not None:
-        from mcd.train.checkpoint import write_json
+        from mcd.files import write_json
 
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, estimate)

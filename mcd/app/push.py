@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from mcd.app.arguments import check_out, parse, show_dry_run
+from mcd.app.arguments import check_empty, check_out, parse, show_dry_run
 from mcd.app.errors import UsageError, WorkFailed
 
 
@@ -61,8 +61,7 @@ def main(argv: list[str]) -> int:
         print(f"{', '.join(files)}: pushed, {where}")
         return 0
     check_out(out, folder=True, option="HUB_ID")
-    if out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"HUB_ID {args.hub_id}: is not empty; name a new folder")
+    check_empty(out, f"HUB_ID {args.hub_id}")
     write_published(files, out)
     print(f"{', '.join(files)}: written to {out}")
     return 0

@@ -114,8 +114,8 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     """Prepare the data, make or load the network, and train it."""
     import torch
 
-    from mcd.app.data_of import check_ids, check_language, prepared
-    from mcd.app.training import joined, train_run
+    from mcd.app.data_of import check_language, prepared
+    from mcd.app.training import check_and_adapt, joined, train_run
     from mcd.data.loader import open_loader
     from mcd.data.shards import read_manifest
     from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -150,9 +150,5 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
         student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
     elif loader.length > student.config.backbone.length:
         student = lengthened(student, loader.length)
-    check_ids(args.data, student, folder)
-    try:
-        args.lora.apply(student, args.train.seed)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    check_and_adapt(student, args.data, folder, args.lora, args.train.seed)
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 
 from mcd.app.cli import fail
+from mcd.app.data_of import check_ids
 from mcd.app.errors import UsageError
 from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
@@ -17,6 +18,7 @@ from mcd.data.shards import read_manifest
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
+from mcd.model.lora import LoRA
 from mcd.objective.base import Objective
 from mcd.sampler import SAMPLERS, sample
 from mcd.train.config import Budget, TrainConfig
@@ -33,6 +35,19 @@ def joined(train: TrainConfig) -> Fabric:
     """This process's part of its job. Raises UsageError for options that so many processes cannot follow."""
     try:
         return join(train)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def check_and_adapt(student: Denoiser, data: str, folder: Path, lora: LoRA, seed: int) -> None:
+    """See that the prepared `folder` of --data holds nothing that the student never says, then give it its LoRA.
+
+    The first process looks the data through for all. Raises UsageError.
+    """
+    if rank() == 0:
+        check_ids(data, student, folder)
+    try:
+        lora.apply(student, seed)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -11,6 +11,7 @@ from mcd.data.manifest import MANIFEST, read_json
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
+from mcd.files import lock_file
 
 PROGRESS = "progress.json"
 _OURS = re.compile(
@@ -66,14 +67,12 @@ def recorded(out: Path, purpose: dict[str, Any], tokenizer: str | None) -> dict[
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Wait until no other process prepares the folder. The system takes the lock from one that was killed."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name != "posix":  # Windows opens no folders
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_file(handle, wait=True)
         yield
     finally:
         os.close(handle)

@@ -1,6 +1,5 @@
 """`manifest.json`, which records every choice and a checksum of every shard, and says that a data folder is whole."""
 
-import json
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -34,11 +33,6 @@ def read_json(path: Path) -> Any:
         return files.read_json(path)
     except files.JSONError:
         return {}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all, also when the machine stops."""
-    files.write_durably(path, json.dumps(value, indent=2) + "\n")
 
 
 def values_of_row(manifest: dict[str, Any]) -> int:

@@ -27,7 +27,7 @@ from mcd.data.corpus import BUNDLED, source_sha256
 from mcd.data.hub import commit_of
 from mcd.data.journal import PROGRESS, clear, is_ours, locked, purpose_of, recorded
 from mcd.data.language import LANGUAGES
-from mcd.data.manifest import FORMATS, MANIFEST, read_manifest, write_json
+from mcd.data.manifest import FORMATS, MANIFEST, read_manifest
 from mcd.data.packer import Packer
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe, preset_of
@@ -36,6 +36,7 @@ from mcd.data.tokens import read_tokens, stamp
 from mcd.data.units import tokenizer_of_text, units_of
 from mcd.data.workers import tokenised
 from mcd.data.writer import PARTIAL, Damaged, ShardWriter
+from mcd.files import write_json
 
 __all__ = ["MANIFEST", "SHARD_TOKENS", "Recipe", "prepare", "read_manifest", "read_tokens", "tokenizer_of"]
 

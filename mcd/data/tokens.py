@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mcd.data.manifest import MANIFEST, read_json, read_manifest, values_of_row, write_json
+from mcd.data.manifest import MANIFEST, read_json, read_manifest, values_of_row
 from mcd.data.readers import DataError
+from mcd.files import write_json
 
 STAMP = "verified.json"
 """Which large shards were found whole, by size, time of the last change, inode and checksum."""

@@ -29,13 +29,18 @@ def dit_of(config: DenoiserConfig) -> DiTConfig:
     return config.backbone
 
 
+def block_parameters(config: DiTConfig) -> int:
+    """Numbers in the weights of one block: norms, attention, perceptron and modulation."""
+    D, c = config.hidden, config.cond_dim
+    return 2 * D + 3 * D * D + D * D + 8 * D * D + 5 * D + (c + 1) * 6 * D
+
+
 def parameter_count(config: DiTConfig) -> int:
     """Numbers in the weights of a backbone, by its sizes alone."""
     K, D, c = config.rows, config.hidden, config.cond_dim
     time = (TimeEmbedding.width + 1) * c + (c + 1) * c
-    block = 2 * D + 3 * D * D + D * D + 8 * D * D + 5 * D + (c + 1) * 6 * D
     head = D + (c + 1) * 2 * D + (D + 1) * K
-    return K * D + time + config.layers * block + head
+    return K * D + time + config.layers * block_parameters(config) + head
 
 
 def check_config(config: DenoiserConfig) -> None:

@@ -31,10 +31,3 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         move_towards(self.shadow.values(), (p for p in module.parameters() if p.requires_grad), 1.0 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Overwrite the module's parameters by the shadow weights; frozen ones have none."""
-        for name, p in module.named_parameters():
-            if name in self.shadow:
-                p.copy_(self.shadow[name])

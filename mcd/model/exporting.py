@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mcd.model.checks import check_finite_file, dit_of
+from mcd.model.checks import check_finite, dit_of
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.foreign import ROTARY, Sizes, own_name, rotary_buffer
@@ -34,7 +34,6 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
     path = model / WEIGHTS[weights]
     if not path.is_file():
         raise ModelError(f"{path}: missing; is this run still training, or the copy incomplete?")
-    check_finite_file(path)
     own = {f"backbone.{name}": own_name(name) for name in sizes.shapes()}
     shapes = {f"backbone.{name}": shape for name, shape in sizes.shapes().items()}
     rotary = rotary_buffer(sizes.hidden, dit_of(config).heads)
@@ -53,7 +52,9 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
         if name not in own:
             return rotary
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(own[name])
+            tensor = file.get_tensor(own[name])
+        check_finite({own[name]: tensor}, str(path))
+        return tensor
 
     out.mkdir(parents=True, exist_ok=True)
     write_streamed(out / "model.safetensors", shapes, read)

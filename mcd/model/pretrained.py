@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from mcd.files import read_json, sync_folder, write_durably
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.families import family_of
-from mcd.model.adapted.folder import config_from_published, config_to_published, read_published
+from mcd.model.adapted.folder import COMPANIONS, config_from_published, config_to_published, read_published
 from mcd.model.checks import ModelError, check_config, check_finite, check_size, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -27,8 +27,6 @@ from mcd.process.schedule import config_of_schedule, schedule_of_config
 
 FORMAT = "mcd-model-1"
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
-COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json")
-"""What stands beside the tokenizer.json of an adapted network: names of its special tokens, and the like."""
 WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
 
 
@@ -191,15 +189,24 @@ def parts_of_weights(path: Path) -> list[Path]:
     Raises ModelError for an index that is damaged or names anything but files beside it.
     """
     index = path.with_name(path.name + ".index.json")
-    if path.exists() or not index.is_file():
-        return [path]
+    return [path] if path.exists() or not index.is_file() else files_of_index(index)
+
+
+def files_of_index(index: Path) -> list[Path]:
+    """The files that an index of Hugging Face names, by name, whether they are there or not.
+
+    Raises ModelError for an index that is damaged or names anything but safetensors files beside it.
+    """
     try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise ValueError("names no safetensors files of this folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = list(read_json(index)["weight_map"].values())
+        if not names:
+            raise ValueError("holds no weight_map")
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+                raise ValueError(f"names {name!r}, which is no file of its folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: cannot be read ({error})") from None
-    return [path.with_name(name) for name in names]
+    return [index.with_name(name) for name in sorted(set(names))]
 
 
 def lengthened(model: Denoiser, length: int) -> Denoiser:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mcd.model.lightning import read_lightning, total_bytes
-from mcd.model.pretrained import ModelError
+from mcd.model.pretrained import ModelError, files_of_index
 
 Container = Literal["hub", "lightning", "bare"]
 INDEX = "model.safetensors.index.json"
@@ -52,7 +52,10 @@ def open_checkpoint(path: Path) -> Opened:
     if path.is_dir():
         config = read_json(path / "config.json")
         if (path / INDEX).is_file():
-            files = _files_of_index(path / INDEX)
+            files = tuple(files_of_index(path / INDEX))
+            for file in files:
+                if not file.is_file():
+                    raise ModelError(f"{file}: missing; is the copy complete?")
         else:
             files = tuple(path / name for name in _SINGLE if (path / name).is_file())[:1]
         if not files:
@@ -110,21 +113,6 @@ def _open_file(path: Path, config: dict[str, Any] | None) -> Opened:
         unused=checkpoint.unused,
         tokenizer=checkpoint.tokenizer,
     )
-
-
-def _files_of_index(index: Path) -> tuple[Path, ...]:
-    """The shards of an index, by name; none outside its folder."""
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ModelError(f"{index}: holds no weight_map")
-    found = sorted({name for name in names.values() if isinstance(name, str)})
-    wrong = [name for name in names.values() if not isinstance(name, str) or Path(name).name != name]
-    if wrong:
-        raise ModelError(f"{index}: names {wrong[0]!r}, which is no file of its folder")
-    missing = [name for name in found if not (index.parent / name).is_file()]
-    if missing:
-        raise ModelError(f"{index.parent / missing[0]}: missing; is the copy complete?")
-    return tuple(index.parent / name for name in found)
 
 
 def _open_safetensors(files: Sequence[Path], container: Container, config: dict[str, Any]) -> Opened:

@@ -9,11 +9,11 @@ from mcd.process.unmasking import ORDERS
 
 
 class Draws:
-    """The random numbers of some rows of a batch of shape (B, L), out of one stream for all of them.
+    """The random numbers of some rows of a batch of shape (B, L): t and u (paper, Algorithm 1), and what else is drawn.
 
-    Each part of a batch, on whatever process, draws for the whole of it and keeps what belongs to its own `rows`: row i
-    meets the same t, u and noise alone on one machine or among 64, and t is stratified over all B rows (as in Duo's
-    public code). The numbers of a row are few, so that drawing the others' costs next to nothing.
+    Each part of a batch, on whatever process, draws for the whole of it, out of one stream, and keeps what belongs to
+    its own `rows`: row i meets the same t, u and noise alone on one machine or among 64, and t is stratified over all B
+    rows (as in Duo's public code). The numbers of a row are few, so that drawing the others' costs next to nothing.
 
     generator: a CPU stream that nothing else draws from. rows: this part's, all by default. diffused: (B, L) bool, what
     is to be learnt; the rest, a prompt or padding, has u = 0 and so is visible at every t. None: all is to be learnt.

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mcd.data.corpus import file_sha256
-from mcd.files import read_json, sync_folder, write_durably
+from mcd.files import read_json, sync_folder, write_json
 from mcd.model.pretrained import write_tensors
 from mcd.train.ranks import barrier, broadcast, first_alone, is_sharded, rank
 from mcd.train.state import Counters, TrainState
@@ -29,11 +29,6 @@ KEEP = 2
 
 class CheckpointError(RuntimeError):
     """No usable checkpoint where one was expected; the message says which file and why."""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all, and durably."""
-    write_durably(path, json.dumps(value, indent=2) + "\n")
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> None:
@@ -95,10 +90,10 @@ def load_checkpoint(folder: Path, state: TrainState) -> bool:
         print(f"mcd: goes on from {path.name}, passing over what is damaged: {'; '.join(faults)}", file=sys.stderr)
     try:
         _load_shards(path, state)
+        state.ema.updates = meta.pop("ema_updates")
         state.counters = Counters(**meta)
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is of another model or another version of mcd ({error})") from None
-    state.ema.updates = state.counters.ema_updates
     return True
 
 

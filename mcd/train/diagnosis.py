@@ -76,7 +76,7 @@ def diagnose(
             found.append("not finite: " + ", ".join(f"{name} {value}" for name, value in terms.items()))
         for regime in dict.fromkeys(regime for regime, _, _ in bad):
             places = [divmod(place, x0.shape[1]) for r, place, _ in bad if r == regime]
-            first = part_of(len(batch.x0), config.accumulate, i).start
+            first = part_of(config.batch_size, config.accumulate, i).start
             tokens = ", ".join(f"row {first + b} position {l} token {int(x0[b, l])}" for b, l in places[:SHOWN])
             more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
             found.append(f"{regime}: {tokens}{more}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from mcd.model.attention import SHORT
-from mcd.model.checks import parameter_count
+from mcd.model.checks import block_parameters, parameter_count
 from mcd.model.dit import DiTConfig
 from mcd.model.head import CHUNK_ELEMENTS
 
@@ -71,8 +71,7 @@ class Setup:
     @property
     def block(self) -> int:
         """Parameters of one block."""
-        D, c = self.config.hidden, self.config.cond_dim
-        return 12 * D * D + 7 * D + (c + 1) * 6 * D
+        return block_parameters(self.config)
 
 
 def kept_per_token(setup: Setup) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from mcd.data.loader import Loader
+from mcd.data.loader import Batch, Loader
 from mcd.data.prefetch import Prefetch
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA, move_towards
@@ -23,7 +23,7 @@ from mcd.train.config import Budget, TrainConfig
 from mcd.train.diagnosis import diagnose
 from mcd.train.launch import join
 from mcd.train.optimizer import lr_factor, make_optimizers
-from mcd.train.ranks import barrier, largest, others_needed, rank
+from mcd.train.ranks import barrier, largest, others_needed, part_of, rank
 from mcd.train.run_folder import RunFolder
 from mcd.train.state import Blank, TrainState, teacher_of, trainable
 from mcd.train.step import LossOfStudent, add_gradient, of_all_processes, update
@@ -130,7 +130,11 @@ class _Run:
         """Train to the end, and publish."""
         at, budget, config = self.state.counters, self.budget, self.config
         pinned = self.fabric.device.type == "cuda"
-        with _stop_requests() as stop, Prefetch(loader.batch, pinned) as batches:
+
+        def own_rows(step: int) -> Batch:
+            return Batch(loader.batch(step, part_of(config.batch_size)).x0, loader.diffused(step))
+
+        with _stop_requests() as stop, Prefetch(own_rows, pinned) as batches:
             while budget.progress(at.step, at.elapsed_s) < 1.0:
                 started = time.perf_counter()
                 batch, clock = batches.batch(at.step), self._begin_step()
@@ -142,7 +146,7 @@ class _Run:
                 (at.elapsed_s,) = largest(at.elapsed_s + time.perf_counter() - started)
 
                 done = budget.progress(at.step, at.elapsed_s) >= 1.0
-                self._tell(loss, norm, config.lr * factor, done)
+                self._tell(clock, loss, norm, config.lr * factor, done)
                 if at.bad == BAD_STEPS:
                     found = diagnose(self.module, self.objective, batch, clock, config, self.fabric.device)
                     raise Diverged(
@@ -181,7 +185,6 @@ class _Run:
             state.ema.update(state.student)
             if state.teacher is not None and follows:
                 move_towards(*self._teacher_and_student(), 1.0 - follows)
-        at.ema_updates = state.ema.updates
 
     def _teacher_and_student(self) -> tuple[list[Any], list[Any]]:
         own = trainable(self.state.student)
@@ -192,7 +195,7 @@ class _Run:
         per_round = self.budget.steps_per_round
         return per_round is not None and self.state.counters.step % per_round == 0
 
-    def _tell(self, loss: Loss, norm: float, lr: float, done: bool) -> None:
+    def _tell(self, clock: Clock, loss: Loss, norm: float, lr: float, done: bool) -> None:
         """Count a loss that is too high; log the step if it is one of those that are logged, and validate if due."""
         at, config = self.state.counters, self.config
         validates = bool(self.validate and config.valid_every and (at.step % config.valid_every == 0 or done))
@@ -204,8 +207,7 @@ class _Run:
         diverged = at.too_high == HIGH_STEPS or at.bad == BAD_STEPS
         if not logs and not diverged:
             return
-        per_round = self.budget.steps_per_round
-        row: dict[str, Any] = {"step": at.step, "round": 1 + ((at.step - 1) // per_round if per_round else 0), "lr": lr}
+        row: dict[str, Any] = {"step": at.step, "round": clock.round + 1, "lr": lr}
         row |= {name: value if math.isfinite(value) else None for name, value in {**values, "grad_norm": norm}.items()}
         row["elapsed_s"] = at.elapsed_s
         row |= {"skipped": at.skipped} if at.skipped else {}

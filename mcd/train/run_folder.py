@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 import mcd
-from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably
+from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
 from mcd.model.pretrained import WEIGHTS
-from mcd.train.checkpoint import write_json
 from mcd.train.config import TrainConfig
 from mcd.train.run_lock import LOCK, RunConflict, RunLock
 

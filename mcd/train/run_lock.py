@@ -1,7 +1,6 @@
 """One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
 
 import contextlib
-import errno
 import json
 import os
 import platform
@@ -10,12 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mcd.files import JSONError, parse_json
+from mcd.files import JSONError, lock_file, parse_json
 
 LOCK = "lock"
-_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-_BEYOND = 1 << 30
-"""Where Windows locks one byte: behind what the file holds, since a locked byte cannot be read."""
 
 
 class RunConflict(ValueError):
@@ -41,7 +37,7 @@ class RunLock:
         try:
             holder = _holder(self._descriptor)
             try:
-                free = _lock(self._descriptor)
+                free = lock_file(self._descriptor)
             except OSError as error:
                 free = not _alive_here(holder)
                 if free:
@@ -73,25 +69,6 @@ class RunLock:
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
             self.close()
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file for this process; False when another has it. Raises OSError where there are no locks."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, _BEYOND, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _HELD:
-            return False
-        raise
-    return True
 
 
 def _holder(descriptor: int) -> dict[str, Any]:

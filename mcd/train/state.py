@@ -19,7 +19,6 @@ class Counters:
 
     step: int = 0
     elapsed_s: float = 0.0
-    ema_updates: int = 0
     too_high: int = 0
     bad: int = 0
     skipped: int = 0
@@ -51,8 +50,8 @@ class TrainState:
         return {name: value.detach() for name, value in parts.items()}
 
     def meta(self) -> dict[str, Any]:
-        """The counters, for JSON."""
-        return asdict(self.counters)
+        """The counters, that of the EMA among them, for JSON."""
+        return {**asdict(self.counters), "ema_updates": self.ema.updates}
 
     def prepare(self, shapes: dict[str, torch.Size]) -> None:
         """Make room for the optimisers' states of a checkpoint, by its names and shapes."""

@@ -36,7 +36,8 @@ def add_gradient(
     The rows go in `config.accumulate` equal parts. Draws are of the whole batch (`Draws`), so that neither the number
     of parts nor that of processes changes what a row meets; dropout alone is drawn part by part. Gradient, loss and
     terms are the means of the parts', counts their sums. A loss that is not finite makes the gradient so, which
-    `update` sees on every process. module: a `LossOfStudent` set up by `fabric`.
+    `update` sees on every process. batch: x0 of this process's rows, `diffused` of all rows, which is what the loss is
+    divided by. module: a `LossOfStudent` set up by `fabric`.
     """
     losses = []
     for i in range(config.accumulate):
@@ -55,10 +56,9 @@ def share_of(batch: Batch, i: int, clock: Clock, config: TrainConfig, device: to
     """
     torch.manual_seed(part_seed(config.seed, clock.step, rank() * config.accumulate + i, "dropout"))
     generator = torch.Generator().manual_seed(part_seed(config.seed, clock.step, 0, "loss"))
-    rows = part_of(len(batch.x0), config.accumulate, i)
-    x0 = batch.x0[rows].to(device, non_blocking=True)
-    B, L = batch.x0.shape
-    return x0, Draws(generator, B, L, rows, batch.diffused, device)
+    x0 = batch.x0.chunk(config.accumulate)[i].to(device, non_blocking=True)
+    rows = part_of(config.batch_size, config.accumulate, i)
+    return x0, Draws(generator, config.batch_size, x0.shape[1], rows, batch.diffused, device)
 
 
 def mean_of_parts(losses: list[Loss]) -> Loss:

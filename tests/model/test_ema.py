@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcd.model.ema import EMA
+from mcd.train.state import Blank
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
@@ -23,16 +24,16 @@ def test_formula_with_warm_up(decay, seeded):
     torch.testing.assert_close(ema.shadow, slow)
 
 
-def test_copy_to_overwrites_and_shares_nothing():
-    module = torch.nn.Linear(3, 2)
-    ema = EMA(module, 0.9)
+def test_a_model_of_the_average_overwrites_and_shares_nothing(tiny_denoiser):
+    module, name = tiny_denoiser(), "backbone.embedding"
+    ema, blank = EMA(module, 0.9), Blank(module)
     before = {name: p.clone() for name, p in ema.shadow.items()}
-    torch.nn.init.zeros_(module.weight)
+    torch.nn.init.zeros_(module.backbone.embedding)
     torch.testing.assert_close(ema.shadow, before, rtol=0, atol=0)
-    ema.copy_to(module)
-    assert torch.equal(module.weight, before["weight"])
-    torch.nn.init.zeros_(module.weight)
-    assert torch.equal(ema.shadow["weight"], before["weight"])
+    averaged = blank.filled(module, ema.shadow)
+    assert torch.equal(averaged.backbone.embedding, before[name])
+    torch.nn.init.zeros_(averaged.backbone.embedding)
+    assert torch.equal(ema.shadow[name], before[name])
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -200,7 +200,7 @@ def test_where_the_file_system_has_no_locks_the_living_are_respected(holder, tmp
     def lockless(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(run_lock, "_lock", lockless)
+    monkeypatch.setattr(run_lock, "lock_file", lockless)
     if live:
         with pytest.raises(RunConflict, match=f"process {holder.pid}"):
             RunFolder(tmp_path / "a", {"command": "distill"})

@@ -82,7 +82,7 @@ def _run(args: BenchArgs, cells: list[Any], command: str) -> int:
     from mcd.app.bench.machine import machine
     from mcd.app.bench.table import print_table
     from mcd.app.watch import watching
-    from mcd.train.checkpoint import write_json
+    from mcd.files import write_json
 
     facts, rows, failed = machine(), [], []
     total, done = sum(cell.seconds for cell in cells), 0.0

@@ -1,20 +1,19 @@
 """What the numbers of a benchmark depend on beside the code."""
 
-import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mcd.app.limits import usable_memory
 from mcd.train.run_folder import environment
 
 
 def machine() -> dict[str, Any]:
     """Versions, processor, memory, threads and the time; plain JSON."""
     facts = environment() | {"system": platform.system(), "cpu": _cpu(), "time": datetime.now(UTC).isoformat()}
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        facts["memory_bytes"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return facts
+    memory, _ = usable_memory()
+    return facts if memory is None else facts | {"memory_bytes": memory}
 
 
 def _cpu() -> str:

@@ -98,7 +98,7 @@ def _planned(args: ReproduceArgs, module: Any) -> dict[str, Any]:
 
 def _run(args: ReproduceArgs, module: Any, command: str) -> int:
     from mcd.app.reproduce.pages import page
-    from mcd.train.checkpoint import write_json
+    from mcd.files import write_json
 
     out = args.out / args.scale
     out.mkdir(parents=True, exist_ok=True)

@@ -138,8 +138,8 @@ def _measure(cell: Cell, source: str, path: Path) -> None:
     from mcd.app.measure import measure_model
     from mcd.app.sampling import DEFAULT_SAMPLER
     from mcd.app.truth import measure_language, open_model
+    from mcd.files import write_json
     from mcd.sampler import SAMPLERS
-    from mcd.train.checkpoint import write_json
 
     model = open_model(source, cell.length or 64)
     options = dict(cell.options)

@@ -11,7 +11,7 @@ from mcd.app.reproduce.scales import Scale
 def reference_rows(lab: Lab, scale: Scale) -> list[dict[str, Any]]:
     """The rows `text`, `shuffled`, `control-periodic` and `control-topk` of a scale's text, measured once."""
     from mcd.eval.scorer import load_scorer
-    from mcd.train.checkpoint import write_json
+    from mcd.files import write_json
 
     path = lab.work / "cells" / "references.json"
     if not path.is_file():

@@ -12,6 +12,8 @@ from mcd.model.adapted.families import Settings
 
 MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 """The mask under its usual names, when no file says which it is."""
+COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json")
+"""What stands beside tokenizer.json: names of its special tokens, and the like."""
 _UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")
 
 
@@ -38,7 +40,7 @@ def read_published(folder: Path, settings: Settings) -> tuple[AdaptedConfig, int
     """
     rows = rows_of(settings)
     tokenizer = _tokenizer(folder)
-    notes = [_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    notes = [_json(folder / name) for name in COMPANIONS]
     ids = {kind: _special_id(kind, settings, notes, tokenizer) for kind in ("mask", "pad", "eos", "sep")}
     if ids["mask"] is None:
         ids["mask"] = next((i for i in map(tokenizer.token_to_id, MASKS) if i is not None), None)

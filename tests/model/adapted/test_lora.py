@@ -17,6 +17,7 @@ from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
 from mcd.train.optimizer import make_optimizers
+from mcd.train.state import Blank
 
 peft = pytest.importorskip("peft")
 MASK, T = 4, torch.ones(3)
@@ -112,8 +113,7 @@ def test_both_weight_sets_are_merged(model, tmp_path):
     lora.apply(model)
     ema = EMA(model, 0.5)
     learn(model)
-    averaged = copy.deepcopy(model)
-    ema.copy_to(averaged)
+    averaged = Blank(model).filled(model, ema.shadow)
     save_pretrained(averaged, tmp_path / "run", raw=model.state_dict())
     raw, published = (from_pretrained(str(tmp_path / "run"), kind) for kind in ("raw", "ema"))
     state, first = merged(model.state_dict(), lora), from_pretrained(str(model.folder)).state_dict()
