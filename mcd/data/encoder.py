@@ -4,6 +4,7 @@ A worker is started anew (no fork: threads of torch and of `tokenizers` would no
 and writes ids to stdout, and ends when stdin does, so that nothing is left when the main process is killed.
 """
 
+import json
 import os
 import signal
 import struct
@@ -30,11 +31,21 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
             yield encoding.ids
 
 
-def untruncated(serialized: str) -> Tokenizer:
-    """A tokenizer from its JSON text; what it says of truncation and padding, meant for a network, does not count."""
+def text_tokenizer(serialized: str, special_tokens: bool = False) -> Tokenizer:
+    """A tokenizer from its JSON text, for text alone.
+
+    What it says of truncation, padding and BPE dropout is meant for other uses and is switched off. A text that spells
+    a special token (`<|endoftext|>`) is text and becomes ordinary tokens; with `special_tokens` it becomes that token.
+    """
+    content = json.loads(serialized)
+    model = content.get("model")
+    if isinstance(model, dict) and model.get("dropout") is not None:
+        model["dropout"] = None
+        serialized = json.dumps(content, ensure_ascii=False)
     tokenizer = Tokenizer.from_str(serialized)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = not special_tokens  # not part of the JSON: it is lost by to_str and by pickling
     return tokenizer
 
 
@@ -85,7 +96,7 @@ def serve() -> None:
     stdin, stdout = os.fdopen(0, "rb"), os.fdopen(1, "wb")
     try:
         serialized, code = receive_texts(stdin)
-        tokenizer = untruncated(serialized)
+        tokenizer = text_tokenizer(serialized)
         while True:
             texts = receive_texts(stdin)
             ids, lengths = array(code), []

@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mcd.data.corpus import DataError
+from mcd.data.encoder import text_tokenizer
 from mcd.data.token_ids import check_ids
 
 EOS = "<|endoftext|>"
@@ -52,8 +53,8 @@ def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
 def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
-    What it says of cutting and padding, which is for other uses of it, is left out. Raises DataError when there is
-    none, and when it has fewer than 2 tokens or two of one id.
+    It is one for text alone (`text_tokenizer`): special tokens that a text spells are text. Raises DataError when there
+    is none, and when it has fewer than 2 tokens or two of one id.
     """
     path = Path(name_or_path)
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -68,10 +69,13 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         raise
     except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    check_ids(tokenizer, f"--tokenizer {name_or_path}")
-    return tokenizer
+    check_ids(tokenizer, f"--tokenizer {name_or_path}")  # first: two tokens of one id are one in the JSON
+    return text_tokenizer(tokenizer.to_str())
+
+
+def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy of `tokenizer` that reads the names of special tokens in a text as these tokens (see `text_tokenizer`)."""
+    return text_tokenizer(tokenizer.to_str(), special_tokens=True)
 
 
 def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:

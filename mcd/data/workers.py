@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mcd.data.encoder import encode, receive, send_texts, untruncated
+from mcd.data.encoder import encode, receive, send_texts, text_tokenizer
 from mcd.data.readers import DataError
 
 FEW_UNITS = 8
@@ -52,7 +52,7 @@ def tokenised(units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: i
     first = list(islice(units, FEW_UNITS + 1)) if workers > 1 else []
     everything = chain(first, units)
     if len(first) <= FEW_UNITS:
-        own = untruncated(tokenizer)
+        own = text_tokenizer(tokenizer)
         for unit in everything:
             try:
                 rows = list(encode(own, unit.texts))
