@@ -4,7 +4,6 @@ A worker is started anew (no fork: threads of torch and of `tokenizers` would no
 and writes ids to stdout, and ends when stdin does, so that nothing is left when the main process is killed.
 """
 
-import json
 import os
 import signal
 import struct
@@ -12,7 +11,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 _FAULT = (1 << 64) - 1
 _TEXTS = 64  # encoded at a time: an encoding is many times its text
@@ -31,22 +30,23 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
             yield encoding.ids
 
 
-def text_tokenizer(serialized: str, special_tokens: bool = False) -> Tokenizer:
-    """A tokenizer from its JSON text, for text alone.
+def for_text(tokenizer: Tokenizer, special_tokens: bool = False) -> Tokenizer:
+    """`tokenizer` itself, changed so that it reads text and nothing else.
 
-    What it says of truncation, padding and BPE dropout is meant for other uses and is switched off. A text that spells
-    a special token (`<|endoftext|>`) is text and becomes ordinary tokens; with `special_tokens` it becomes that token.
+    Truncation, padding and BPE dropout are meant for other uses and are switched off. A text that spells a special
+    token (`<|endoftext|>`) is text and becomes ordinary tokens; with `special_tokens` it becomes that token.
     """
-    content = json.loads(serialized)
-    model = content.get("model")
-    if isinstance(model, dict) and model.get("dropout") is not None:
-        model["dropout"] = None
-        serialized = json.dumps(content, ensure_ascii=False)
-    tokenizer = Tokenizer.from_str(serialized)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = not special_tokens  # not part of the JSON: it is lost by to_str and by pickling
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.model.dropout = None
+    tokenizer.encode_special_tokens = not special_tokens  # no part of the JSON: it is lost by to_str and by pickling
     return tokenizer
+
+
+def text_tokenizer(serialized: str, special_tokens: bool = False) -> Tokenizer:
+    """A tokenizer from its JSON text, as `for_text` makes it."""
+    return for_text(Tokenizer.from_str(serialized), special_tokens)
 
 
 def send(pipe: BufferedIOBase, lengths: Sequence[int], data: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mcd.data.corpus import DataError
-from mcd.data.encoder import text_tokenizer
+from mcd.data.encoder import for_text, text_tokenizer
 from mcd.data.token_ids import check_ids
 
 EOS = "<|endoftext|>"
@@ -53,7 +53,7 @@ def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
 def load_tokenizer(name_or_path: str) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
-    It is one for text alone (`text_tokenizer`): special tokens that a text spells are text. Raises DataError when there
+    It reads text alone (`for_text`): special tokens that a text spells are text. Raises DataError when there
     is none, and when it has fewer than 2 tokens or two of one id.
     """
     path = Path(name_or_path)
@@ -69,12 +69,12 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         raise
     except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
-    check_ids(tokenizer, f"--tokenizer {name_or_path}")  # first: two tokens of one id are one in the JSON
-    return text_tokenizer(tokenizer.to_str())
+    check_ids(tokenizer, f"--tokenizer {name_or_path}")
+    return for_text(tokenizer)
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy of `tokenizer` that reads the names of special tokens in a text as these tokens (see `text_tokenizer`)."""
+    """A copy of `tokenizer` that reads the names of special tokens in a text as these tokens (see `for_text`)."""
     return text_tokenizer(tokenizer.to_str(), special_tokens=True)
 
 

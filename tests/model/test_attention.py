@@ -33,7 +33,7 @@ def test_scores_depend_on_relative_position_alone(seeded):
 
 
 def test_the_table_of_a_longer_model_begins_with_that_of_a_shorter_one():
-    assert torch.equal(rotary_table(64, 8)[:, :16], rotary_table(16, 8))
+    torch.testing.assert_close(rotary_table(64, 8)[:, :16], rotary_table(16, 8))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

@@ -25,7 +25,7 @@ def test_rows_are_the_full_result_indexed(tiny_denoiser, z):
     rows = (z == MASK).flatten().nonzero()[:, 0]
     full = model.hidden(z, T)
     assert full.shape == (48, 16)
-    assert torch.equal(model.hidden(z, T, rows=rows), full[rows])
+    torch.testing.assert_close(model.hidden(z, T, rows=rows), full[rows])
     assert model.hidden(z, T, rows=rows[:0]).shape == (0, 16)
 
 
@@ -63,7 +63,7 @@ def test_subs(tiny_denoiser, z):
         if token != MASK:
             assert row.exp().tolist() == [float(k == token) for k in range(V)]
     masked = z.flatten() == MASK
-    assert torch.equal(log_p[masked], model.log_x_theta(hidden[masked]))
+    torch.testing.assert_close(log_p[masked], model.log_x_theta(hidden[masked]))
     linear = model.backbone.head.linear
     raw = hidden @ linear.weight.T + linear.bias
     raw[:, MASK] = -1e6  # as in the public code

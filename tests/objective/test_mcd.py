@@ -165,7 +165,9 @@ def test_reverse_kl_over_all_the_student_misses_blows_up(pair_of_models, x0):
 
 def test_reconstruction_weight_scales_that_term_alone(pair_of_models, x0):
     one, half, none = (loss_of(MCD(delta0=0.25, ce_weight=w), pair_of_models, x0) for w in (1.0, 0.5, 0.0))
-    assert one.terms["distillation"] == half.terms["distillation"] == none.total
+    distillation = one.terms["distillation"]
+    for other in (half.terms["distillation"], none.total):  # calls of other shapes: equal to rounding only
+        torch.testing.assert_close(other, distillation, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(half.terms["reconstruction"], one.terms["reconstruction"] / 2)
 
 
