@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test soak lint docs clean
+.PHONY: demo test test-all soak lint docs clean
 
 demo: .venv/.demo
 	$(BIN)/mcd demo --out runs/demo
@@ -13,6 +13,10 @@ demo: .venv/.demo
 test: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+# The slow ones too: torch.compile, 2 and 4 processes, a full disk, kill -9.
+test-all: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # The long forms: kill -9 in every phase of training and preparation (about 10 minutes), long runs on 2 and 4 processes

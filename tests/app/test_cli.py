@@ -407,6 +407,7 @@ def test_a_full_disk_is_told(capsys, monkeypatch, teacher, tmp_path):
     assert "no space left" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compiling_changes_rounding_and_nothing_else(data, tmp_path):
     """In a process of its own: the checks of annotations that tests add cannot be compiled."""
     try:

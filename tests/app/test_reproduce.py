@@ -100,6 +100,7 @@ def test_unknown_experiments_are_refused(capsys):
     assert "--scale owt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_laboratory_does_each_thing_once(tmp_path, tiny_data, hmm_model):
     """A training and one that starts from it; one that fails as it may, one that must not; cells cached and read."""
     tiny = "--hidden 16 --layers 1 --heads 1 --cond-dim 8 --threads 1 --steps 3 --batch-size 4 --valid-every 0".split()

@@ -29,6 +29,7 @@ def run(*options):
     return json.loads(done.stdout)["targets"]
 
 
+@pytest.mark.slow
 def test_a_few_seconds_of_damage():
     targets = run("--seconds", "4", "--seed", "0")
     assert len(targets) == 11 and all(target["executions"] > 10 for target in targets.values())

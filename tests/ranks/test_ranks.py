@@ -53,7 +53,7 @@ def place(tmp_path_factory, tiny_data, tiny_denoiser):
 
 @pytest.fixture(scope="module")
 def outcomes(place):
-    """Runs all cases on one, two and four processes; those stopped on two go on for four, or for one."""
+    """Runs all cases on one, two and four processes; those stopped on two are resumed on four, or on one."""
     folder, job = place
     plain = {name: {k: v for k, v in case.items() if k != "strategy"} for name, case in CASES.items()}
     job(1, [{**case, "out": str(folder / "1" / name)} for name, case in plain.items()])
@@ -88,6 +88,18 @@ def assert_same_run(found, expected, case):
     torch.testing.assert_close(final_state(found, case), final_state(expected, case), rtol=1e-8, atol=1e-11)
 
 
+def test_two_processes_find_what_one_finds_and_one_resumes_their_run(place):
+    """The short form of what follows: sharded weights, gradients in parts, a stop on two processes."""
+    folder, job = place
+    name, case = "mcd fsdp", CASES["mcd fsdp"]
+    halted = {"out": str(folder / "short" / "halted"), "strategy": "fsdp", "stop": [1, 3]}
+    job(2, [{**case, "out": str(folder / "short" / name)}, halted])
+    job(1, [{"out": str(folder / "short" / "one"), "accumulate": 2}, {"out": halted["out"]}])
+    assert_same_run(folder / "short" / name, folder / "short" / "one", case)
+    assert_same_run(folder / "short" / "halted", folder / "short" / "one", case)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["2", "4"])
 @pytest.mark.parametrize("name", CASES)
 def test_several_processes_find_what_one_finds(outcomes, processes, name):
@@ -99,6 +111,7 @@ def test_several_processes_find_what_one_finds(outcomes, processes, name):
     torch.testing.assert_close(ours, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["1", "4"])
 @pytest.mark.parametrize("name", STOPPED)
 def test_a_run_goes_on_on_another_number_of_processes(outcomes, processes, name):
@@ -107,6 +120,7 @@ def test_a_run_goes_on_on_another_number_of_processes(outcomes, processes, name)
     assert_same_run(outcomes / processes / name, outcomes / "1" / "mcd", {})
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_named_and_costs_nothing_that_was_saved(outcomes, place):
     folder, job = place
     case = {"out": str(folder / "2" / "lost"), "strategy": "fsdp"}
@@ -117,6 +131,7 @@ def test_a_lost_process_is_named_and_costs_nothing_that_was_saved(outcomes, plac
     assert_same_run(folder / "2" / "lost", folder / "1" / "mcd", {})
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_shared_out_are_refused(place):
     folder, job = place
     told = job(2, [{"out": str(folder / "odd"), "batch_size": 6, "accumulate": 2}], fails=True)
@@ -134,6 +149,7 @@ def command(processes, *words):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_samples_are_the_same_rows_and_can_be_gone_on_with(tmp_path):
     drawn = {}
     for processes in (1, 2):
@@ -145,6 +161,7 @@ def test_samples_are_the_same_rows_and_can_be_gone_on_with(tmp_path):
     assert drawn[1] == drawn[2] and drawn[1].count(b"\n") == 5
 
 
+@pytest.mark.slow
 def test_likelihood_and_samples_are_measured_the_same(tmp_path):
     found = {}
     for processes in (1, 2):
@@ -157,6 +174,7 @@ def test_likelihood_and_samples_are_measured_the_same(tmp_path):
     assert found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_other_commands_are_done_by_the_first_process_alone(tmp_path):
     """Among them the one that is tried first on a cluster; its self-test trains, alone."""
     told = command(2, "doctor", "--no-self-test")

@@ -14,7 +14,7 @@ from mcd.train.loop import fit
 from mcd.train.run_folder import RunFolder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_fit(tiny_denoiser, tiny_data) -> Callable[..., Denoiser]:
     """Distils (by default) for 12 steps in 3 rounds of a network with dropout; returns the EMA model."""
 

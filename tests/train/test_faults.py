@@ -76,6 +76,7 @@ DISK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="no right to mount a small disk here (unshare -rm)")
 def test_a_disk_that_is_full_or_read_only_costs_nothing(teacher, tiny_data, tmp_path):
     """A real disk of some megabytes: told, status 1, what was there is intact, and with room the same run ends."""
@@ -110,12 +111,21 @@ def kill_at(step):
     return watch
 
 
+@pytest.fixture(scope="module")
+def halted(run_fit, tmp_path_factory):
+    """A run killed in step 11, and what the same run leaves when nobody disturbs it."""
+    folder = tmp_path_factory.mktemp("halted")
+    with pytest.raises(Killed):
+        run_fit(folder / "run", watch=kill_at(11))
+    run_fit(folder / "undisturbed")
+    return folder / "run", outcome(folder / "undisturbed")
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_newest_checkpoint_is_passed_over_bit_for_bit(run_fit, tmp_path, seed):
+def test_a_damaged_newest_checkpoint_is_passed_over_bit_for_bit(run_fit, halted, tmp_path, seed):
     """One bit turned, or the end cut off, of any file of it."""
     rng, out = random.Random(seed), tmp_path / "run"
-    with pytest.raises(Killed):
-        run_fit(out, watch=kill_at(11))
+    shutil.copytree(halted[0], out)
     newest = max((out / "checkpoints").glob("step-*"))
     path = rng.choice(sorted(newest.iterdir()))
     data = bytearray(path.read_bytes())
@@ -125,8 +135,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_bit_for_bit(run_fit, tmp_pat
         del data[rng.randrange(len(data)) :]
     path.write_bytes(data)
     run_fit(out)
-    run_fit(tmp_path / "undisturbed")
-    assert outcome(out) == outcome(tmp_path / "undisturbed")
+    assert outcome(out) == halted[1]
 
 
 def test_when_all_are_damaged_the_run_stops_and_touches_none(run_fit, tmp_path):

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_killed_in_every_phase_and_started_again_is_the_same_run():
     script = [sys.executable, str(ROOT / "tests" / "soak" / "kills.py"), "--short"]
     done = subprocess.run(script, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

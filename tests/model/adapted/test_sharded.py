@@ -64,6 +64,7 @@ class Whole(torch.nn.Module):
         return loss_of(self.student, self.teacher)
 
 
+@pytest.mark.slow
 def test_sharded_weights_have_the_gradients_of_whole_ones(published, tmp_path):
     """A projection tied to the embedding, and one that is not; blocks computed again when their gradient is due."""
     folders = [str(published(kind).folder) for kind in ("modernbert", "dream")]
