@@ -116,7 +116,7 @@ def run(code):
 
 
 def test_import_is_silent_and_light():
-    """`import mcd` brings neither torch nor numpy, and the first use of a model no optional library; nothing is printed.
+    """`import mcd` brings neither torch nor numpy, and the first use of a model no optional library; it prints nothing.
 
     How long it takes is measured by `mcd bench`, not here: a slow or busy machine is no fault.
     """
