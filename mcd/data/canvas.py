@@ -7,7 +7,6 @@ decoded, and the text is shared out.
 
 import re
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 
 from tokenizers import Tokenizer
 
@@ -43,7 +42,9 @@ def canvas(
         start = len(shares)
         head = [word, filled[start - 1]] if any(shares) else []  # stands for the text before the chunk
         end = start + _CHUNK
-        while end < min(len(filled), start + 2 * _CHUNK) and _open(decode, head + filled[start:end], filled[end : end + _LOOK_AHEAD]):
+        while end < min(len(filled), start + 2 * _CHUNK) and _open(
+            decode, head + filled[start:end], filled[end : end + _LOOK_AHEAD]
+        ):
             end += 1
         shares += _shares(decode, head, filled[start:end])
     if "".join(shares) != text:  # a decoder that looks further back
@@ -69,13 +70,19 @@ def word_of(tokenizer: Tokenizer) -> int:
     return joined or 0
 
 
+def common(a: str, b: str) -> int:
+    """How many characters two texts have in common from their beginning."""
+    if b.startswith(a):
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def _shares(decode: Callable[[Sequence[int]], str], head: list[int], ids: list[int]) -> list[str]:
     """The share of each id in the text of `head` and `ids`, by the definition: one decoding for each prefix."""
     whole = decode(head + ids)
-    ends = [len(commonprefix((decode(head), whole)))]
+    ends = [common(decode(head), whole)]
     for n in range(1, len(ids)):
-        prefix = decode(head + ids[:n])
-        ends.append(max(ends[-1], len(prefix if whole.startswith(prefix) else commonprefix((prefix, whole)))))
+        ends.append(max(ends[-1], common(decode(head + ids[:n]), whole)))
     return [whole[start:end] for start, end in zip(ends, [*ends[1:], len(whole)], strict=True)]
 
 

@@ -4,16 +4,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, product
-from os.path import commonprefix
 
 from tokenizers import Tokenizer
 
-from mcd.data.canvas import canvas, word_of
+from mcd.data.canvas import canvas, common, word_of
 from mcd.data.corpus import DataError
 
 _MASK = re.compile(r"\[MASK(?::([0-9]+))?\]")
 _LIKE_A_MASK = (
-    r"[\[{<［【]\|?\s*(?:mdm_)?masks?(?![^\W\d_])\s*(?::\s*[^\s\[\]]{0,16}|[=*×#,;-]?\s*[-+]?[\d.]*)\s*\|?[\]}>］】]"
+    r"[\[{<\uff3b\u3010]\|?\s*(?:mdm_)?masks?(?![^\W\d_])\s*"
+    r"(?::\s*[^\s\[\]]{0,40}|[=*#,;-]?\s*[-+]?[\d.]*)\s*\|?[\]}>\uff3d\u3011]"
     r"|(?-i:\[MASK)(?![^\W\d_]):?[0-9]*|(?-i:\bMASK:[0-9]+\]?)"
 )
 """`[mask]`, `[MASK: 5]`, `<mask>`, `{mask:5}`, `[MASK:5` and other spellings somebody may have meant as a mask."""
@@ -104,17 +104,18 @@ class _Reader:
 
     def read(self, text: str, after: bool, before: bool) -> tuple[list[int], list[tuple[str, str]]]:
         """The ids of a text `after` a mask and `before` one, and what it is changed to."""
+        given = text[:-1] if before and text.endswith(" ") else text
         ids = self._exactly(text, after, before)
-        changed: list[tuple[str, str]] = []
         if ids is None:
-            given = text[:-1] if before and text.endswith(" ") and self.word else text
+            given = given if self.word else text
             ids = self._encode(given)
-            read = self._shown(ids, after)
-            self._check(given, "".join(read))
-            changed = [(given, "".join(read))]
         if self.blank_id in ids:
             raise DataError(f"--template: the tokenizer reads a part of {text!r:.60} as the mask; write [MASK] for it")
-        return ids, changed
+        read = "".join(self._shares(ids, after))
+        if read not in (text, given):
+            self._check(given, read)
+            return ids, [(given, read)]
+        return ids, []
 
     def _exactly(self, text: str, after: bool, before: bool) -> list[int] | None:
         """The ids that decode to `text`, less the space that a mask behind it takes; None when no reading does."""
@@ -124,7 +125,7 @@ class _Reader:
                 ids = self._encode(neighbour + text + tail)
             except DataError:
                 continue
-            shares = self._shown(ids, after and not neighbour)
+            shares = self._shares(ids, after and not neighbour)
             read = "".join(shares)
             begin = max(0, len(read) - len(text + tail))
             before_it = read[:begin].lstrip(" ") if neighbour else read[:begin]  # some put a space before every text
@@ -144,7 +145,7 @@ class _Reader:
         except Exception as error:  # `tokenizers` raises bare Exception for a word it has no token for
             raise DataError(f"--template: {text.strip()!r:.60} is not in the model's vocabulary ({error})") from None
 
-    def _shown(self, ids: list[int], after: bool) -> list[str]:
+    def _shares(self, ids: list[int], after: bool) -> list[str]:
         """The text of each id, in a row that begins with a mask or with these ids."""
         row = canvas(self.tokenizer, [self.blank_id] * after + ids, self.blank_id, skip_special_tokens=False)
         return [share or "" for share in row[after:]]
@@ -153,7 +154,7 @@ class _Reader:
         """Raise DataError when more than the normalizer and white space tells one text from the other."""
         a, b = self._bare(given), self._bare(read)
         if a != b:
-            at = len(commonprefix((a, b)))
+            at = common(a, b)
             raise DataError(
                 f"--template: the model's tokenizer cannot write {given!r:.60}: it reads {a[at:][:20]!r} as "
                 f"{b[at:][:20]!r}; use what it has tokens for"

@@ -1,6 +1,10 @@
 """Small tokenizers of the families that models come with, trained on the spot."""
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+import json
+from functools import lru_cache
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mcd.data.encoder import text_tokenizer
 
@@ -9,7 +13,6 @@ TEXTS = (
     "é and ☃ are letters, 😀 is one too; don't be late\n\nA new paragraph\nand a line\twith a tab",
     "riverstone, giggle, goggle, singing, making and taking",
 ) * 20
-MASK = "<mask>"
 _SPACED = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
 
 
@@ -60,10 +63,7 @@ def llama2() -> Tokenizer:
     signs = ["<unk>", *(f"<0x{i:02X}>" for i in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=600, show_progress=False, special_tokens=signs, limit_alphabet=60)
     tokenizer.train_from_iterator(TEXTS, trainer)
-    content = tokenizer.to_str()
-    import json
-
-    parts = json.loads(content)
+    parts = json.loads(tokenizer.to_str())
     parts["pre_tokenizer"] = None
     parts["added_tokens"] = parts["added_tokens"][:1]
     return Tokenizer.from_str(json.dumps(parts))
@@ -76,9 +76,7 @@ def unigram(words: bool = False) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), meta]) if words else meta
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, show_progress=False, special_tokens=["<unk>"], unk_token="<unk>"
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=300, show_progress=False, special_tokens=["<unk>"], unk_token="<unk>")
     tokenizer.train_from_iterator(TEXTS, trainer)
     return tokenizer
 
@@ -124,13 +122,19 @@ FAMILIES = {
 }
 
 
-def with_own_mask(tokenizer: Tokenizer) -> tuple[Tokenizer, int]:
-    """A copy with a mask of its own as RoBERTa's is, which takes the white space to its left; and the mask's id."""
-    copy = Tokenizer.from_str(tokenizer.to_str())
-    copy.add_special_tokens([AddedToken(MASK, lstrip=True, special=True, normalized=False)])
-    return copy, copy.token_to_id(MASK)
-
-
-def family(name: str) -> Tokenizer:
+@lru_cache
+def _family(name: str) -> Tokenizer:
     """A tokenizer as `load_tokenizer` gives it."""
     return text_tokenizer(FAMILIES[name]().to_str())
+
+
+@pytest.fixture(scope="session")
+def family():
+    """The tokenizer of a family by its name."""
+    return _family
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def each_family(request) -> str:
+    """The name of each family in turn."""
+    return request.param
