@@ -41,7 +41,7 @@ def parse_template(template: str, mask_token: str | None = None) -> list[str | i
     anywhere else a backslash is itself. mask_token: how the model's own mask is spelt, which is refused, too.
     Raises DataError for what looks like a mask and is none, such as `[MASK: 5]`, `[mask]` or `<mask>`.
     """
-    like = _LIKE_A_MASK + (f"|{re.escape(mask_token)}" if mask_token else "")
+    like = _LIKE_A_MASK + (f"|(?-i:{re.escape(mask_token)})" if mask_token else "")
     parts: list[str | int] = []
     text, done = "", 0
     for found in re.finditer(rf"(?i)(\\*)({like})", template):

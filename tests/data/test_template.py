@@ -254,6 +254,7 @@ def test_the_models_own_mask_is_refused_as_a_spelling():
     assert parse_template("@@ [MASK]") == ["@@ ", 1]
     with pytest.raises(DataError, match="'@@' is no mask"):
         parse_template("@@ [MASK]", "@@")
+    assert parse_template("unMask me", "mask") == ["unMask me"]
     tokenizer = word_tokenizer(["a", "@@"])
     with pytest.raises(DataError, match="'@@' is no mask"):
         read_template(tokenizer, "a @@", 1, 4)
