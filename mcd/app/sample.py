@@ -26,7 +26,10 @@ class SampleArgs:
     """Draw text from a model. Rows are a function of (weights, seed, row, steps): the same command gives the same text.
 
     A template is text with [MASK] or [MASK:n] (n masked tokens) where the model is to write; what is behind its end is
-    masked up to --length. An --out file that already holds rows of the same request is gone on with.
+    masked up to --length. A backslash before a mask makes it text: \\[MASK] is [MASK] itself. A space before a mask is
+    the model's to write, since its words begin with their space; all else of the text is kept.
+
+    An --out file that already holds rows of the same request is gone on with.
 
     Examples:
       mcd sample demo --num 2 --steps 32
@@ -46,6 +49,8 @@ class SampleArgs:
     """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol); printed as text if not given."""
     template: str | None = None
     """Text with [MASK] or [MASK:n]."""
+    special_tokens: bool = False
+    """Names of special tokens in the template's text become these tokens; otherwise they are text."""
     watch: bool = False
     """Show every state on the way (on stderr)."""
     sampling: SamplingOptions = SamplingOptions()
@@ -59,6 +64,12 @@ def main(argv: list[str]) -> int:
     if args.num < 1:
         raise UsageError(f"--num {args.num}: must be at least 1")
     check_seed(args.seed)
+    if args.special_tokens and args.template is None:
+        raise UsageError("--special-tokens: is of the text of a --template; leave it out")
+    if args.template is not None:
+        from mcd.data.template import parse_template
+
+        parse_template(args.template)
     if args.dry_run:
         return show_dry_run({"model": args.model, "num": args.num, "seed": args.seed, **sampler.protocol()})
     if args.out:
@@ -84,7 +95,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     sampler = fitted(sampler, denoiser, length)
     template = None
     if args.template is not None:
-        template = template_ids(args.template, tokenizer, denoiser.blank_id, length)
+        template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, length, rank() == 0))
     protocol = Protocol(
         **sampler.protocol(),
         length=length,
@@ -98,9 +109,11 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         "seed": args.seed,
         "steps": sampler.steps,
         "template": args.template,
+        **({"special_tokens": True} if args.special_tokens else {}),
     }
     first_process = rank() == 0
-    done = broadcast(_rows_done(args.out, request, protocol) if args.out and first_process else 0)
+    given = {} if template is None else {i: x for i, x in enumerate(template.tolist()) if x != denoiser.blank_id}
+    done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
     if args.watch and first_process:
         _watch(sampler, denoiser, tokenizer, template, length, args.seed)
@@ -144,9 +157,10 @@ def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> int:
+def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any], given: dict[int, int]) -> int:
     """How many whole rows of the same request the file already holds; a last line cut short is dropped.
 
+    given: the ids of the template by their places; templates were once read in other ways.
     Raises UsageError when it holds anything else, and changes nothing then.
     """
     if not out.exists():
@@ -157,10 +171,13 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> 
     try:
         rows = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
         same = all(
-            row["row"] == i and row["protocol"] == protocol and all(row[key] == request[key] for key in request)
+            row["row"] == i
+            and row["protocol"] == protocol
+            and all(row[key] == request[key] for key in request)
+            and all(row["ids"][place] == token for place, token in given.items())
             for i, row in enumerate(rows)
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         same = False
     if not whole:
         same = data.startswith(FIRST) or FIRST.startswith(data)
@@ -171,39 +188,27 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any]) -> 
     return len(rows)
 
 
-def template_ids(template: str, tokenizer: Any, blank_id: int, length: int) -> Any:
-    """The (L,) ids of a template: text tokenised, [MASK] and [MASK:n] masked, masked from its end to `length`.
+def _template_ids(args: SampleArgs, tokenizer: Any, blank_id: int, length: int, tell: bool) -> list[int]:
+    """The row of --template; where `tell`, says on stderr which texts the tokenizer changes."""
+    from mcd.data.template import read_template
+    from mcd.data.tokenizer import with_special_tokens
 
-    Raises UsageError when it is longer than `length`, or holds a word that the tokenizer cannot write.
-    """
-    import re
-
-    import torch
-
-    ids: list[int] = []
-    for part in re.split(r"(\[MASK(?::\d+)?\])", template):
-        if match := re.fullmatch(r"\[MASK(?::(\d+))?\]", part):
-            count = (match[1] or "1").lstrip("0")[:9]  # more digits are beyond any length
-            ids += [blank_id] * min(int(count or 0), length + 1)
-        else:
-            try:
-                ids += tokenizer.encode(part, add_special_tokens=False).ids
-            except Exception as error:  # `tokenizers` raises bare Exception for a word it has no token for
-                raise UsageError(
-                    f"--template: {part.strip()!r:.60} is not in the model's vocabulary ({error})"
-                ) from None
-    if len(ids) > length:
-        raise UsageError(f"--template: is longer than --length {length} tokens")
-    return torch.tensor(ids + [blank_id] * (length - len(ids)))
+    assert args.template is not None
+    reader = with_special_tokens(tokenizer) if args.special_tokens else tokenizer
+    template = read_template(reader, args.template, blank_id, length)
+    for given, read in template.changed if tell else ():
+        print(f"--template: the model's tokenizer reads {given!r} as {read!r}", file=sys.stderr)
+    return template.ids
 
 
 def states_as_text(
     sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
 ) -> Iterator[tuple[Any, list]]:
-    """Each `Step` of one row with its tokens as text, None where still masked."""
+    """Each `Step` of one row with its tokens' shares of the text (`canvas`), None where still masked."""
+    from mcd.data.canvas import canvas
+
     for step in sampler.trajectory(denoiser, z[None], [row], seed):
-        ids = step.z[0].tolist()
-        yield step, [None if i == denoiser.blank_id else tokenizer.decode([i]) for i in ids]
+        yield step, canvas(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
 
 
 def _watch(sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int) -> None:

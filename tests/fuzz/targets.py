@@ -24,10 +24,11 @@ from mcd.app.metrics_table import print_rows
 from mcd.app.page import figures
 from mcd.app.page.document import page
 from mcd.app.page.gather import gather
-from mcd.app.sample import template_ids
+from mcd.data.canvas import canvas
 from mcd.data.corpus import documents
 from mcd.data.loader import open_loader
 from mcd.data.shards import Recipe, prepare
+from mcd.data.template import read_template
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -113,9 +114,11 @@ def _read_model(folder: Path) -> None:
 def _read_tokenizer(folder: Path) -> None:
     load_tokenizer(str(folder / "tokenizer.json"))
     tokenizer = tokenizer_of_model(folder, len(WORDS) + 1)
-    with contextlib.suppress(UsageError):
-        assert template_ids("the people [MASK:2] of", tokenizer, len(WORDS) + 1, LENGTH).max() <= len(WORDS) + 1
-    tokenizer.decode(list(range(len(WORDS) + 1)))
+    with contextlib.suppress(DataError):
+        ids = read_template(tokenizer, "the people [MASK:2] of", len(WORDS) + 1, LENGTH).ids
+        assert max(ids) <= len(WORDS) + 1
+    ids = list(range(len(WORDS) + 1))
+    assert "".join(share or "" for share in canvas(tokenizer, ids, -1)) == tokenizer.decode(ids)
 
 
 def _data_seeds() -> list[Case]:
@@ -240,15 +243,18 @@ def _only_drawn(draw: Callable[[Axes], None], alt: str, **size: float) -> str:
 
 
 def _template_seeds() -> list[Case]:
-    texts = ("the [MASK:3] people", "[MASK]", "[MASK:0]", "", "[MASK:99999999999999999999]", "we our [MASK:-1]")
+    texts = (
+        *("the [MASK:3] people", "[MASK]", "[MASK:0]", "", "[MASK:99999999999999999999]", "we our [MASK:-1]"),
+        *(r"the \[MASK] of", r"\\[MASK:2]\[mask]", "the\n\n[MASK: 2] <mask>", "the  [MASK][MASK] people "),
+    )
     return [{"template.txt": text.encode()} for text in texts]
 
 
 def _read_template(folder: Path) -> None:
     template = (folder / "template.txt").read_bytes().decode("utf-8", "surrogateescape")  # as the command line gives it
     tokenizer = word_tokenizer(WORDS)
-    ids = template_ids(template, tokenizer, len(WORDS), LENGTH)
-    assert ids.shape == (LENGTH,) and int(ids.min()) >= 0 and int(ids.max()) <= len(WORDS)
+    ids = read_template(tokenizer, template, len(WORDS), LENGTH).ids
+    assert len(ids) == LENGTH and min(ids) >= 0 and max(ids) <= len(WORDS)
 
 
 def _text_seeds() -> list[Case]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mcd.data.canvas import canvas
 from mcd.data.corpus import documents
 from mcd.data.tokenizer import tokenizer_of_model
 from mcd.model.pretrained import locate
@@ -22,4 +23,4 @@ def sentence_tokens(text: str = SENTENCE) -> tuple[Tensor, list[str]]:
         raise ValueError(f"{text!r} is not in the bundled corpus")
     tokenizer = tokenizer_of_model(locate("demo"), V)
     ids: list[int] = tokenizer.encode(" " + text, add_special_tokens=False).ids  # as after another one
-    return torch.tensor(ids), [tokenizer.decode([one]).replace(" ", "·") for one in ids]
+    return torch.tensor(ids), [(share or "").replace(" ", "·") for share in canvas(tokenizer, ids, V)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcd.app.sample import template_ids
+from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer
 from mcd.model.pretrained import from_pretrained
 from mcd.sampler import SAMPLERS, sample
@@ -72,5 +72,5 @@ def test_a_template_is_kept_whatever_it_holds(model, sampler):
 
 def test_a_template_of_text(model):
     tokenizer = load_tokenizer(str(model.folder))
-    ids = template_ids("w1 [MASK:3] w2", tokenizer, model.blank_id, 8)
-    assert ids.tolist() == [7, MASK, MASK, MASK, 8, MASK, MASK, MASK]
+    ids = read_template(tokenizer, "w1 [MASK:3] w2", model.blank_id, 8).ids
+    assert ids == [7, MASK, MASK, MASK, 8, MASK, MASK, MASK]

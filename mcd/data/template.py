@@ -1,0 +1,184 @@
+"""Templates: text with [MASK] or [MASK:n] where a model is to write, as the ids of a row."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, product
+
+from tokenizers import Tokenizer
+
+from mcd.data.canvas import canvas, common, word_of
+from mcd.data.corpus import DataError
+
+_MASK = re.compile(r"\[MASK(?::([0-9]+))?\]")
+_LIKE_A_MASK = (
+    r"[\[{<\uff3b\u3010]\|?\s*(?:mdm_)?masks?(?![^\W\d_])\s*"
+    r"(?::\s*[^\s\[\]]{0,40}|[=*#,;-]?\s*[-+]?[\d.]*)\s*\|?[\]}>\uff3d\u3011]"
+    r"|(?-i:\[MASK)(?![^\W\d_]):?[0-9]*|(?-i:\bMASK:[0-9]+\]?)"
+)
+"""`[mask]`, `[MASK: 5]`, `<mask>`, `{mask:5}`, `[MASK:5` and other spellings somebody may have meant as a mask."""
+_MOST = 10**9  # masks that a template may ask for: beyond any length
+_NEIGHBOURS = ("", "x", "1", ".", "\n", ")")
+"""What may stand in for the mask before a text, so that a tokenizer reads the text as the middle of one."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template as a row: `ids`, blank where text is wanted, and the texts that the tokenizer `changed`.
+
+    changed: (given, read) for each text that does not come back to the byte: the tokenizer normalises (uncased BERT) or
+    keeps no white space.
+    """
+
+    ids: list[int]
+    changed: list[tuple[str, str]]
+
+
+def parse_template(template: str, mask_token: str | None = None) -> list[str | int]:
+    r"""Texts and numbers of masks, in their order; no text is empty, and no two texts are neighbours.
+
+    [MASK] is one mask, [MASK:n] are n. A backslash makes them text: `\[MASK]`; before a mask `\\` is a backslash, and
+    anywhere else a backslash is itself. mask_token: how the model's own mask is spelt, which is refused, too.
+    Raises DataError for what looks like a mask and is none, such as `[MASK: 5]`, `[mask]` or `<mask>`.
+    """
+    like = _LIKE_A_MASK + (f"|(?-i:{re.escape(mask_token)})" if mask_token else "")
+    parts: list[str | int] = []
+    text, done = "", 0
+    for found in re.finditer(rf"(?i)(\\*)({like})", template):
+        slashes, form = len(found[1]), found[2]
+        text += template[done : found.start()] + "\\" * (slashes // 2)
+        done = found.end()
+        if slashes % 2:
+            text += form
+            continue
+        match = _MASK.fullmatch(form)
+        digits = "0" if match is None else (match[1] or "1").lstrip("0")
+        if not digits or match is None:
+            raise DataError(
+                f"--template: {form!r} is no mask; write [MASK], or [MASK:n] for n masked tokens with n at least 1, "
+                f"or \\{form} to have it as text"
+            )
+        parts += [text] if text else []
+        parts.append(int(digits) if len(digits) < 10 else _MOST)
+        text = ""
+    text += template[done:]
+    return parts + ([text] if text else [])
+
+
+def read_template(tokenizer: Tokenizer, template: str, blank_id: int, length: int) -> Template:
+    """A row of `length` ids: the text of a template tokenised, `blank_id` for its masks and from its end onward.
+
+    Texts are read as the parts of one text, in which each mask is a word: a space before a mask is the mask's to write
+    where the tokenizer's words begin with their space, as with `AddedToken(lstrip=True)`; any other white space before
+    it is text. Nothing is put before a text that follows a mask. The ids then decode to the given text, to the byte but
+    for those spaces, or else to what `changed` says, which is the same but for the tokenizer's normalizer and for white
+    space. Raises DataError when neither is possible, when the template is longer than `length`, leaves nothing to write
+    or spells a mask in another way (`parse_template`).
+    """
+    reader = _Reader(tokenizer, blank_id)
+    parts = parse_template(template, tokenizer.id_to_token(blank_id))
+    ids: list[int] = []
+    changed: list[tuple[str, str]] = []
+    for i, part in enumerate(parts):
+        if isinstance(part, int):
+            ids += [blank_id] * min(part, max(0, length + 1 - len(ids)))
+            continue
+        read, told = reader.read(part, i > 0, True)
+        if i == len(parts) - 1 and len(ids) + len(read) == length:  # no mask follows
+            read, told = reader.read(part, i > 0, False)
+        ids, changed = ids + read, changed + told
+    if len(ids) > length:
+        raise DataError(f"--template: is longer than --length {length} tokens; shorten it or raise --length")
+    ids += [blank_id] * (length - len(ids))
+    if blank_id not in ids:
+        raise DataError(f"--template: fills all of --length {length} and leaves nothing to write; raise --length")
+    return Template(ids, changed)
+
+
+class _Reader:
+    """Tokenises texts that have masks beside them."""
+
+    def __init__(self, tokenizer: Tokenizer, blank_id: int):
+        self.tokenizer, self.blank_id = tokenizer, blank_id
+        self._word: str | None = None
+
+    def read(self, text: str, after: bool, before: bool) -> tuple[list[int], list[tuple[str, str]]]:
+        """The ids of a text `after` a mask and `before` one, and what it is changed to."""
+        given = text[:-1] if before and text.endswith(" ") else text
+        ids = self._exactly(text, after, before)
+        if ids is None:
+            given = given if self.word else text
+            ids = self._encode(given)
+        if self.blank_id in ids:
+            raise DataError(f"--template: the tokenizer reads a part of {text!r:.60} as the mask; write [MASK] for it")
+        read = "".join(self._shares(ids, after))
+        if read not in (text, given):
+            self._check(given, read)
+            return ids, [(given, read)]
+        return ids, []
+
+    def _exactly(self, text: str, after: bool, before: bool) -> list[int] | None:
+        """The ids that decode to `text`, less the space that a mask behind it takes; None when no reading does."""
+        tails = (self.word, "") if before and text[-1].isspace() else ("",)
+        for tail, neighbour in product(tails, _NEIGHBOURS[: None if after else 1]):
+            try:
+                ids = self._encode(neighbour + text + tail)
+            except DataError:
+                continue
+            shares = self._shares(ids, after and not neighbour)
+            read = "".join(shares)
+            begin = max(0, len(read) - len(text + tail))
+            before_it = read[:begin].lstrip(" ") if neighbour else read[:begin]  # some put a space before every text
+            if read[begin:] != text + tail or before_it != neighbour:
+                continue
+            cuts = list(accumulate(map(len, shares), initial=0))
+            end = begin + len(text)
+            if end not in cuts and tail and text.endswith(" "):
+                end -= 1  # the space is the next word's
+            if begin in cuts and end in cuts:
+                return ids[cuts.index(begin) : cuts.index(end)]
+        return None
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # `tokenizers` raises bare Exception for a word it has no token for
+            raise DataError(f"--template: {text.strip()!r:.60} is not in the model's vocabulary ({error})") from None
+
+    def _shares(self, ids: list[int], after: bool) -> list[str]:
+        """The text of each id, in a row that begins with a mask or with these ids."""
+        row = canvas(self.tokenizer, [self.blank_id] * after + ids, self.blank_id, skip_special_tokens=False)
+        return [share or "" for share in row[after:]]
+
+    def _check(self, given: str, read: str) -> None:
+        """Raise DataError when more than the normalizer and white space tells one text from the other."""
+        a, b = self._bare(given), self._bare(read)
+        if a != b:
+            at = common(a, b)
+            raise DataError(
+                f"--template: the model's tokenizer cannot write {given!r:.60}: it reads {a[at:][:20]!r} as "
+                f"{b[at:][:20]!r}; use what it has tokens for"
+            )
+
+    def _bare(self, text: str) -> str:
+        normalizer = self.tokenizer.normalizer
+        return re.sub(r"[\s▁]+", "", normalizer.normalize_str(text) if normalizer else text)
+
+    @property
+    def word(self) -> str:
+        """A word whose token begins with its space, without it; "" where the tokenizer has none."""
+        if self._word is None:
+            self._word = next(self._words(), "")
+        return self._word
+
+    def _words(self) -> Iterator[str]:
+        first = word_of(self.tokenizer)
+        head = self.tokenizer.decode([first])
+        for i in range(self.tokenizer.get_vocab_size()):
+            text = self.tokenizer.decode([first, i])[len(head) :]
+            if i != self.blank_id and text[:1] == " " and text[1:].isalnum():
+                try:
+                    if self._encode(head + text)[-1:] == [i]:
+                        yield text[1:]
+                except DataError:
+                    continue

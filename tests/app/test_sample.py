@@ -1,0 +1,105 @@
+"""`mcd sample --template` and `--watch` on the bundled model."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+import mcd.data.tokenizer
+from mcd.app.cli import main
+from mcd.app.sample import states_as_text
+from mcd.data.tokenizer import tokenizer_of_model
+from mcd.model.pretrained import locate
+
+SAMPLE = ["sample", "demo", "--length", "16", "--steps", "3", "--threads", "1"]
+
+
+def refused(capsys, argv: list[str], *words: str) -> None:
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+
+
+def rows_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_first_word_of_an_infilling_begins_with_its_space(tmp_path):
+    """On the code of before the space was a token of its own: 2 of 64 first words began with one, now 64 of 64."""
+    out, given = tmp_path / "rows.jsonl", "My fellow citizens,"
+    argv = ["sample", "demo", "--template", f"{given} [MASK:8]", "--length", "16", "--num", "16"]
+    assert main([*argv, "--steps", "16", "--threads", "1", "--out", str(out)]) == 0
+    texts = [row["text"] for row in rows_of(out)]
+    assert all(text.startswith(given) for text in texts)
+    assert sum(text[len(given) :].startswith(" ") for text in texts) >= 14
+
+
+def test_slips_in_a_template_are_refused_before_the_work(capsys, monkeypatch):
+    monkeypatch.setattr("mcd.app.processes.open_model", None)
+    for template in ("a [MASK: 5]", "a [mask]", "<mask> b", "[MASK:0]"):
+        for more in ([], ["--dry-run"]):
+            refused(capsys, [*SAMPLE, "--template", template, *more], "--template", "is no mask", "[MASK:n]")
+    refused(capsys, [*SAMPLE, "--special-tokens"], "--special-tokens", "--template")
+
+
+def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
+    eos = tokenizer_of_model(locate("demo"), 2048).token_to_id("<|endoftext|>")
+    for more, has in (([], False), (["--special-tokens"], True)):
+        out = tmp_path / f"{has}.jsonl"
+        assert main([*SAMPLE, "--template", r"<|endoftext|>\[MASK][MASK]", "--out", str(out), *more]) == 0
+        (row,) = rows_of(out)
+        assert (row["ids"][0] == eos) == has and row.get("special_tokens", False) == has
+        assert row["text"].startswith("[MASK]" if has else "<|endoftext|>[MASK]")
+
+
+def test_rows_whose_template_was_read_otherwise_are_not_gone_on_with(tmp_path, capsys):
+    out = tmp_path / "rows.jsonl"
+    argv = [*SAMPLE, "--template", "peace [MASK]", "--out", str(out)]
+    assert main(argv) == 0
+    row = rows_of(out)[0]
+    row["ids"][0] += 1
+    out.write_text(json.dumps(row) + "\n")
+    refused(capsys, [*argv, "--num", "2"], "--out", "something else")
+    row["ids"] = []
+    out.write_text(json.dumps(row) + "\n")
+    refused(capsys, [*argv, "--num", "2"], "--out", "something else")
+
+
+def wordpiece() -> Tokenizer:
+    tokens = ["[UNK]", "the", "river", "##stone", "gig", "##gle", "house", "stone"]
+    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    return tokenizer
+
+
+def test_what_the_tokenizer_changes_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(mcd.data.tokenizer, "tokenizer_of_model", lambda *_: wordpiece())
+    assert main([*SAMPLE, "--template", "The river [MASK]"]) == 0
+    assert "--template: the model's tokenizer reads 'The river' as 'the river'" in capsys.readouterr().err
+    assert main([*SAMPLE, "--template", "the river [MASK]"]) == 0
+    assert "--template" not in capsys.readouterr().err
+    refused(capsys, [*SAMPLE, "--template", "the lake [MASK]"], "cannot write 'the lake'")
+
+
+def test_states_are_read_as_a_whole():
+    blank = 99
+    rows = [[blank] * 4, [2, blank, 4, blank], [2, 3, 4, 5]]
+    steps = [SimpleNamespace(z=torch.tensor([row])) for row in rows]
+    sampler = SimpleNamespace(trajectory=lambda *_: iter(steps))
+    denoiser, z = SimpleNamespace(blank_id=blank), torch.tensor(rows[0])
+    states = [tokens for _, tokens in states_as_text(sampler, denoiser, wordpiece(), z, 0, 0)]
+    assert states == [[None] * 4, ["river", None, " gig", None], ["river", "stone", " gig", "gle"]]
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
+def test_watch_ends_with_the_text_of_the_row(capsys, sampler):
+    argv = [*SAMPLE, "--template", "peace [MASK:3]", "--watch", "--sampler", sampler]
+    assert main(argv) == 0
+    shown = capsys.readouterr()
+    text = shown.out.split("\n", 1)[1].rstrip("\n")
+    states = "".join(shown.err.split("t = ")[-1].split("  ", 1)[1]).split("\nsample:")[0]
+    assert states.replace("\n", " ").split() == text.replace("\n", " ").split()
+    assert "peace···" in shown.err
