@@ -57,6 +57,12 @@ def peek(argv: list[str], option: str) -> str | None:
     return None
 
 
+def typed(argv: list[str]) -> set[str]:
+    """The options that stand on a command line, as names of fields: what is refused unasked may be a default."""
+    words = (word[2:].split("=", 1)[0].replace("-", "_") for word in argv if word.startswith("--"))
+    return {name.removeprefix("no_") for name in words}
+
+
 def check_seed(seed: int) -> None:
     """Raise UsageError for a seed that the generators cannot take."""
     if not 0 <= seed < 2**63:

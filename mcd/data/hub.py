@@ -73,7 +73,7 @@ class HubRecords:
             missing = [field for field in self.fields if field not in row]
             if missing:
                 raise DataError(f"--data {self.name}: its rows have no {missing[0]!r}; they have {', '.join(row)}")
-            yield tuple("" if row[field] is None else row[field] for field in self.fields)
+            yield tuple(row[field] for field in self.fields)
 
 
 def commit_of(name: str, revision: str | None) -> str | None:

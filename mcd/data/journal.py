@@ -15,7 +15,7 @@ from mcd.files import lock_file
 
 PROGRESS = "progress.json"
 _OURS = re.compile(
-    r"(train|valid)-\d{5}\.bin(\.partial)?|held-\d{8}\.bin|(manifest|progress|tokenizer|verified)\.json(\.partial)?"
+    r"(train|valid|keys)-\d{5}\.bin(\.partial)?|held-\d{8}\.bin|(manifest|progress|tokenizer|verified)\.json(\.partial)?"
 )
 
 

@@ -2,15 +2,17 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mcd.data.duplicates import NO_TEXT, count_copies
 from mcd.data.recipe import Recipe
 from mcd.data.workers import Unit
-from mcd.data.writer import Damaged, ShardWriter
+from mcd.data.writer import PARTIAL, Damaged, ShardWriter
 
 SPLITS = ("train", "valid")
 
@@ -45,6 +47,12 @@ class Packer:
         self.held: deque[dict[str, Any]] = deque(state.get("held", []))
         """Units that may yet be held out (valid_last), which wait on disk."""
         self.waiting = sum(held["records"] for held in self.held)
+        self.left_out: dict[str, int] = state.get("left_out", {})
+        """Records that were left out before, by why."""
+        self.keys = ShardWriter(folder, "keys", np.dtype("<u8"), 1 << 62, state.get("keys"))
+        """The key of each record, in order."""
+        if sum(shard["tokens"] for shard in self.keys.shards) != self.taken:
+            raise Damaged
         self.unsynced: list[Path] = []
         self.released: list[Path] = []
         for held in self.held:
@@ -62,6 +70,8 @@ class Packer:
                 self._place(*self._load(held), held["records"], last=False)
                 self.waiting -= held["records"]
                 self.released.append(self.folder / held["file"])
+        self._keep_keys(unit.keys, unit.lengths)
+        self.left_out = unit.left_out
         self.units += 1
 
     @property
@@ -84,6 +94,8 @@ class Packer:
             "grouped": self.grouped,
             "counts": self.counts,
             "held": list(self.held),
+            "left_out": self.left_out,
+            "keys": self.keys.record(),
         }
 
     def forget(self) -> None:
@@ -104,11 +116,24 @@ class Packer:
             train -= first
         return {split: writer.close() for split, writer in self.writers.items()}
 
+    def seen(self) -> np.ndarray:
+        """The keys of all records so far (N,)."""
+        shards = self.keys.record()
+        paths = [self.folder / f"{shard['file']}{PARTIAL}" for shard in shards]
+        return np.fromfile(paths[0], "<u8") if paths else np.empty(0, "<u8")
+
+    def copies(self) -> dict[str, int]:
+        """How many documents of each split are copies of others, as `count_copies` tells; to be called after close."""
+        keys = self.seen()
+        order = np.arange(len(keys))
+        last = self.recipe.valid_last
+        return count_copies(keys, order >= len(keys) - last if last else order % self.recipe.valid_every == 0)
+
     def __enter__(self) -> "Packer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for writer in self.writers.values():
+        for writer in (*self.writers.values(), self.keys):
             writer.abandon()
 
     def _place(self, lengths: np.ndarray, ids: np.ndarray, records: int, last: bool | None) -> None:
@@ -129,6 +154,15 @@ class Packer:
                 self.writers[split].add(np.concatenate((ids[start:end], self.eos)))
             self.records += 1
             start = end
+
+    def _keep_keys(self, keys: Sequence[int], lengths: np.ndarray) -> None:
+        """Record the keys of records; one that is left out for its length has none, since it is in no split."""
+        kept = np.array(keys, "<u8")
+        if self.recipe.packing == "rows":
+            prompts, answers = lengths[::2], lengths[1::2]
+            least = answers + (prompts if self.recipe.too_long == "drop" else 0) + 1
+            kept[least > self.recipe.length] = NO_TEXT
+        self.keys.add(kept)
 
     def _group(self, split: str, ids: np.ndarray) -> None:
         """Write the rows that a document fills; the last documents' rest of a whole group is left out."""

@@ -1,8 +1,10 @@
-"""Files of records, each read once from front to back: .txt, .jsonl, .parquet and .arrow.
+"""Files of records, each read once from front to back: .txt, .jsonl, .json, .parquet and .arrow.
 
-A .txt and a .jsonl may be compressed (.gz, .xz, .zst). Faults name the file and the line or row.
+The first three may be compressed (.gz, .bz2, .xz, .zst). Faults name the file and the line, record or row.
 """
 
+import bz2
+import codecs
 import gzip
 import io
 import json
@@ -13,8 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".txt", ".jsonl", ".parquet", ".arrow")
-COMPRESSED = (".gz", ".xz", ".zst")
+from mcd.data.json_values import CutOff, json_values
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_PLACES = {".txt": "line", ".jsonl": "line", ".json": "record"}
 BATCH_ROWS = 256
 """Rows of a .parquet or .arrow made into Python objects at a time."""
 
@@ -24,17 +29,18 @@ class DataError(ValueError):
 
 
 def suffix_of(path: Path) -> str:
-    """What kind of file a name says it is, compression aside."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    """What kind of file a name says it is, compression and case aside."""
+    return (Path(path.stem).suffix if _packed(path) else path.suffix).lower()
 
 
 class FileRecords:
     """The records of a file, in order: iterate over it once.
 
-    Each is a tuple of the values of `fields` (of a .txt, whose documents are parted by blank lines, the text alone).
-    skip: records passed over. `number` is the line (.txt, .jsonl) or row that was read last, counted from 1, `count`
-    how many records were read, `fraction` the share of the file read so far.
-    Raises DataError for what is no such file, has no such fields, or holds nothing.
+    Each is a tuple of the values of `fields` (of a .txt, whose documents are parted by blank lines, the text alone);
+    what is null there is None. A .json is one list of objects, or objects one after the other.
+    skip: records passed over. `number` is the line (.txt, .jsonl), record (.json) or row that was read last, counted
+    from 1, `count` how many records were read, `fraction` the share of the file read so far.
+    Raises DataError for what is no such file, has no such fields or two of one name, or holds nothing.
     """
 
     def __init__(self, path: Path, fields: tuple[str, ...], skip: int = 0):
@@ -43,11 +49,12 @@ class FileRecords:
         self.count = skip
         self._raw: io.BufferedReader | None = None
         self._share = 0.0
+        self._json_decoder = json.JSONDecoder(object_pairs_hook=self._each_field_once)
 
     @property
     def place(self) -> str:
         """File and line of the last record, as messages begin."""
-        return f"--data {self.path}, {'line' if suffix_of(self.path) in ('.txt', '.jsonl') else 'row'} {self.number}"
+        return f"--data {self.path}, {_PLACES.get(suffix_of(self.path), 'row')} {self.number}"
 
     @property
     def fraction(self) -> float:
@@ -57,7 +64,7 @@ class FileRecords:
         return self._share
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        readers = {".txt": self._txt, ".jsonl": self._jsonl, ".parquet": self._parquet, ".arrow": self._arrow}
+        readers = dict(zip(SUFFIXES, (self._txt, self._jsonl, self._json, self._parquet, self._arrow), strict=True))
         reader = readers.get(suffix_of(self.path))
         if reader is None:
             raise DataError(
@@ -74,7 +81,7 @@ class FileRecords:
         except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"--data {self.path}: damaged compressed file ({error})") from None
         except OSError as error:
-            if error.errno is not None or self.path.suffix != ".zst":
+            if error.errno is not None or _packed(self.path) not in (".bz2", ".zst"):
                 raise
             raise DataError(f"--data {self.path}: damaged compressed file ({error})") from None
         if not found:
@@ -84,22 +91,55 @@ class FileRecords:
         self.number = 1
         with self.path.open("rb") as self._raw:
             for line in self._decompressed(self._raw):
-                text = line.decode("utf-8")
-                if "\0" in text:
-                    raise DataError(f"{self.place}: holds NUL bytes; is it a binary file?")
+                text = self._decoded(line)
                 if self.number == 1:
                     text = text.removeprefix("\ufeff")
+                if text.endswith("\r\r\n"):  # "\r\n" that was written as text on Windows: one end of line
+                    text = text.rstrip("\r\n") + "\n"
                 for part in io.StringIO(text, newline=None) if "\r" in text else (text,):
                     yield part
                     self.number += 1
         self._share = 1.0
 
+    def _decoded(self, line: bytes) -> str:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data" and not line.endswith(b"\n"):
+                raise self._cut("a character (or is no UTF-8)") from None
+            raise
+        self._check_nul(text)
+        return text
+
+    def _check_nul(self, text: str) -> None:
+        if "\0" in text:
+            raise DataError(f"{self.place}: holds NUL bytes; is it a binary file?")
+
+    def _cut(self, what: str) -> DataError:
+        return DataError(f"{self.place}: the file ends in the middle of {what}; was it cut off? fetch it again")
+
+    def _chunks(self) -> Iterator[str]:
+        """The text of a file in pieces of any length but 0."""
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        with self.path.open("rb") as self._raw:
+            unpacked = self._decompressed(self._raw)
+            while data := unpacked.read(1 << 18):
+                if text := decoder.decode(data):
+                    self._check_nul(text)
+                    yield text
+            if decoder.getstate()[0]:
+                raise self._cut("a character (or is no UTF-8)")
+        self._share = 1.0
+
     def _decompressed(self, raw: io.BufferedReader) -> io.BufferedReader:
-        if self.path.suffix == ".gz":
+        packed = _packed(self.path)
+        if packed == ".gz":
             return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-        if self.path.suffix == ".xz":
+        if packed == ".bz2":
+            return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
+        if packed == ".xz":
             return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
-        if self.path.suffix == ".zst":
+        if packed == ".zst":
             pyarrow = _pyarrow(self.path)
             return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 1 << 20)
         return raw
@@ -129,17 +169,53 @@ class FileRecords:
             if passed <= self.skip:
                 continue
             try:
-                record = json.loads(line)
-                values = tuple(record[field] for field in self.fields)
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                fields = " and ".join(repr(field) for field in self.fields)
+                yield self._values(self._json_decoder.decode(line))
+            except (ValueError, RecursionError) as error:
+                raise self._json_fault(error, cut=not line.endswith("\n")) from None
+
+    def _json(self) -> Iterator[tuple[Any, ...]]:
+        self.number = 1
+        try:
+            for value in self.objects():
+                if self.number > self.skip:
+                    yield self._values(value)
+                self.number += 1
+        except (ValueError, RecursionError) as error:
+            raise self._json_fault(error, cut=isinstance(error, CutOff)) from None
+
+    def objects(self) -> Iterator[Any]:
+        """The values of a .json. Raises ValueError, whose kind says more, where it is damaged."""
+        return (value for _, value in json_values(self._chunks(), self._json_decoder))
+
+    def _json_fault(self, error: Exception, cut: bool) -> Exception:
+        if isinstance(error, DataError | UnicodeDecodeError):
+            return error
+        if isinstance(error, json.JSONDecodeError) and not cut:
+            where = f"line {error.lineno}" if suffix_of(self.path) == ".json" else f"column {error.colno}"
+            return DataError(f"{self.place}: no JSON object ({error.msg}, {where})")
+        if cut and not isinstance(error, RecursionError):
+            return self._cut("a JSON object or list")
+        return DataError(f"{self.place}: JSON that cannot be read ({error})")  # too many digits, brackets in brackets
+
+    def _values(self, record: Any) -> tuple[Any, ...]:
+        if not isinstance(record, dict):
+            mend = "; a file that is one JSON list is named .json" if isinstance(record, list) else ""
+            raise DataError(f"{self.place}: no JSON object, but {json.dumps(record)[:40]}{mend}")
+        for field in self.fields:
+            if field not in record:
                 raise DataError(
-                    f"{self.place}: no JSON object with a {fields} field; name it: mcd prepare --text-field, or "
-                    "--prompt-field and --messages-field of instruction data"
-                ) from error
-            except (ValueError, RecursionError) as error:  # a number of too many digits, or brackets in brackets
-                raise DataError(f"{self.place}: JSON that cannot be read ({error})") from None
-            yield values
+                    f"{self.place}: no JSON object with a {field!r} field, but with {_names(record)}; name the field: "
+                    "--text-field, or --prompt-field, --answer-field and --messages-field of instruction data"
+                )
+        return tuple(record[field] for field in self.fields)
+
+    def _each_field_once(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record = dict(pairs)
+        if len(record) < len(pairs):
+            for field in self.fields:
+                if sum(name == field for name, _ in pairs) > 1:
+                    raise DataError(f"{self.place}: the field {field!r} stands there twice; which is meant?")
+        return record
 
     def _parquet(self) -> Iterator[tuple[Any, ...]]:
         pyarrow = _pyarrow(self.path)
@@ -174,6 +250,11 @@ class FileRecords:
         for field in self.fields:
             if field not in names:
                 raise DataError(f"--data {self.path}: no column {field!r}; it has {', '.join(names)}")
+            if names.count(field) > 1:
+                raise DataError(
+                    f"--data {self.path}: {names.count(field)} columns are named {field!r}; which is meant? "
+                    "rename them, or name another field"
+                )
 
     def _table(self, batch: Any) -> Iterator[tuple[Any, ...]]:
         """Rows of a record batch, as Python values."""
@@ -184,7 +265,7 @@ class FileRecords:
         for values in zip(*columns, strict=True):
             self.number += 1
             if self.number > self.skip:
-                yield tuple("" if value is None else value for value in values)
+                yield values
 
     def _no(self, kind: str, error: Exception) -> Exception:
         if isinstance(error, OSError) and error.errno is not None:
@@ -192,10 +273,19 @@ class FileRecords:
         return DataError(f"--data {self.path}: not {kind} file ({error})")
 
 
+def _packed(path: Path) -> str:
+    """The suffix of a compressed file; "" of any other."""
+    return path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+
+
+def _names(record: dict[str, Any]) -> str:
+    return ", ".join(repr(name)[:60] for name in list(record)[:12]) or "no field at all"
+
+
 def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow
         import pyarrow.ipc
     except ImportError:
-        raise DataError(f"--data {path}: {path.suffix[1:]} needs pyarrow; pip install 'mcd-lm[hub]'") from None
+        raise DataError(f"--data {path}: {path.suffix[1:].lower()} needs pyarrow; pip install 'mcd-lm[hub]'") from None
     return pyarrow

@@ -17,7 +17,9 @@ class Recipe:
     valid_last: hold out the last so many documents in its place. wrap: rows begin and end with <|endoftext|>, as in
     MDLM; else they are cut from the stream as it is. group_documents: MDLM's grouping (arXiv 2406.07524, public code):
     the tokens of so many documents that do not fill a row are left out, and empty documents count (as an
-    <|endoftext|> alone); 0 keeps one stream. subset, split, revision: of a dataset of the hub.
+    <|endoftext|> alone); 0 keeps one stream. subset, split, revision: of a dataset of the hub; split also of a folder
+    whose files say of which one they are. dedup: of documents (prompts with their answers) with the same text the first
+    is kept, so that none is both in train and held out.
 
     Instruction data has `prompt_field` and `answer_field`, or `messages_field` (a list of {"role", "content"}).
     template: the text of a prompt, with {prompt} in it. too_long: what becomes of a prompt and answer that are longer
@@ -45,6 +47,7 @@ class Recipe:
     template: str = "{prompt}"
     too_long: str = "drop"
     diffuse_padding: bool = False
+    dedup: bool = False
 
     @property
     def packing(self) -> Packing:

@@ -14,6 +14,7 @@ While a folder is prepared it also holds `progress.json`, shards named `.partial
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from mcd.data.corpus import BUNDLED, source_sha256
+from mcd.data.corpus import BUNDLED, files_of, source_sha256
+from mcd.data.duplicates import Seen
 from mcd.data.hub import commit_of
 from mcd.data.journal import PROGRESS, clear, is_ours, locked, purpose_of, recorded
 from mcd.data.language import LANGUAGES
@@ -33,7 +35,7 @@ from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe, preset_of
 from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.tokens import read_tokens, stamp
-from mcd.data.units import tokenizer_of_text, units_of
+from mcd.data.units import check_valid_last, source_of, tokenizer_of_text, units_of
 from mcd.data.workers import tokenised
 from mcd.data.writer import PARTIAL, Damaged, ShardWriter
 from mcd.files import write_json
@@ -64,10 +66,10 @@ def prepare(
     from text that changed since (finished or not), or one that holds something else, is refused with DataError.
     tell(fraction, note) is called as it goes. Where another process prepares the folder, waits for it.
 
-    Memory: O(workers x 1 MB) and the longest document. Raises DataError also for text that cannot be used, HubStopped
+    Memory: O(workers x 1 MB), the longest document, and at the end 16 bytes a document (32 all along with dedup). Raises DataError also for text that cannot be used, HubStopped
     and WorkerDied where the rest can be done later.
     """
-    fingerprint = source_sha256(recipe.source)
+    fingerprint = source_sha256(source_of(recipe))
     if (out / MANIFEST).is_file():
         return _finished(recipe, out, fingerprint)
     if out.exists() and not (out.is_dir() and all(is_ours(path) for path in out.iterdir())):
@@ -135,7 +137,8 @@ def _prepare_text(
     tell(None, "reading the text" if work is None else f"going on behind {work[2].taken:,} documents")
     record, tokenizer, packer = work or _begun(recipe, out, purpose)
     eos_id, commit = eos_id_of(tokenizer), record["commit"]
-    units = units_of(_pinned(recipe, commit), record["position"], str(tokenizer.id_to_token(eos_id)))
+    left_out, seen = Counter(packer.left_out), Seen(map(int, packer.seen()) if recipe.dedup else ())
+    units = units_of(_pinned(recipe, commit), record["position"], str(tokenizer.id_to_token(eos_id)), left_out, seen)
     encoded = tokenised(units, tokenizer.to_str(), packer.dtype, workers)
     last = time.monotonic()
     with packer, contextlib.closing(units), contextlib.closing(encoded):
@@ -146,8 +149,13 @@ def _prepare_text(
                 packer.forget()
                 last = time.monotonic()
             tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.taken:,} documents")
-        splits = packer.close()
-    more = {"source_commit": commit} if commit else {}
+        check_valid_last(recipe, packer.taken)
+        splits, duplicates = packer.close(), packer.copies()
+    more: dict[str, Any] = {"source_commit": commit} if commit else {}
+    more |= {"left_out": dict(left_out), "duplicates": duplicates}
+    passed_over = files_of(source_of(recipe)).record()
+    if passed_over:
+        more["passed_over"] = passed_over
     if recipe.packing == "rows":
         more["counts"] = packer.counts
     return {"eos_id": eos_id, "splits": splits, **more}, tokenizer

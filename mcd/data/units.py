@@ -1,14 +1,16 @@
 """A text in pieces of fixed borders, and the tokenizer it gets: what the bytes of prepared data hang on, in order."""
 
+from collections import Counter
 from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from mcd.data.corpus import Records, Source, text_of
+from mcd.data.corpus import Records, Source, files_of, text_of
+from mcd.data.duplicates import Seen, key_of
 from mcd.data.instructions import pair_of
-from mcd.data.readers import DataError
+from mcd.data.readers import DataError, suffix_of
 from mcd.data.recipe import Recipe
 from mcd.data.token_ids import check_ids
 from mcd.data.tokenizer import load_tokenizer, train_bpe
@@ -18,20 +20,26 @@ UNIT_BYTES, UNIT_RECORDS = 1 << 19, 4096
 """A unit ends behind the record with which it has so many characters, or so many records."""
 
 
-def units_of(recipe: Recipe, start: Any, end_of_text: str) -> Generator[Unit, None, None]:
-    """The records of a recipe's source from position `start` on, in units. Raises DataError as `documents` does."""
+def units_of(
+    recipe: Recipe, start: Any, end_of_text: str, left_out: Counter[str], seen: Seen
+) -> Generator[Unit, None, None]:
+    """The records of a recipe's source from position `start` on, in units. Raises DataError as `documents` does.
+
+    left_out: counts records that are left out, by why ("null", "blank", "copies"). seen: the keys of those before.
+    """
     texts: list[str] = []
-    records = size = 0
-    reader = Records(_source(recipe), start)
-    for record in _texts(recipe, reader, end_of_text):
+    keys: list[int] = []
+    size = 0
+    reader = Records(source_of(recipe), start)
+    for record, key in _texts(recipe, reader, end_of_text, left_out, seen):
         texts += record
-        records += 1
+        keys.append(key)
         size += sum(map(len, record))
-        if size >= UNIT_BYTES or records == UNIT_RECORDS:
-            yield Unit(texts, records, reader.position(), reader.fraction)
-            texts, records, size = [], 0, 0
-    if records:
-        yield Unit(texts, records, reader.position(), 1.0)
+        if size >= UNIT_BYTES or len(keys) == UNIT_RECORDS:
+            yield Unit(texts, len(keys), reader.position(), reader.fraction, keys, dict(left_out))
+            texts, keys, size = [], [], 0
+    if keys:
+        yield Unit(texts, len(keys), reader.position(), 1.0, keys, dict(left_out))
 
 
 def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
@@ -39,9 +47,14 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
 
     Raises DataError where that cannot be, and for text of fewer than two records.
     """
+    if recipe.packing == "rows" and any(suffix_of(path) == ".txt" for path in files_of(source_of(recipe)).files):
+        option = "--prompt-field" if recipe.messages_field is None else "--messages-field"
+        raise DataError(f"{option}: a .txt in --data {recipe.source} has no fields; give .jsonl, .parquet or .arrow")
     if len(list(islice(_all(recipe), 2))) < 2:
         if len(recipe.fields) > 1 or recipe.messages_field:
-            raise DataError(f"--data {recipe.source}: fewer than two records have an answer that is not blank")
+            raise DataError(
+                f"--data {recipe.source}: fewer than two records have a prompt, and an answer that is not blank"
+            )
         raise DataError(
             f"--data {recipe.source}: one document cannot be split into train and held-out text; "
             "give more (documents in a .txt are parted by blank lines)"
@@ -52,28 +65,52 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
         return tokenizer
     if recipe.valid_last:
         count = sum(1 for _ in _all(recipe))
-        train = islice(_all(recipe), max(0, count - recipe.valid_last))
+        check_valid_last(recipe, count)
+        train = islice(_all(recipe), count - recipe.valid_last)
     else:
         train = (record for i, record in enumerate(_all(recipe)) if i % recipe.valid_every)
     return train_bpe((text for record in train for text in record), recipe.vocab_size)
 
 
-def _source(recipe: Recipe) -> Source:
+def check_valid_last(recipe: Recipe, count: int) -> None:
+    """Raise DataError when of `count` documents none is left to train on."""
+    if recipe.valid_last and recipe.valid_last >= count:
+        raise DataError(
+            f"--valid-last {recipe.valid_last}: --data {recipe.source} has {count:,} documents, and none would be left "
+            "to train on; hold out fewer, or every so many-th (--valid-last 0 --valid-every N)"
+        )
+
+
+def source_of(recipe: Recipe) -> Source:
+    """What a recipe reads."""
     return Source(recipe.source, recipe.fields, recipe.subset, recipe.split, recipe.revision)
 
 
 def _all(recipe: Recipe) -> Iterator[tuple[str, ...]]:
-    return _texts(recipe, Records(_source(recipe)), "")
+    return (record for record, _ in _texts(recipe, Records(source_of(recipe)), "", Counter(), Seen()))
 
 
-def _texts(recipe: Recipe, reader: Records, end_of_text: str) -> Iterator[tuple[str, ...]]:
-    """The texts of each record; those without any are passed over, but for MDLM's grouping, which counts them."""
+def _texts(
+    recipe: Recipe, reader: Records, end_of_text: str, left_out: Counter[str], seen: Seen
+) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The texts of each record, and its key; those left out are counted.
+
+    These are records with a field that is null, whatever the format; blank documents (but for MDLM's grouping, which
+    counts them) and answers; and with `dedup` copies of what came before.
+    """
     for values in reader:
+        if any(value is None for value in values):
+            left_out["null"] += 1
+            continue
         if recipe.packing == "rows":
-            prompt, answer = pair_of(values, recipe, end_of_text, reader.place)
-            if answer.strip():
-                yield prompt, answer
+            record = pair_of(values, recipe, end_of_text, reader.place)
         else:
-            text = text_of(values[0], recipe.text_field, reader.place)
-            if text.strip() or recipe.packing == "groups":
-                yield (text,)
+            record = (text_of(values[0], recipe.text_field, reader.place),)
+        if not record[-1].strip() and recipe.packing != "groups":
+            left_out["blank"] += 1
+            continue
+        key = key_of(record)
+        if recipe.dedup and not seen.add(key):
+            left_out["copies"] += 1
+            continue
+        yield record, key

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedIOBase
 from itertools import chain, islice
 from pathlib import Path
@@ -32,12 +32,15 @@ class Unit:
     """Consecutive texts of the source, what they came to, and where the source goes on.
 
     texts: of `records` records, one or two each. lengths (N,): tokens of each text, one after the other in `ids`.
+    keys: of each record, as `mcd.data.duplicates` has them. left_out: how many records were left out up to here, by why.
     """
 
     texts: list[str]
     records: int
     position: Any
     fraction: float | None = None
+    keys: list[int] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     lengths: np.ndarray | None = None
     ids: np.ndarray | None = None
 
