@@ -76,8 +76,11 @@ def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict
     if recipe.source not in LANGUAGES:
         tell_notes(files_of(source_of(recipe)).notes())
     with watching(out.name) as watch:
+
+        def tell(done: float | None, note: str) -> None:
+            watch.tell(done or 0.0, note)
+
         try:
-            tell = lambda done, note: watch.tell(done or 0.0, note)  # noqa: E731
             manifest = prepare(recipe, out, workers=workers or cores, tell=tell)
         except (HubStopped, WorkerDied) as error:
             raise WorkFailed(str(error)) from None

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from mcd.app.data_of import check_name, check_words
+from mcd.app.data_of import check_name, check_words, tell_notes
 from mcd.app.errors import UsageError
-from mcd.data.corpus import BUNDLED, DataError, documents
+from mcd.data.corpus import BUNDLED, DataError, Source, documents, files_of
 from mcd.data.language import LANGUAGES
 from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.shards import MANIFEST, Recipe, read_manifest
@@ -133,8 +133,11 @@ def _texts(name: str) -> Iterable[str]:
         raise UsageError(f"--likelihood {name}: {file}: no such file or folder")
     try:
         if preset in PRESETS:
+            if file:
+                tell_notes(files_of(Source(file, (PRESETS[preset].field,))).notes())
             return list(documents_of(preset, Path(file) if file else None))
         check_name(name, "--likelihood")
+        tell_notes(files_of(Source(name)).notes())
         return list(documents(name))
     except DataError as error:
         raise DataError(str(error).replace("--data", "--likelihood", 1)) from None

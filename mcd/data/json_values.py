@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_CUT = re.compile(r"t(ru?)?|f(a|al|als)?|n(ul?)?|-|u?[0-9a-fA-F]{0,4}")
-"""What is left of a word or an escape at the end of a text that was cut."""
+_CUT = re.compile(r"t(ru?)?|f(a|al|als)?|n(ul?)?|-|[.eE][+-]?|u?[0-9a-fA-F]{0,4}")
+"""What is left of a word, a number or an escape at the end of a text that was cut."""
 _NEAR = 16
 """Characters before the end of a piece within which it may be the end that makes a fault: an escape is 12 long."""
 

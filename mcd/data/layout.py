@@ -205,4 +205,4 @@ def _split_of(name: Path) -> str | None:
 def _shard_of(path: Path) -> str | None:
     """The split of a shard beside others whose names tell one, for instance unsupervised-00000-of-00001.parquet."""
     shard = _SHARD.match(path.name)
-    return shard[1] if shard else None
+    return shard[1] if shard and shard[1] != "data" else None

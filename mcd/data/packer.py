@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 

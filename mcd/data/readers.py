@@ -64,7 +64,9 @@ class FileRecords:
         return self._share
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        readers = dict(zip(SUFFIXES, (self._txt, self._jsonl, self._json, self._parquet, self._arrow), strict=True))
+        readers = dict[str, Any](
+            zip(SUFFIXES, (self._txt, self._jsonl, self._json, self._parquet, self._arrow), strict=True)
+        )
         reader = readers.get(suffix_of(self.path))
         if reader is None:
             raise DataError(
@@ -191,15 +193,17 @@ class FileRecords:
         if isinstance(error, DataError | UnicodeDecodeError):
             return error
         if isinstance(error, json.JSONDecodeError) and not cut:
-            where = f"line {error.lineno}" if suffix_of(self.path) == ".json" else f"column {error.colno}"
-            return DataError(f"{self.place}: no JSON object ({error.msg}, {where})")
+            if suffix_of(self.path) == ".json":
+                return DataError(f"{self.place}: no JSON object ({error.msg}, line {error.lineno})")
+            mend = "a .jsonl has an object a line; a list, or objects over several lines, are read from a file named .json"
+            return DataError(f"{self.place}: no JSON object ({error.msg}, column {error.colno}); {mend}")
         if cut and not isinstance(error, RecursionError):
             return self._cut("a JSON object or list")
         return DataError(f"{self.place}: JSON that cannot be read ({error})")  # too many digits, brackets in brackets
 
     def _values(self, record: Any) -> tuple[Any, ...]:
         if not isinstance(record, dict):
-            mend = "; a file that is one JSON list is named .json" if isinstance(record, list) else ""
+            mend = "; a JSON list is read from a file named .json" if isinstance(record, list) else ""
             raise DataError(f"{self.place}: no JSON object, but {json.dumps(record)[:40]}{mend}")
         for field in self.fields:
             if field not in record:

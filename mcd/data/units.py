@@ -49,12 +49,10 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
     """
     if recipe.packing == "rows" and any(suffix_of(path) == ".txt" for path in files_of(source_of(recipe)).files):
         option = "--prompt-field" if recipe.messages_field is None else "--messages-field"
-        raise DataError(f"{option}: a .txt in --data {recipe.source} has no fields; give .jsonl, .parquet or .arrow")
+        raise DataError(f"{option}: a .txt has no fields; give --data .jsonl, .json, .parquet or .arrow")
     if len(list(islice(_all(recipe), 2))) < 2:
         if len(recipe.fields) > 1 or recipe.messages_field:
-            raise DataError(
-                f"--data {recipe.source}: fewer than two records have a prompt, and an answer that is not blank"
-            )
+            raise DataError(f"--data {recipe.source}: fewer than two records have a prompt and an answer with text")
         raise DataError(
             f"--data {recipe.source}: one document cannot be split into train and held-out text; "
             "give more (documents in a .txt are parted by blank lines)"

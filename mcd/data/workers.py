@@ -32,7 +32,7 @@ class Unit:
     """Consecutive texts of the source, what they came to, and where the source goes on.
 
     texts: of `records` records, one or two each. lengths (N,): tokens of each text, one after the other in `ids`.
-    keys: of each record, as `mcd.data.duplicates` has them. left_out: how many records were left out up to here, by why.
+    keys: of each record, as `mcd.data.duplicates` has them. left_out: how many were left out up to here, by why.
     """
 
     texts: list[str]
