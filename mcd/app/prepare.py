@@ -121,12 +121,12 @@ def check_typed(recipe: Any, options: set[str]) -> None:
     from mcd.data.idle import idle
     from mcd.data.language import LANGUAGES
 
-    recipe.check()
     reasons = idle(recipe)
     if recipe.source in LANGUAGES:
         reasons["workers"] = f"--data {recipe.source} is not tokenised"
     for name in sorted(options & reasons.keys()):
         raise UsageError(f"{_option(name)}: has no effect here; {reasons[name]}")
+    recipe.check()
 
 
 def _option(name: str) -> str:

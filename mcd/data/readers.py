@@ -3,7 +3,6 @@
 The first three may be compressed (.gz, .bz2, .xz, .zst). Faults name the file and the line, record or row.
 """
 
-import bz2
 import codecs
 import gzip
 import io
@@ -15,22 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mcd.data.compressed import COMPRESSED, packed_as, pyarrow_for, suffix_of, unpacked
+from mcd.data.errors import DataError
 from mcd.data.json_values import CutOff, json_values
 
+__all__ = ["COMPRESSED", "SUFFIXES", "DataError", "FileRecords", "suffix_of"]
+
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _PLACES = {".txt": "line", ".jsonl": "line", ".json": "record"}
 BATCH_ROWS = 256
 """Rows of a .parquet or .arrow made into Python objects at a time."""
-
-
-class DataError(ValueError):
-    """Input that cannot be used as text; the message names the file and the mend."""
-
-
-def suffix_of(path: Path) -> str:
-    """What kind of file a name says it is, compression and case aside."""
-    return (Path(path.stem).suffix if _packed(path) else path.suffix).lower()
 
 
 class FileRecords:
@@ -49,7 +42,6 @@ class FileRecords:
         self.count = skip
         self._raw: io.BufferedReader | None = None
         self._share = 0.0
-        self._json_decoder = json.JSONDecoder(object_pairs_hook=self._each_field_once)
 
     @property
     def place(self) -> str:
@@ -83,7 +75,7 @@ class FileRecords:
         except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(f"--data {self.path}: damaged compressed file ({error})") from None
         except OSError as error:
-            if error.errno is not None or _packed(self.path) not in (".bz2", ".zst"):
+            if error.errno is not None or packed_as(self.path) not in (".bz2", ".zst"):
                 raise
             raise DataError(f"--data {self.path}: damaged compressed file ({error})") from None
         if not found:
@@ -92,7 +84,7 @@ class FileRecords:
     def _lines(self) -> Iterator[str]:
         self.number = 1
         with self.path.open("rb") as self._raw:
-            for line in self._decompressed(self._raw):
+            for line in unpacked(self.path, self._raw):
                 text = self._decoded(line)
                 if self.number == 1:
                     text = text.removeprefix("\ufeff")
@@ -124,7 +116,7 @@ class FileRecords:
         """The text of a file in pieces of any length but 0."""
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         with self.path.open("rb") as self._raw:
-            unpacked = self._decompressed(self._raw)
+            unpacked = unpacked(self.path, self._raw)
             while data := unpacked.read(1 << 18):
                 if text := decoder.decode(data):
                     self._check_nul(text)
@@ -132,19 +124,6 @@ class FileRecords:
             if decoder.getstate()[0]:
                 raise self._cut("a character (or is no UTF-8)")
         self._share = 1.0
-
-    def _decompressed(self, raw: io.BufferedReader) -> io.BufferedReader:
-        packed = _packed(self.path)
-        if packed == ".gz":
-            return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-        if packed == ".bz2":
-            return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
-        if packed == ".xz":
-            return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
-        if packed == ".zst":
-            pyarrow = _pyarrow(self.path)
-            return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 1 << 20)
-        return raw
 
     def _txt(self) -> Iterator[tuple[str]]:
         return islice(self._paragraphs(), self.skip, None)
@@ -163,7 +142,7 @@ class FileRecords:
             yield ("".join(lines).rstrip("\n"),)
 
     def _jsonl(self) -> Iterator[tuple[Any, ...]]:
-        passed = 0
+        passed, decoder = 0, self._decoder()
         for line in self._lines():
             if not line.strip():
                 continue
@@ -171,7 +150,7 @@ class FileRecords:
             if passed <= self.skip:
                 continue
             try:
-                yield self._values(self._json_decoder.decode(line))
+                yield self._values(decoder.decode(line))
             except (ValueError, RecursionError) as error:
                 raise self._json_fault(error, cut=not line.endswith("\n")) from None
 
@@ -187,7 +166,10 @@ class FileRecords:
 
     def objects(self) -> Iterator[Any]:
         """The values of a .json. Raises ValueError, whose kind says more, where it is damaged."""
-        return (value for _, value in json_values(self._chunks(), self._json_decoder))
+        return (value for _, value in json_values(self._chunks(), self._decoder()))
+
+    def _decoder(self) -> json.JSONDecoder:
+        return json.JSONDecoder(object_pairs_hook=self._each_field_once)
 
     def _json_fault(self, error: Exception, cut: bool) -> Exception:
         if isinstance(error, DataError | UnicodeDecodeError):
@@ -195,7 +177,9 @@ class FileRecords:
         if isinstance(error, json.JSONDecodeError) and not cut:
             if suffix_of(self.path) == ".json":
                 return DataError(f"{self.place}: no JSON object ({error.msg}, line {error.lineno})")
-            mend = "a .jsonl has an object a line; a list, or objects over several lines, are read from a file named .json"
+            mend = (
+                "a .jsonl has an object a line; a list, or objects over several lines, are read from a file named .json"
+            )
             return DataError(f"{self.place}: no JSON object ({error.msg}, column {error.colno}); {mend}")
         if cut and not isinstance(error, RecursionError):
             return self._cut("a JSON object or list")
@@ -222,7 +206,7 @@ class FileRecords:
         return record
 
     def _parquet(self) -> Iterator[tuple[Any, ...]]:
-        pyarrow = _pyarrow(self.path)
+        pyarrow = pyarrow_for(self.path)
         import pyarrow.parquet as parquet
 
         try:
@@ -235,7 +219,7 @@ class FileRecords:
             raise self._no("a parquet", error) from None
 
     def _arrow(self) -> Iterator[tuple[Any, ...]]:
-        pyarrow = _pyarrow(self.path)
+        pyarrow = pyarrow_for(self.path)
         try:
             with pyarrow.memory_map(str(self.path)) as mapped:
                 seekable = mapped.read(6) == b"ARROW1"
@@ -277,19 +261,5 @@ class FileRecords:
         return DataError(f"--data {self.path}: not {kind} file ({error})")
 
 
-def _packed(path: Path) -> str:
-    """The suffix of a compressed file; "" of any other."""
-    return path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
-
-
 def _names(record: dict[str, Any]) -> str:
     return ", ".join(repr(name)[:60] for name in list(record)[:12]) or "no field at all"
-
-
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.ipc
-    except ImportError:
-        raise DataError(f"--data {path}: {path.suffix[1:].lower()} needs pyarrow; pip install 'mcd-lm[hub]'") from None
-    return pyarrow

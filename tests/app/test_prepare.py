@@ -46,6 +46,7 @@ def test_presets_are_starting_points(capsys, tmp_path):
         1000,
         100_000,
     )
+    (tmp_path / "a.txt").write_text("the people")
     assert main(["prepare", "--preset", "fineweb", "--data", str(tmp_path), "--out", "x", "--dry-run"]) == 0
     recipe = json.loads(capsys.readouterr().out)["recipe"]
     assert (recipe["source"], recipe["subset"], recipe["valid_every"]) == (str(tmp_path), "sample-10BT", 1000)
@@ -65,6 +66,108 @@ def test_presets_are_starting_points(capsys, tmp_path):
 def test_what_makes_no_sense(capsys, prepare, more, words):
     refused(capsys, [*prepare[0], *more], *words)
     assert not (prepare[1] / "manifest.json").exists()
+
+
+TXT, JSONL, TALKS = (["--data", name] for name in ("a.txt", "b.jsonl", "c.jsonl"))
+PAIRS = [*JSONL, "--prompt-field", "q"]
+
+
+@pytest.mark.parametrize(
+    "argv, option, reason",
+    [
+        ([*TXT, "--split", "train"], "--split", "do not say of which split"),
+        (["--data", "sotu", "--split=test"], "--split", "is bundled"),
+        (["--data", "folder", "--split", "train"], "--split", "do not say of which split"),
+        ([*JSONL, "--subset", "small"], "--subset", "datasets of the hub"),
+        ([*JSONL, "--revision", "v2"], "--revision", "datasets of the hub"),
+        ([*TXT, "--text-field", "text"], "--text-field", "a .txt has no fields"),
+        ([*TXT, "--text_field", "text"], "--text-field", "a .txt has no fields"),
+        ([*PAIRS, "--text-field", "a"], "--text-field", "prompts and answers are read"),
+        ([*JSONL, "--answer-field", "a"], "--answer-field", "instruction data"),
+        (
+            [*TALKS, "--messages-field", "m", "--answer-field", "a"],
+            "--answer-field",
+            "the answers are in --messages-field",
+        ),
+        ([*JSONL, "--template", "{prompt}"], "--template", "instruction data"),
+        ([*JSONL, "--too-long", "drop"], "--too-long", "instruction data"),
+        ([*JSONL, "--diffuse-padding"], "--diffuse-padding", "instruction data"),
+        ([*JSONL, "--no-diffuse-padding"], "--diffuse-padding", "instruction data"),
+        ([*TXT, "--tokenizer", "t", "--vocab-size", "2048"], "--vocab-size", "t is given"),
+        (["--preset", "owt-mdlm", "--vocab-size", "300"], "--vocab-size", "gpt2 is given"),
+        (["--preset", "owt-mdlm", "--valid-every", "9"], "--valid-every", "--valid-last 100000 says"),
+        ([*TXT, "--valid-last", "2", "--valid-every", "16"], "--valid-every", "--valid-last 2 says"),
+        *(
+            (["--data", "hmm", *option], option[0], "--data hmm")
+            for option in (
+                ["--vocab-size", "2048"],
+                ["--text-field", "text"],
+                ["--group-documents", "2"],
+                ["--valid-every", "16"],
+                ["--valid-last", "3"],
+                ["--subset", "a"],
+                ["--split", "train"],
+                ["--revision", "a"],
+                ["--answer-field", "a"],
+                ["--messages-field", "a"],
+                ["--template", "{prompt}"],
+                ["--too-long", "drop"],
+                ["--diffuse-padding"],
+                ["--dedup"],
+                ["--workers", "2"],
+                ["--wrap"],
+                ["--prompt-field", "q"],
+            )
+        ),
+        (["--verify", "--length", "128"], "--length", "--verify"),
+        (["--verify", "--dry-run"], "--dry-run", "--verify"),
+    ],
+)
+def test_options_that_were_typed_and_change_nothing_are_refused(capsys, tmp_path, monkeypatch, argv, option, reason):
+    """Also with the value that is the default; the same words without them are taken."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("a.txt", "folder/a.txt"):
+        (tmp_path / name).write_text("the people\n\nof our union")
+    (tmp_path / "b.jsonl").write_text('{"text": "the people", "q": "of", "answer": "our"}\n' * 2)
+    (tmp_path / "c.jsonl").write_text(json.dumps({"m": [{"role": "user", "content": "of"}]}) + "\n")
+    if option in ("--wrap", "--prompt-field"):
+        refused(capsys, [*argv, "--out", "out"], f"{option}: ", reason)
+        return
+    refused(capsys, [*argv, "--out", "out", *(["--dry-run"] if reason != "--verify" else [])], f"{option}: ", reason)
+    flags = ("--diffuse-padding", "--dedup")
+    at = next(i for i, word in enumerate(argv) if word.split("=")[0].replace("_", "-").replace("--no-", "--") == option)
+    kept = argv[:at] + argv[at + (1 if option in flags or "=" in argv[at] else 2) :]
+    if "--verify" not in kept:
+        assert main(["prepare", *kept, "--out", "out", "--dry-run"]) == 0
+
+
+def test_presets_without_typed_options_are_taken_for_local_text(capsys, tmp_path):
+    """The subset that fineweb's preset names is of no use for a copy, and nobody typed it."""
+    (tmp_path / "a.txt").write_text("the people")
+    argv = ["prepare", "--preset", "fineweb", "--data", str(tmp_path), "--out", "x", "--dry-run"]
+    assert main(argv) == 0 and main([*argv, "--preset=fineweb", "--length", "9"]) == 0
+
+
+def test_what_was_passed_over_left_out_and_there_twice_is_told_and_recorded(capsys, tmp_path, tiny_data):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    texts = [f"the people of our union {i % 20}" for i in range(40)]
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, None, " "]))
+    (folder / "b.csv").write_text("a,b")
+    argv = ["prepare", "--data", str(folder), "--tokenizer", str(tiny_data), "--length", "8"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().err
+    assert "1 file is passed over (not .txt, .jsonl, .json, .parquet, .arrow" in told and ": b.csv" in told
+    assert "1 records in which a field is null are left out" in told and "1 records that are blank" in told
+    assert "3 of 3 held-out documents are also in train" in told and "--dedup" in told
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["passed_over"][0]["files"] == ["b.csv"] and manifest["left_out"] == {"null": 1, "blank": 1}
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 0
+    assert "3 of 3 held-out" in capsys.readouterr().err  # each time
+    assert main([*argv, "--dedup", "--out", str(tmp_path / "once")]) == 0
+    told = capsys.readouterr().err
+    assert "20 records that are copies of earlier ones (--dedup) are left out" in told and "also in train" not in told
 
 
 def test_no_text(capsys):

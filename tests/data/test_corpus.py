@@ -152,7 +152,7 @@ def test_an_empty_name_does_not_read_the_current_folder(tmp_path, monkeypatch):
 
 def test_other_files_and_missing_ones(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    refused(tmp_path / "a.pdf", "not one of .txt, .jsonl, .parquet, .arrow")
+    refused(tmp_path / "a.pdf", "not one of .txt, .jsonl, .json, .parquet, .arrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR0 not at all")
     refused(tmp_path / "a.parquet", "not a parquet file")
     refused(tmp_path / "nowhere", "no such file")

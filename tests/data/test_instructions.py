@@ -174,7 +174,15 @@ def test_the_last_answer_of_a_conversation_is_learnt(tiny_data, tmp_path, kind):
         ({"messages": []}, "its roles are none"),
         (conversation("of"), "its roles are user"),
         ({"messages": [{"role": "human", "content": "of"}, {"role": "gpt", "content": "the"}]}, "are human, gpt"),
-        ({"messages": [{"role": "user"}, {"role": "assistant", "content": "the"}]}, r"messages\.content"),
+        (
+            {"messages": [{"role": "user"}, {"role": "assistant", "content": "the"}]},
+            "has the keys 'role', where 'role' and",
+        ),
+        (conversation("of", None), r"messages\.content' holds no string"),
+        (
+            {"messages": [{"from": "human", "value": "of"}, {"from": "gpt", "value": "the"}]},
+            "that is ShareGPT's form: .*gpt",
+        ),
         ({"text": "of"}, "'messages'"),
     ],
 )
@@ -186,11 +194,33 @@ def test_conversations_that_are_none(tiny_data, tmp_path, record, match):
 
 def test_faults_of_pairs_name_the_line(tiny_data, tmp_path):
     recipe = Recipe(write(tmp_path / "a.jsonl", [*pairs(5), {"prompt": "of"}]), tokenizer=str(tiny_data))
-    with pytest.raises(DataError, match=r"line 6: .*'prompt' and 'answer' field"):
+    with pytest.raises(DataError, match=r"line 6: .*'answer' field, but with 'prompt'.*--answer-field"):
         prepare(replace(recipe, prompt_field="prompt"), tmp_path / "out")
     recipe = Recipe(write(tmp_path / "a.jsonl", [*pairs(5), {"prompt": "of", "answer": 3}]), tokenizer=str(tiny_data))
     with pytest.raises(DataError, match=r"line 6: field 'answer' holds no string"):
         prepare(replace(recipe, prompt_field="prompt"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "arrow"])
+def test_a_null_prompt_or_answer_is_no_empty_one(tiny_data, tmp_path, kind):
+    """Such records are left out and counted, whatever the format; an empty prompt is a prompt."""
+    given = [{"prompt": "" if i % 5 == 0 else "the people", "answer": f"our union{' and' * i}"} for i in range(20)]
+    records = list(given)
+    records[7:7] = [{"prompt": None, "answer": "of"}, {"prompt": "of", "answer": None}, {"prompt": "of", "answer": " "}]
+    for name, rows in (("given", given), ("holes", records)):
+        path, table = tmp_path / f"{name}.{kind}", pyarrow.Table.from_pylist(rows)
+        if kind == "parquet":
+            pyarrow.parquet.write_table(table, path)
+        elif kind == "arrow":
+            with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            write(path, rows) if kind == "jsonl" else path.write_text(json.dumps(rows))
+        recipe = Recipe(str(path), tokenizer=str(tiny_data), length=30, valid_every=3, prompt_field="prompt")
+        prepare(recipe, tmp_path / name)
+    manifest = read_manifest(tmp_path / "holes")
+    assert manifest["splits"] == read_manifest(tmp_path / "given")["splits"]
+    assert manifest["left_out"] == {"null": 2, "blank": 1} and read_manifest(tmp_path / "given")["left_out"] == {}
 
 
 def test_nothing_that_fits(tiny_data, tmp_path):

@@ -20,7 +20,7 @@ def read(text, size):
     return list(json_values(pieces, json.JSONDecoder()))
 
 
-@pytest.mark.parametrize("text, begin", zip(FORMS, ("", "  {", "{", "{"), strict=True))
+@pytest.mark.parametrize("text, begin", [*zip(FORMS, ("", "  {", "{", "{"), strict=True)])
 def test_any_pieces_and_the_lines(text, begin):
     lines = [i for i, line in enumerate(text.split("\n"), 1) if line.startswith(begin)] if begin else [1] * 5
     for size in (1, 2, 7, 50, 1 << 20):

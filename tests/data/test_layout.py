@@ -83,9 +83,9 @@ def test_indices_apart_are_refused(tmp_path, quiet):
 
 def test_splits_of_a_dataset_dict_are_not_mixed(tmp_path, quiet):
     parts = {"train": TEXTS[:6], "test": TEXTS[6:9], "train_sft": TEXTS[9:]}
-    datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": part}) for name, part in parts.items()}).save_to_disk(
-        str(tmp_path / "all")
-    )
+    datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"text": part}) for name, part in parts.items()}
+    ).save_to_disk(str(tmp_path / "all"))
     (tmp_path / "all" / "notes.txt").write_text("no text of it")
     for split, part in parts.items():
         assert texts_of(tmp_path / "all", split) == part
@@ -160,7 +160,9 @@ def test_a_folder_without_text_names_what_it_has(tmp_path):
     for i in range(7):
         (tmp_path / f"{i}.csv").write_text("a,b")
     (tmp_path / "a.json").write_text('{"body": "text"}')
-    with pytest.raises(DataError, match=r"holds no \.txt.*7 files are passed over .*0\.csv.*and 2 more.*'text'.*a\.json"):
+    with pytest.raises(
+        DataError, match=r"holds no \.txt.*7 files are passed over .*0\.csv.*and 2 more.*'text'.*a\.json"
+    ):
         texts_of(tmp_path)
     assert list(documents(str(tmp_path), "body")) == ["text"]
 

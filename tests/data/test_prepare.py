@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -318,7 +319,9 @@ def test_grouped_rows_are_mdlms(tiny_data, tmp_path_factory, sizes, length, grou
         "valid": mdlm_rows(texts[cut:], tokenizer, length, group),
     }
     if any(len(rows) * (length - 2) < 2 * length for rows in expected.values()):
-        with pytest.raises(DataError, match="too few"):
+        with pytest.raises(
+            DataError, match="too few" if cut else f"--valid-last {held_out}: .*has {len(texts)} documents"
+        ):
             prepare(recipe, folder / "out", shard_tokens)
         return
     prepare(recipe, folder / "out", shard_tokens)
@@ -375,8 +378,87 @@ def test_a_tokenizer_is_trained_on_what_is_not_held_out(text_file, tmp_path):
 
 
 def test_more_held_out_than_there_is(recipe, tmp_path):
-    with pytest.raises(DataError, match="only 0 train tokens"):
-        prepare(replace(recipe, valid_last=64), tmp_path / "out")
+    for change in ({}, {"tokenizer": None, "vocab_size": 280}):
+        for count in (64, 1000):
+            with pytest.raises(DataError, match=rf"--valid-last {count}: .*tiny\.txt has 64 documents"):
+                prepare(replace(recipe, valid_last=count, **change), tmp_path / "out")
+            shutil.rmtree(tmp_path / "out")
+
+
+def with_copies(path, text_file):
+    """The documents of a text, some of them twice or more, and blank ones; and those without copies."""
+    texts = list(documents(str(text_file)))
+    doubled = [text for i, text in enumerate(texts) for text in ([text, texts[i // 2]] if i % 3 == 0 else [text])]
+    doubled += [" ", texts[5], ""]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in doubled))
+    return [text for text in doubled if text.strip()], texts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_are_counted_and_dropped(recipe, text_file, tmp_path, kind, monkeypatch):
+    """The first of each is kept, by any number of processes, after any interruption."""
+    doubled, texts = with_copies(tmp_path / "a.jsonl", text_file)
+    recipe = replace(changed(recipe, kind), source=str(tmp_path / "a.jsonl"))
+    counted = prepare(recipe, tmp_path / "counted", SHARD)
+    if kind != "groups":
+        held_out = [i >= len(doubled) - 9 if recipe.valid_last else i % 8 == 0 for i in range(len(doubled))]
+        train = [text for text, held in zip(doubled, held_out, strict=True) if not held]
+        valid = [text for text, held in zip(doubled, held_out, strict=True) if held]
+        copies = {"train": len(train) - len(set(train)), "valid": len(valid) - len(set(valid))}
+        copies["shared"] = sum(text in set(train) for text in valid)
+        assert counted["duplicates"] == copies and copies["train"] and copies["shared"]
+    assert counted["left_out"] == ({} if kind == "groups" else {"blank": 2})
+    recipe = replace(recipe, dedup=True)
+    manifest = prepare(recipe, tmp_path / "whole", SHARD)
+    assert manifest["duplicates"] == {"train": 0, "valid": 0, "shared": 0}
+    assert manifest["left_out"]["copies"] == len(doubled) - len(texts)
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    if kind != "groups":  # which has the two blank ones too
+        plain = prepare(replace(recipe, source=str(tmp_path / "b.jsonl"), dedup=False), tmp_path / "plain", SHARD)
+        assert manifest["splits"] == plain["splits"]
+    if kind == "every":
+        monkeypatch.setattr(workers, "FEW_UNITS", 2)
+        prepare(recipe, tmp_path / "two", SHARD, 2)
+        assert contents(tmp_path / "two") == contents(tmp_path / "whole")
+    for after in (3, 5, 9):
+        assert interrupted(monkeypatch, (shards, "write_json"), after, recipe, tmp_path / "out")
+    assert (tmp_path / "out" / "keys-00000.bin.partial").exists()
+    prepare(recipe, tmp_path / "out", SHARD)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_no_tokenizer_is_trained_on_copies_of_what_is_held_out(text_file, tmp_path):
+    _, texts = with_copies(tmp_path / "a.jsonl", text_file)
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    recipe = Recipe(str(tmp_path / "a.jsonl"), vocab_size=280, length=16, valid_last=4, dedup=True)
+    manifest = prepare(recipe, tmp_path / "out")
+    plain = prepare(replace(recipe, source=str(tmp_path / "b.jsonl"), dedup=False), tmp_path / "plain")
+    assert manifest["tokenizer_sha256"] == plain["tokenizer_sha256"] and manifest["splits"] == plain["splits"]
+
+
+def test_records_that_are_in_no_split_for_their_length_are_copies_of_nothing(tmp_path, tiny_data):
+    records = [{"prompt": "the people", "answer": f"of {i}"} for i in range(20)]
+    records += [{"prompt": "the people " * 20, "answer": "of"}] * 10
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    recipe = Recipe(
+        str(tmp_path / "a.jsonl"), tokenizer=str(tiny_data), length=30, valid_every=3, prompt_field="prompt"
+    )
+    manifest = prepare(recipe, tmp_path / "drop")
+    assert sum(counts["dropped"] for counts in manifest["counts"].values()) == 10
+    assert manifest["duplicates"] == {"train": 0, "valid": 0, "shared": 0}
+    manifest = prepare(replace(recipe, too_long="cut"), tmp_path / "cut")
+    assert manifest["duplicates"] == {
+        "train": 6,
+        "valid": 2,
+        "shared": 3,
+    }  # of records 20 to 29 21, 24, 27 are held out
+
+
+@pytest.mark.parametrize("field", ["messages_field", "prompt_field"])
+def test_a_txt_has_no_fields(recipe, tmp_path, field):
+    option = "--" + field.replace("_", "-")
+    with pytest.raises(DataError, match=f"{option}: a .txt has no fields"):
+        prepare(replace(recipe, **{field: "messages"}), tmp_path / "out")
 
 
 def test_what_a_tokenizer_says_of_truncation_is_for_networks(recipe, tmp_path):
