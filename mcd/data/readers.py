@@ -116,8 +116,8 @@ class FileRecords:
         """The text of a file in pieces of any length but 0."""
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         with self.path.open("rb") as self._raw:
-            unpacked = unpacked(self.path, self._raw)
-            while data := unpacked.read(1 << 18):
+            content = unpacked(self.path, self._raw)
+            while data := content.read(1 << 18):
                 if text := decoder.decode(data):
                     self._check_nul(text)
                     yield text
