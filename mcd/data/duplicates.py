@@ -57,13 +57,19 @@ class Seen:
 def count_copies(keys: np.ndarray, held_out: np.ndarray) -> dict[str, int]:
     """How many documents are copies of an earlier one of their split, and how many held-out ones are in train too.
 
-    keys (N,): of the documents in order. held_out (N,): is it held out? Memory: some 16 bytes a document.
+    keys (N,): of the documents in order. held_out (N,): is it held out? Memory: some 20 bytes a document.
     """
     text = keys != NO_TEXT
     train, valid = keys[text & ~held_out], keys[text & held_out]
-    distinct = np.unique(train)
+    train.sort()
+    valid.sort()
+    there = train[np.minimum(np.searchsorted(train, valid), len(train) - 1)] if len(train) else valid[:0]
     return {
-        "train": len(train) - len(distinct),
-        "valid": len(valid) - len(np.unique(valid)),
-        "shared": int(np.isin(valid, distinct).sum()),
+        "train": _repeats(train),
+        "valid": _repeats(valid),
+        "shared": int(np.count_nonzero(there == valid[: len(there)])),
     }
+
+
+def _repeats(ordered: np.ndarray) -> int:
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mcd.data.readers import COMPRESSED, SUFFIXES, DataError, FileRecords, suffix_of
-from mcd.files import LARGEST, JSONError, read_json
+from mcd.files import JSONError, read_json
 
 METADATA = ("state.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json")
 """What `datasets` writes beside text."""
@@ -153,8 +153,6 @@ def _why_not(path: Path, name: Path, saved: bool, fields: tuple[str, ...]) -> st
 def _is_other(path: Path, fields: tuple[str, ...]) -> bool:
     """Is a .json one object without a field: a configuration beside the text, and no text?"""
     try:
-        if path.stat().st_size > LARGEST:
-            return False
         values = list(islice(FileRecords(path, fields).objects(), 2))
     except (ValueError, RecursionError, OSError, EOFError, lzma.LZMAError, zlib.error):
         return False  # it is read, and its fault told

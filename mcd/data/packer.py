@@ -124,10 +124,10 @@ class Packer:
 
     def copies(self) -> dict[str, int]:
         """How many documents of each split are copies of others, as `count_copies` tells; to be called after close."""
-        keys = self.seen()
-        order = np.arange(len(keys))
-        last = self.recipe.valid_last
-        return count_copies(keys, order >= len(keys) - last if last else order % self.recipe.valid_every == 0)
+        keys, last = self.seen(), self.recipe.valid_last
+        held_out = np.zeros(len(keys), bool)
+        held_out[slice(-last, None) if last else slice(None, None, self.recipe.valid_every)] = True
+        return count_copies(keys, held_out)
 
     def __enter__(self) -> "Packer":
         return self

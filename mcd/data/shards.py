@@ -66,7 +66,7 @@ def prepare(
     from text that changed since (finished or not), or one that holds something else, is refused with DataError.
     tell(fraction, note) is called as it goes. Where another process prepares the folder, waits for it.
 
-    Memory: O(workers x 1 MB), the longest document, and at the end 16 bytes a document (with dedup 32 all along).
+    Memory: O(workers x 1 MB), the longest document, and at the end 20 bytes a document (with dedup 32 all along).
     Raises DataError also for text that cannot be used, HubStopped and WorkerDied where the rest can be done later.
     """
     fingerprint = source_sha256(source_of(recipe))

@@ -31,4 +31,5 @@ def test_counts():
     held_out = np.array([1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1], bool)
     # held out: 1 3 3 4 max 1; train: 2 2 1 4
     assert count_copies(keys, held_out) == {"train": 1, "valid": 2, "shared": 3}
+    assert count_copies(keys[3:5], held_out[3:5]) == {"train": 0, "valid": 0, "shared": 0}
     assert count_copies(keys[:0], held_out[:0]) == {"train": 0, "valid": 0, "shared": 0}
