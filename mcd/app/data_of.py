@@ -98,24 +98,33 @@ def tell_notes(notes: list[str]) -> None:
 def notes_of(manifest: dict[str, Any]) -> list[str]:
     """What there is to say about the text of prepared data: what was left out, and what is there more than once."""
     whys = {
-        "null": "in which a field is null",
-        "blank": "whose answer is blank" if manifest["packing"] == "rows" else "that are blank",
-        "copies": "that are copies of earlier ones (--dedup)",
+        "null": "a field is null",
+        "blank": "the answer is blank" if manifest["packing"] == "rows" else "blank",
+        "copies": "copies of earlier ones (--dedup)",
     }
     source = f"--data {manifest['recipe']['source']}"
     left_out = manifest.get("left_out", {})
-    notes = [f"{source}: {left_out[why]:,} records {whys[why]} are left out" for why in whys if left_out.get(why)]
-    copies = {what: count for what, count in manifest.get("duplicates", {}).items() if count}
-    for split, what in (("train", "documents to train on"), ("valid", "held-out documents")):
-        if split in copies:
-            notes.append(f"{source}: {copies[split]:,} {what} are copies of others there; --dedup leaves them out")
-    if "shared" in copies:
+    notes = [
+        f"{source}: {_count(left_out[why], 'record is', 'records are')} left out: {what}"
+        for why, what in whys.items()
+        if left_out.get(why)
+    ]
+    copies = manifest.get("duplicates", {})
+    for split, what in (("train", "train"), ("valid", "the held-out part")):
+        if copies.get(split):
+            count = _count(copies[split], "copy", "copies")
+            notes.append(f"{source}: {what} holds {count} of its other documents; --dedup leaves them out")
+    if copies.get("shared"):
         held_out = sum(shard["documents"] for shard in manifest["splits"]["valid"])
         notes.append(
-            f"{source}: {copies['shared']:,} of {held_out:,} held-out documents are also in train, so that what is "
-            "measured on them is too good; prepare the data anew with --dedup"
+            f"{source}: of {held_out:,} held-out documents {_count(copies['shared'], 'is', 'are')} also in train, so that "
+            "what is measured on them is too good; prepare the data anew with --dedup"
         )
     return notes
+
+
+def _count(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def data_of_model(model: Path) -> str:

@@ -159,15 +159,15 @@ def test_what_was_passed_over_left_out_and_there_twice_is_told_and_recorded(caps
     assert main([*argv, "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().err
     assert "1 file is passed over (not .txt, .jsonl, .json, .parquet, .arrow" in told and ": b.csv" in told
-    assert "1 records in which a field is null are left out" in told and "1 records that are blank" in told
-    assert "3 of 3 held-out documents are also in train" in told and "--dedup" in told
+    assert "1 record is left out: a field is null" in told and "1 record is left out: blank" in told
+    assert "of 3 held-out documents 3 are also in train" in told and "train holds 17 copies" in told
     manifest = read_manifest(tmp_path / "out")
     assert manifest["passed_over"][0]["files"] == ["b.csv"] and manifest["left_out"] == {"null": 1, "blank": 1}
     assert main([*argv, "--out", str(tmp_path / "out")]) == 0
-    assert "3 of 3 held-out" in capsys.readouterr().err  # each time
+    assert "of 3 held-out documents 3 are also" in capsys.readouterr().err  # each time
     assert main([*argv, "--dedup", "--out", str(tmp_path / "once")]) == 0
     told = capsys.readouterr().err
-    assert "20 records that are copies of earlier ones (--dedup) are left out" in told and "also in train" not in told
+    assert "20 records are left out: copies of earlier ones (--dedup)" in told and "also in train" not in told
 
 
 def test_no_text(capsys):
