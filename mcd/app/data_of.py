@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mcd.app.watch import watching
 from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 from mcd.data.hub import HubStopped
 from mcd.data.language import LANGUAGES
+from mcd.data.lost import Lost
+from mcd.data.manifest import FORMATS
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.workers import WorkerDied
@@ -52,7 +55,7 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     if tokenizer is not None:
         check_words(f"--data {data}", data, load_tokenizer(str(tokenizer)), tokenizer.parent)
     recipe = Recipe(source=data, tokenizer=None if tokenizer is None else str(tokenizer), **options)
-    identity = recipe.identity()
+    identity = {**recipe.identity(), "format": FORMATS[-1]}
     if tokenizer is not None:
         identity["tokenizer"] = tokenizer_sha256(load_tokenizer(str(tokenizer)))
     if fingerprint is not None:
@@ -63,17 +66,30 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     return folder
 
 
-def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict[str, Any]:
+def prepare_shown(
+    recipe: Recipe, out: Path, workers: int | None = None, most_lost: float | None = None
+) -> dict[str, Any]:
     """`prepare` with its progress shown, by as many processes as there are cores; returns the manifest.
+
+    What the tokenizer loses of the text is told.
 
     Raises WorkFailed where the machine or the hub stopped it, DataError as `prepare`.
     """
     cores, _ = usable_cores()
     with watching(out.name) as watch:
         try:
-            return prepare(recipe, out, workers=workers or cores, tell=lambda done, note: watch.tell(done or 0.0, note))
+            manifest = prepare(
+                recipe,
+                out,
+                workers=workers or cores,
+                tell=lambda done, note: watch.tell(done or 0.0, note),
+                most_lost=most_lost,
+            )
         except (HubStopped, WorkerDied) as error:
             raise WorkFailed(str(error)) from None
+    if told := Lost(**manifest.get("lost", {})).told:
+        print(f"--data {recipe.source}: {told}", file=sys.stderr)
+    return manifest
 
 
 def data_of_model(model: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a tokenizer loses of texts, counted: the standard library alone, since workers import it (`mcd.data.encoder`)."""
+"""What a tokenizer loses of texts, counted. Workers import it (`mcd.data.encoder`): the standard library alone."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field

@@ -51,7 +51,8 @@ def tokenised(
 ) -> Generator[Unit, None, None]:
     """The units, in order, with their ids as `dtype` (2 or 4 bytes); at most 2 x workers are held at a time.
 
-    tokenizer: its JSON. special_tokens: read their names in a text as these tokens. workers: processes beside this one; 1, or little to do, is this process alone.
+    tokenizer: its JSON. special_tokens: read their names in a text as these tokens. workers: processes beside this one;
+    1, or little to do, is this process alone.
     Raises DataError for text the tokenizer cannot encode, WorkerDied when a process ends before its work.
     """
     units = iter(units)
