@@ -17,7 +17,7 @@ from mcd.data.corpus import BUNDLED, DataError, documents, source_sha256
 from mcd.data.hub import HubStopped
 from mcd.data.language import LANGUAGES
 from mcd.data.lost import Lost
-from mcd.data.manifest import FORMATS
+from mcd.data.manifest import FORMATS, values_of_row
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.workers import WorkerDied
@@ -134,18 +134,27 @@ def check_ids(data: str, model: Denoiser, folder: Path) -> None:
     """Raise UsageError for prepared data that holds what the model never says, its mask among it."""
     if not model.config.forbidden:
         return
-    never = np.zeros(read_manifest(folder)["vocab_size"], dtype=bool)
-    never[[i for i in model.config.forbidden if i < len(never)]] = True
+    tokenizer, width = tokenizer_of(folder), values_of_row(read_manifest(folder))
     for split in ("train", "valid"):
-        tokens = read_tokens(folder, split, verify=False)
-        for start in range(0, len(tokens), CHECKED_TOKENS):
-            part = tokens[start : start + CHECKED_TOKENS]
-            if never[part].any():
-                found = tokenizer_of(folder).id_to_token(int(part[never[part]][0]))
-                raise UsageError(
-                    f"--data {data}: holds {found}, which the model never says; it is read as that token where a text "
-                    "has its name; take it out of the text"
-                )
+        values = read_tokens(folder, split, verify=False)
+        step = CHECKED_TOKENS // width * width
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            ids = part if width == 1 else part.reshape(-1, width)[:, 2:]
+            check_rows(f"--data {data}", ids, model, tokenizer)
+
+
+def check_rows(option: str, ids: np.ndarray, model: Denoiser, tokenizer: Tokenizer) -> None:
+    """Raise UsageError for tokens that the model never says: its bound would be of no text, its loss of nothing learnt.
+
+    option: how the message begins.
+    """
+    found = ids[np.isin(ids, model.config.forbidden)]
+    if len(found):
+        raise UsageError(
+            f"{option}: holds {tokenizer.id_to_token(int(found[0]))}, which the model never says ({len(found):,} such "
+            "tokens); prepare its text again without --special-tokens: their names are then text"
+        )
 
 
 def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> None:

@@ -43,7 +43,7 @@ def end_of_text(
 
     named: its name, as the user gave it. Otherwise `eos_token` of tokenizer_config.json or special_tokens_map.json, or
     `eos_token_id` of config.json, where that is a special token; then `sep_token`, the same way (BERT's files name no
-    end of text); then, since nothing says it, one of USUAL_ENDS, special tokens first, [SEP] where there is a [MASK].
+    end of text); then, since nothing says it, [SEP] beside a [MASK], or one of USUAL_ENDS, special tokens first.
     beside: where the tokenizer is from, to be looked at for these files. mend: what the user can do where there is
     none. Raises DataError then, and where a name is none of the tokenizer's.
     """
@@ -59,10 +59,10 @@ def end_of_text(
             if found is not None:
                 return found
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    usual = USUAL_ENDS if tokenizer.token_to_id("[MASK]") is None else ("[SEP]", *USUAL_ENDS)
-    for known in (special.__contains__, lambda name: tokenizer.token_to_id(name) is not None):
-        for name in filter(known, usual):
-            return Found(int(tokenizer.token_to_id(name)), GUESSED)
+    present = [name for name in USUAL_ENDS if tokenizer.token_to_id(name) is not None]
+    masked = ["[SEP]"] if tokenizer.token_to_id("[MASK]") is not None and "[SEP]" in present else []
+    for name in (*masked, *filter(special.__contains__, present), *present):
+        return Found(int(tokenizer.token_to_id(name)), GUESSED)
     raise DataError(
         "--tokenizer: nothing says which token ends a text, and it has none of the usual names such as <|endoftext|> "
         f"(no end-of-text token); {mend}, or in a tokenizer_config.json beside it"

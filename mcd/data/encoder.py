@@ -31,8 +31,8 @@ class Encoder:
 
     A BPE without a token for the unknown, and without bytes to fall back to, drops the characters that it has no token
     for, and joins what stood around them. `tokenizers` does not say so, nor do the offsets of its tokens. So texts are
-    encoded by a twin which has a token for the unknown, beyond the vocabulary; where that turns up they are encoded once
-    more, by the tokenizer as it is. Ids are always those of the tokenizer as it is.
+    encoded by a twin which has a token for the unknown, beyond the vocabulary; where that turns up, they are encoded
+    again by the tokenizer as it is. Ids are always those of the tokenizer as it is.
     """
 
     def __init__(self, serialized: str, special_tokens: bool = False):

@@ -53,15 +53,8 @@ def recorded(out: Path, purpose: dict[str, Any], tokenizer: str | None) -> dict[
     else: its work is not thrown away unasked.
     """
     record = read_json(out / PROGRESS) if (out / PROGRESS).is_file() else None
-    if not isinstance(record, dict) or not {
-        *purpose,
-        "position",
-        "packer",
-        "commit",
-        "tokenizer_sha256",
-        "eos_id",
-        "frame",
-    } <= set(record):
+    needed = {*purpose, "position", "packer", "commit", "tokenizer_sha256", "eos_id", "eos_from", "frame"}
+    if not isinstance(record, dict) or not needed <= set(record):
         return None
     other = "--out {}: holds unfinished data of {}; name a new folder, or remove this one"
     if record["recipe"] != purpose["recipe"] or record["shard_tokens"] != purpose["shard_tokens"]:

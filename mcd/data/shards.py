@@ -112,6 +112,7 @@ def prepare(
             "vocab_size": vocab_size,
             "tokenizer_sha256": tokenizer_sha256(tokenizer),
             "dtype": _dtype(recipe, tokenizer).str,
+            "frame": None,
             **manifest,
         }
         _save(tokenizer, out, manifest)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcd.data.companions import end_of_text
 from mcd.data.corpus import DataError
 from mcd.data.shards import Recipe, prepare
 from mcd.data.tokenizer import (
     EOS,
-    eos_id_of,
     load_tokenizer,
     tokenizer_of_model,
     tokenizer_sha256,
@@ -27,7 +27,7 @@ def test_exact_size_with_end_of_text_last(vocab_size):
     tokenizer = train_bpe(TEXTS, vocab_size)
     assert tokenizer.get_vocab_size() == vocab_size
     assert sorted(tokenizer.get_vocab().values()) == list(range(vocab_size))
-    assert eos_id_of(tokenizer) == tokenizer.token_to_id(EOS) == vocab_size - 1
+    assert end_of_text(tokenizer).id == tokenizer.token_to_id(EOS) == vocab_size - 1
 
 
 @given(st.text())
@@ -65,7 +65,7 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
     value["added_tokens"] = []
     (tmp_path / "no_eos.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="no end-of-text"):
-        eos_id_of(load_tokenizer(str(tmp_path / "no_eos.json")))
+        end_of_text(load_tokenizer(str(tmp_path / "no_eos.json")))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_words_have_no_end_of_text_and_must_differ():
     tokenizer = word_tokenizer(["b", "a"])
     assert tokenizer.get_vocab() == {"b": 0, "a": 1}
     with pytest.raises(DataError, match="no end-of-text"):
-        eos_id_of(tokenizer)
+        end_of_text(tokenizer)
     for symbols in (["a", "a"], ["a b"], [""]):
         with pytest.raises(ValueError, match="must differ"):
             word_tokenizer(symbols)
