@@ -100,6 +100,8 @@ class Recipe:
         if self.frame and (self.wrap or self.packing == "rows"):
             other = "--wrap" if self.wrap else "--prompt-field" if self.prompt_field else "--messages-field"
             raise DataError(f"--frame: puts its tokens around rows of text; not together with {other}")
+        if self.frame and self.tokenizer is None:
+            raise DataError("--frame: a BPE trained on the text has no tokens for it; give the network's --tokenizer")
         if self.too_long not in ("drop", "cut"):
             raise DataError(f"--too-long {self.too_long}: must be drop or cut")
         if self.prompt_field is not None and self.messages_field is not None:

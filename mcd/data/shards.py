@@ -202,11 +202,7 @@ def _begun(recipe: Recipe, out: Path, purpose: dict[str, Any]) -> Work:
 
 def _frame(recipe: Recipe, tokenizer: Tokenizer) -> list[int] | None:
     """The tokens around a row, if there are to be any."""
-    if not recipe.frame:
-        return None
-    if recipe.tokenizer is None:
-        raise DataError("--frame: a tokenizer trained on the text has no tokens for it; give the network's --tokenizer")
-    return list(frame_of(tokenizer, recipe.tokenizer))
+    return list(frame_of(tokenizer, recipe.tokenizer)) if recipe.frame and recipe.tokenizer is not None else None
 
 
 def _check_ends(recipe: Recipe, unit: Unit, tokenizer: Tokenizer, eos_id: int) -> None:
