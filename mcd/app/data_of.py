@@ -17,6 +17,8 @@ from mcd.app.watch import watching
 from mcd.data.corpus import BUNDLED, DataError, documents, files_of, source_sha256
 from mcd.data.hub import HubStopped
 from mcd.data.language import LANGUAGES
+from mcd.data.lost import Lost
+from mcd.data.manifest import FORMATS, values_of_row
 from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.units import source_of
@@ -55,7 +57,7 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     if tokenizer is not None:
         check_words(f"--data {data}", data, load_tokenizer(str(tokenizer)), tokenizer.parent)
     recipe = Recipe(source=data, tokenizer=None if tokenizer is None else str(tokenizer), **options)
-    identity = recipe.identity()
+    identity = {**recipe.identity(), "format": FORMATS[-1]}
     if tokenizer is not None:
         identity["tokenizer"] = tokenizer_sha256(load_tokenizer(str(tokenizer)))
     if fingerprint is not None:
@@ -66,11 +68,13 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     return folder
 
 
-def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict[str, Any]:
+def prepare_shown(
+    recipe: Recipe, out: Path, workers: int | None = None, most_lost: float | None = None
+) -> dict[str, Any]:
     """`prepare` with its progress shown, by as many processes as there are cores; returns the manifest.
 
-    What of the text is passed over, left out or there twice is told on stderr. Raises WorkFailed where the machine or
-    the hub stopped it, DataError as `prepare`.
+    What of the text is passed over, left out, there twice or lost by the tokenizer is told on stderr. Raises WorkFailed
+    where the machine or the hub stopped it, DataError as `prepare`.
     """
     cores, _ = usable_cores()
     if recipe.source not in LANGUAGES:
@@ -81,7 +85,7 @@ def prepare_shown(recipe: Recipe, out: Path, workers: int | None = None) -> dict
             watch.tell(done or 0.0, note)
 
         try:
-            manifest = prepare(recipe, out, workers=workers or cores, tell=tell)
+            manifest = prepare(recipe, out, workers=workers or cores, tell=tell, most_lost=most_lost)
         except (HubStopped, WorkerDied) as error:
             raise WorkFailed(str(error)) from None
     tell_notes(notes_of(manifest))
@@ -96,7 +100,7 @@ def tell_notes(notes: list[str]) -> None:
 
 
 def notes_of(manifest: dict[str, Any]) -> list[str]:
-    """What there is to say about the text of prepared data: what was left out, and what is there more than once."""
+    """What there is to say about the text of prepared data: what was left out or lost, and what is there twice."""
     whys = {
         "null": "a field is null",
         "blank": "the answer is blank" if manifest["packing"] == "rows" else "blank",
@@ -117,9 +121,11 @@ def notes_of(manifest: dict[str, Any]) -> list[str]:
     if copies.get("shared"):
         held_out = sum(shard["documents"] for shard in manifest["splits"]["valid"])
         notes.append(
-            f"{source}: of {held_out:,} held-out documents {_count(copies['shared'], 'is', 'are')} also in train, so that "
-            "what is measured on them is too good; prepare the data anew with --dedup"
+            f"{source}: of {held_out:,} held-out documents {_count(copies['shared'], 'is', 'are')} also in train, so "
+            "that what is measured on them is too good; prepare the data anew with --dedup"
         )
+    if told := Lost(**manifest.get("lost", {})).told:
+        notes.append(f"{source}: {told}")
     return notes
 
 
@@ -169,18 +175,27 @@ def check_ids(data: str, model: Denoiser, folder: Path) -> None:
     """Raise UsageError for prepared data that holds what the model never says, its mask among it."""
     if not model.config.forbidden:
         return
-    never = np.zeros(read_manifest(folder)["vocab_size"], dtype=bool)
-    never[[i for i in model.config.forbidden if i < len(never)]] = True
+    tokenizer, width = tokenizer_of(folder), values_of_row(read_manifest(folder))
     for split in ("train", "valid"):
-        tokens = read_tokens(folder, split, verify=False)
-        for start in range(0, len(tokens), CHECKED_TOKENS):
-            part = tokens[start : start + CHECKED_TOKENS]
-            if never[part].any():
-                found = tokenizer_of(folder).id_to_token(int(part[never[part]][0]))
-                raise UsageError(
-                    f"--data {data}: holds {found}, which the model never says; it is read as that token where a text "
-                    "has its name; take it out of the text"
-                )
+        values = read_tokens(folder, split, verify=False)
+        step = CHECKED_TOKENS // width * width
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            ids = part if width == 1 else part.reshape(-1, width)[:, 2:]
+            check_rows(f"--data {data}", ids, model, tokenizer)
+
+
+def check_rows(option: str, ids: np.ndarray, model: Denoiser, tokenizer: Tokenizer) -> None:
+    """Raise UsageError for tokens that the model never says: its bound would be of no text, its loss of nothing learnt.
+
+    option: how the message begins.
+    """
+    found = ids[np.isin(ids, model.config.forbidden)]
+    if len(found):
+        raise UsageError(
+            f"{option}: holds {tokenizer.id_to_token(int(found[0]))}, which the model never says ({len(found):,} such "
+            "tokens); take them out of the text, or prepare it without --special-tokens: their names are then text"
+        )
 
 
 def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> None:

@@ -142,7 +142,8 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     from mcd.app.watch import watching
     from mcd.data.corpus import BUNDLED
     from mcd.data.language import LANGUAGES
-    from mcd.data.shards import MANIFEST
+    from mcd.data.shards import MANIFEST, read_manifest
+    from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.clouds import HAS_MAUVE
     from mcd.eval.metrics import Scoring
     from mcd.eval.scorer import load_scorer
@@ -164,10 +165,15 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
         if not HAS_MAUVE:
             print("MAUVE is left out: mauve-text is not installed; pip install 'mcd-lm[mauve]'", file=sys.stderr)
         folder = _prepared(options.reference, cache, tokenizer)
+        if length is not None and args.sampling.frame and read_manifest(folder)["frame"] is None:
+            length -= 2  # of text, as the samples have
         real = held_out_reference(folder, options.reference, args.num, length, args.seed, scorer())
         return replace(scoring, reference=real)
 
     length = args.sampling.length
+    of_data = args.source in (CONTROL, *BUNDLED, *LANGUAGES) or (path / MANIFEST).is_file()
+    if args.sampling.frame and (of_data or (path.suffix == ".jsonl" and not path.is_dir())):
+        raise UsageError(f"--frame: {args.source} is no model to draw from; leave it out (prepared data says its own)")
     if args.source == CONTROL:
         if language_of_data(options.reference) is not None:
             raise UsageError(f"--reference {options.reference}: controls are made of text; this is a known language")
@@ -188,6 +194,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     check_process(samplers[0], denoiser)
     length = args.sampling.length_for(denoiser)
     samplers = list(dict.fromkeys(fitted(sampler, denoiser, length) for sampler in samplers))
+    frame = args.sampling.frame_for(denoiser, tokenizer_of_model(denoiser.folder, denoiser.config.tokens))
     weights, language = args.sampling.weights, _judge(args, language_of(denoiser), length)
     judge = None
     if language is None:
@@ -206,6 +213,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
                 args.source,
                 scoring=scoring,
                 language=language,
+                frame=frame,
             )
             rows.append(cell.row)
             watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")
@@ -248,7 +256,15 @@ def _likelihoods(args: Any) -> list[dict[str, Any]]:
         for i, name in enumerate(args.likelihood.likelihood):
             rows.append(
                 likelihood_row(
-                    denoiser, name, args.likelihood, args.num, length, args.seed, args.sampling.weights, args.source
+                    denoiser,
+                    name,
+                    args.likelihood,
+                    args.num,
+                    length,
+                    args.seed,
+                    args.sampling.weights,
+                    args.source,
+                    frame=args.sampling.frame,
                 )
             )
             watch.tell((i + 1) / len(args.likelihood.likelihood), name)

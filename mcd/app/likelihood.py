@@ -1,6 +1,7 @@
 """`mcd eval MODEL --likelihood`: how likely a model finds a text, as a bound (exact for autoregressive models)."""
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,21 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from mcd.app.data_of import check_name, check_words, tell_notes
+from mcd.app.data_of import check_name, check_rows, check_words, tell_notes
 from mcd.app.errors import UsageError
+from mcd.data.companions import end_of_text, frame_of
 from mcd.data.corpus import BUNDLED, DataError, Source, documents, files_of
+from mcd.data.encoder import Encoder
 from mcd.data.language import LANGUAGES
 from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.shards import MANIFEST, Recipe, read_manifest
-from mcd.data.tokenizer import eos_id_of, tokenizer_of_model, tokenizer_sha256
+from mcd.data.tokenizer import tokenizer_of_model, tokenizer_sha256
 from mcd.eval.bootstrap import mean_interval
 from mcd.eval.likelihood import nelbo_means
 from mcd.eval.protocol import Protocol
 from mcd.eval.zeroshot import PRESETS, documents_of
 from mcd.model.denoiser import Denoiser
-from mcd.train.ranks import everywhere, share_of
+from mcd.train.ranks import everywhere, rank, share_of
 
 BATCH = 16  # rows of a network call
 FRESH = 1_000_003  # the seed of a language's rows: none of its prepared streams has it
@@ -42,6 +45,8 @@ class LikelihoodOptions:
     """Draws of the bound for each row; more make the error smaller."""
     wrap: bool = False
     """Rows of text begin and end with the end-of-text token, as in MDLM's figures."""
+    eos_token: str | None = None
+    """The name of the token that ends a text, for models whose files say none or another."""
 
 
 def likelihood_row(
@@ -54,15 +59,19 @@ def likelihood_row(
     weights: Literal["ema", "raw"],
     model: str,
     round: int | None = None,
+    frame: bool = False,
 ) -> dict[str, Any]:
     """The row of metrics.json of one model on one text: `valid_nelbo`, nats a token, with its standard error and 95 %
     bootstrap interval over rows, and `valid_ppl`, its exponential. `exact` says that it is no bound but the likelihood.
 
-    Raises UsageError or DataError where the text is not there, or prepared for another vocabulary.
+    frame: rows begin and end with the tokens that the tokenizer puts around a text, which are visible and not judged.
+    Raises UsageError or DataError where the text is not there, or prepared for another vocabulary, holds what the model
+    never says, or loses too much by the model's tokenizer.
     """
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
-    text, wrap = text_rows(name, tokenizer, length, num, options.wrap, denoiser.folder)
+    text, loader = text_rows(name, tokenizer, length, num, options, denoiser.folder, frame)
+    check_rows(f"--likelihood {name}", text.x0.numpy(), denoiser, tokenizer)
     exact = denoiser.config.process == "autoregressive"
     draws = 1 if exact else options.draws
     batches = text.split(BATCH)
@@ -70,7 +79,12 @@ def likelihood_row(
     means = torch.cat(everywhere(own)).double().numpy()
     interval = mean_interval(means, seed=seed)
     protocol = Protocol(
-        samples=len(text.x0), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()
+        samples=len(text.x0),
+        length=length,
+        frame=True if loader is not None and loader.frame else None,
+        weights=weights,
+        seed=seed,
+        threads=torch.get_num_threads(),
     )
     return {
         "model": model,
@@ -85,43 +99,72 @@ def likelihood_row(
         "exact": exact,
         "rows": len(text.x0),
         "draws": draws,
-        "wrap": wrap,
+        "wrap": loader is not None and loader.wrap,
         "protocol": {**protocol.as_dict(), "digest": protocol.digest()},
     }
 
 
-def text_rows(name: str, tokenizer: Tokenizer, length: int, num: int, wrap: bool, model: Path) -> tuple[Batch, bool]:
-    """At most `num` rows of the text `name`, spread evenly over it, and whether they are wrapped.
+def text_rows(
+    name: str,
+    tokenizer: Tokenizer,
+    length: int,
+    num: int,
+    options: LikelihoodOptions,
+    model: Path,
+    frame: bool = False,
+) -> tuple[Batch, Loader | None]:
+    """At most `num` rows of the text `name`, spread evenly over it, and what cut them; a language has none.
 
-    A prepared folder and the bundled text give their held-out part, prepared data with the wrapping of its recipe, and
-    of instruction data the answers are what is judged;
+    A prepared folder and the bundled text give their held-out part, prepared data with the wrapping or frame of its
+    recipe, and of instruction data the answers are what is judged;
     a known language gives fresh rows, always the same; anything else gives all of it, each document followed by the
     end of text. `tokenizer` is that of the model in the folder `model`. Raises UsageError for data prepared with
-    another tokenizer, text for a model of a language and the reverse, DataError where there is no such text or not
-    enough for one row.
+    another tokenizer or without the frame asked for, text for a model of a language and the reverse, DataError where
+    there is no such text, not enough for one row, or more is lost of it than `mcd.data.lost` says.
     """
     if (Path(name) / MANIFEST).is_file():
         manifest = read_manifest(Path(name))
         if manifest["tokenizer_sha256"] != tokenizer_sha256(tokenizer):
             check_words(f"--likelihood {name}", manifest["recipe"]["source"], tokenizer, model)
             raise UsageError(f"--likelihood {name}: prepared with another tokenizer than the model's; give its text")
+        if frame and manifest["frame"] is None:
+            raise UsageError(f"--frame: {name} was prepared without; prepare it with --frame, or give its text")
         loader = open_loader(Path(name), "valid", 1, length)
     elif name in LANGUAGES:
         check_words(f"--likelihood {name}", name, tokenizer, model)
-        if wrap:
-            raise UsageError(f"--wrap: {name} has no end-of-text token; leave it out")
-        return Batch(LANGUAGES[name]().sample_rows(num, length, torch.Generator().manual_seed(FRESH))), False
+        if options.wrap or frame:
+            option = "--wrap" if options.wrap else "--frame"
+            raise UsageError(f"{option}: {name} has no end-of-text token; leave it out")
+        return Batch(LANGUAGES[name]().sample_rows(num, length, torch.Generator().manual_seed(FRESH))), None
     else:
         texts = _texts(name)
         check_words(f"--likelihood {name}", name, tokenizer, model)
-        eos = eos_id_of(tokenizer)
-        tokens = [token for text in texts for token in (*tokenizer.encode(text, add_special_tokens=False).ids, eos)]
-        loader = Loader(np.array(tokens, dtype=np.int64), length, 1, eos, wrap, shuffle=False)
+        eos = end_of_text(tokenizer, str(model), options.eos_token).id
+        around = frame_of(tokenizer, str(model)) if frame else None
+        if around and options.wrap:
+            raise UsageError("--frame: puts its own tokens around a row; not together with --wrap")
+        tokens = _tokens(name, texts, tokenizer, eos)
+        loader = Loader(tokens, length, 1, eos, options.wrap, shuffle=False, frame=around)
         if loader.stride < 1:
-            raise DataError(f"--length {length}: must be at least 3 with --wrap")
+            raise DataError(f"--length {length}: must be at least 3 with {'--frame' if around else '--wrap'}")
         if loader.rows < 1:
             raise DataError(f"--likelihood {name}: has {len(tokens)} tokens, less than a row; give a smaller --length")
-    return spread_batch(loader, num), loader.wrap
+    return spread_batch(loader, num), loader
+
+
+def _tokens(name: str, texts: Iterable[str], tokenizer: Tokenizer, eos: int) -> np.ndarray:
+    """The tokens of the texts, `eos` behind each. What the tokenizer loses of them is told, too much of it refused."""
+    encoder = Encoder(tokenizer.to_str())
+    try:
+        tokens = [token for row in encoder.encode(list(texts)) for token in (*row, eos)]
+    except ValueError as error:
+        raise DataError(f"--likelihood {name}: the model's tokenizer cannot encode it ({error})") from None
+    told = f"--likelihood {name}: {encoder.lost.told}"
+    if encoder.lost.too_much():
+        raise DataError(f"{told}; give text that the model's tokenizer knows, or prepare it: mcd prepare --most-lost")
+    if encoder.lost.told and rank() == 0:
+        print(told, file=sys.stderr)
+    return np.array(tokens, dtype=np.int64)
 
 
 def _texts(name: str) -> Iterable[str]:

@@ -47,19 +47,26 @@ def measure_model(
     *,
     scoring: Scoring = PLAIN,
     language: str | None = None,
+    frame: tuple[int, int] | None = None,
 ) -> Cell:
     """Sample `num` rows and measure them.
 
-    language: the known language (of LANGUAGES) whose truth judges the ids too.
+    language: the known language (of LANGUAGES) whose truth judges the ids too. frame: ids of the tokens around each
+    row, which are not measured (see `mcd.sampler.sample`).
     Raises UsageError when the scorer is to take ids as they are and has another vocabulary.
     """
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
     _check_vocabulary(scoring, scorer, tokenizer)
-    ids, nfe = sample_in_shares(sampler, denoiser, num, length, seed)
+    ids, nfe = sample_in_shares(sampler, denoiser, num, length, seed, frame=frame)
     texts = [tokenizer.decode(row) for row in ids.tolist()]
     protocol = Protocol(
-        **sampler.protocol(), length=length, weights=weights, seed=seed, threads=torch.get_num_threads()
+        **sampler.protocol(),
+        length=length,
+        frame=True if frame else None,
+        weights=weights,
+        seed=seed,
+        threads=torch.get_num_threads(),
     )
     extra = truth_metrics(ids, LANGUAGES[language](), seed=seed) if language else None
     mean_nfe = nfe.double().mean().item()
@@ -132,7 +139,7 @@ def held_out_rows(
     _check_vocabulary(scoring, scorer, tokenizer)
     ids = spread_rows(loader, num).tolist()
     texts = [tokenizer.decode(row) for row in ids]
-    protocol = Protocol(length=loader.length, seed=seed)
+    protocol = Protocol(length=loader.length, frame=True if loader.frame else None, seed=seed)
     mixed = shuffled(texts, seed)
     mixed_ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in mixed]
     rows = []
@@ -162,10 +169,10 @@ def control_rows(
     tokenizer = tokenizer_of(folder)
     _check_vocabulary(scoring, scorer, tokenizer)
     aim = sample_entropy(spread_rows(loader, num)) if target is None else target
-    protocol = Protocol(length=loader.length, seed=seed)
+    protocol = Protocol(length=loader.length, frame=True if loader.frame else None, seed=seed)
     rows = []
     for name, control in CONTROLS.items():
-        found = tuned(control, loader.stream(), aim, num, loader.length, seed)
+        found = tuned(control, loader.stream(), aim, num, spread_rows(loader, 1).shape[1], seed)
         texts = [tokenizer.decode(row) for row in found.ids.tolist()]
         extra = {"control_k": found.k, "entropy_target": aim}
         rows.append(

@@ -77,6 +77,16 @@ class PrepareArgs:
     """Instruction data: learn the padding behind an answer too, as LLaDA does."""
     dedup: bool = False
     """Of documents with the same text keep the first, so that none is both in train and held out."""
+    eos_token: str | None = None
+    """The name of the token that ends a text; by default what the files beside the tokenizer say."""
+    special_tokens: bool = False
+    """Let names of special tokens in a text, such as <|endoftext|>, become these tokens; by default they are text."""
+    frame: bool = False
+    """Begin and end every row with the tokens that the tokenizer puts around a text ([CLS], [SEP]): always visible,
+    not learnt, for networks that were trained with them."""
+    most_lost: float | None = None
+    """The share of tokens that may be unknown, and of characters that the tokenizer may drop, before the text is
+    refused; by default 0.01 and 0.001."""
     workers: int | None = None
     """Processes that tokenise; all cores by default."""
     verify: bool = False
@@ -103,6 +113,8 @@ def main(argv: list[str]) -> int:
         raise UsageError("--data: name a text, or a --preset")
     if args.workers is not None and not 1 <= args.workers <= MOST_WORKERS:
         raise UsageError(f"--workers {args.workers}: must be 1 to {MOST_WORKERS}")
+    if args.most_lost is not None and not 0.0 <= args.most_lost <= 1.0:
+        raise UsageError(f"--most-lost {args.most_lost}: must be a share, 0 to 1")
     from mcd.app.data_of import check_name, prepare_shown
     from mcd.data.shards import Recipe
 
@@ -112,7 +124,7 @@ def main(argv: list[str]) -> int:
     check_typed(recipe, typed(argv))
     if args.dry_run:
         return show_dry_run({"recipe": recipe.identity(), "out": str(args.out)})
-    show(prepare_shown(recipe, args.out, args.workers), args.out)
+    show(prepare_shown(recipe, args.out, args.workers, args.most_lost), args.out)
     return 0
 
 
@@ -135,6 +147,8 @@ def _option(name: str) -> str:
 
 def show(manifest: dict[str, Any], out: Path) -> None:
     """Say what was made."""
+    from mcd.data.shards import tokenizer_of
+
     rows = manifest["packing"] == "rows"
     for split, shards in manifest["splits"].items():
         tokens, documents = (sum(shard[key] for shard in shards) for key in ("tokens", "documents"))
@@ -143,6 +157,9 @@ def show(manifest: dict[str, Any], out: Path) -> None:
             if count:
                 print(f"{split}: {count:,} records longer than a row were {what}")
     length = manifest["recipe"]["length"]
+    if manifest["eos_id"] is not None:
+        name = tokenizer_of(out).id_to_token(manifest["eos_id"])
+        print(f"end of text: {name} ({manifest.get('eos_from', 'as an earlier version guessed')})")
     print(f"vocabulary: {manifest['vocab_size']:,} tokens; rows of {length}; written to {out}")
 
 

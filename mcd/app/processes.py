@@ -35,12 +35,13 @@ def sample_in_shares(
     first_row: int = 0,
     template: Tensor | None = None,
     tell: Callable[[float], None] | None = None,
+    frame: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `mcd.sampler.sample`, and the same rows, since a row depends on its number alone; each process draws some."""
     own = share_of(num)
     drawn = []
     if len(own):
-        drawn = [sample(sampler, denoiser, len(own), length, seed, first_row + own.start, template, tell)]
+        drawn = [sample(sampler, denoiser, len(own), length, seed, first_row + own.start, template, tell, frame)]
     parts = [part for part in everywhere(drawn) if part]
     return torch.cat([ids for ((ids, _),) in parts]), torch.cat([nfe for ((_, nfe),) in parts])
 

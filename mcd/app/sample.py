@@ -93,12 +93,15 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
     length = args.sampling.length_for(denoiser)
     sampler = fitted(sampler, denoiser, length)
+    frame = args.sampling.frame_for(denoiser, tokenizer)
     template = None
     if args.template is not None:
-        template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, length, rank() == 0))
+        inner = length if frame is None else length - 2
+        template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
     protocol = Protocol(
         **sampler.protocol(),
         length=length,
+        frame=True if frame else None,
         weights=args.sampling.weights,
         seed=args.seed,
         threads=torch.get_num_threads(),
@@ -116,7 +119,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
     if args.watch and first_process:
-        _watch(sampler, denoiser, tokenizer, template, length, args.seed)
+        _watch(sampler, denoiser, tokenizer, template, length, args.seed, frame)
     with watching("sample") as watch:
         for first in range(done, args.num, GROUP):
             num = min(GROUP, args.num - first)
@@ -125,7 +128,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
                 if share < 1.0:
                     watch.tell((first + share * num) / args.num, f"{first} rows")
 
-            ids, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell)
+            ids, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell, frame)
             if not first_process:
                 continue
             rows = [
@@ -211,12 +214,17 @@ def states_as_text(
         yield step, canvas(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
 
 
-def _watch(sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int) -> None:
+def _watch(
+    sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int, frame: tuple[int, int] | None
+) -> None:
     import torch
     from rich.console import Console
     from rich.text import Text
 
-    z = torch.full((length,), denoiser.blank_id) if template is None else template
+    from mcd.sampler.base import framed
+
+    z = torch.full((length if frame is None else length - 2,), denoiser.blank_id) if template is None else template
+    z = z if frame is None else framed(z, frame)
     console, before = Console(stderr=True), [None] * length
     for step, tokens in states_as_text(sampler, denoiser, tokenizer, z, 0, seed):
         line = Text(f"t = {step.t:.3f}  ", style="dim")

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from tokenizers import Tokenizer
 
 from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
+from mcd.data.companions import frame_of
 from mcd.data.corpus import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import WEIGHTS, locate, parts_of_weights, read_config
@@ -27,6 +29,9 @@ class SamplingOptions:
     """Tokens a row; the longest the model makes by default."""
     sampler: str = "ancestral"
     """How to generate, with options of its own (`--sampler NAME --help` lists them)."""
+    frame: bool = False
+    """Begin and end each row with the tokens that the tokenizer puts around a text ([CLS], [SEP]), for a network that
+    was trained with them: they are always visible, and in no text and no figure."""
     weights: Literal["ema", "raw"] = "ema"
     """Weight set of a run folder."""
     threads: int | None = None
@@ -39,6 +44,15 @@ class SamplingOptions:
         if not 1 <= length <= longest:
             raise UsageError(f"--length {length}: the model makes 1 to {longest} tokens")
         return length
+
+    def frame_for(self, denoiser: Denoiser, tokenizer: Tokenizer) -> tuple[int, int] | None:
+        """The tokens around each row, if they are asked for. Raises UsageError for a length without room for text, and
+        DataError where the tokenizer of the model has none."""
+        if not self.frame:
+            return None
+        if self.length_for(denoiser) < 3:
+            raise UsageError(f"--length {self.length}: must be at least 3 with --frame")
+        return frame_of(tokenizer, str(denoiser.folder))
 
 
 def parse_with_sampler(kind: type, argv: list[str], command: str) -> Any:

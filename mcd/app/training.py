@@ -1,6 +1,7 @@
 """What `mcd train` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mcd.app.data_of import check_ids
 from mcd.app.errors import UsageError
 from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
+from mcd.data.companions import NOTES
 from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.shards import read_manifest
 from mcd.data.tokenizer import load_tokenizer
@@ -75,13 +77,16 @@ def train_run(
     config = {**config, "data_sha256": hashlib.sha256(identity.encode()).hexdigest()}
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
-        write_samples(out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader.length)
+        write_samples(out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader)
         return nelbo(model, batches)
 
     try:
         run = RunFolder(out, config, command) if rank() == 0 else FollowedRun(out)
     except RunConflict as error:
         raise UsageError(str(error)) from None
+    special = data / NOTES[0]
+    if rank() == 0 and special.is_file() and not (out / special.name).exists():
+        shutil.copyfile(special, out / special.name)  # the model's end of text, where its tokenizer.json does not say
     with run, watching(out.name) as watch:
 
         def show(progress: Progress) -> None:
@@ -103,8 +108,9 @@ def train_run(
     return 0
 
 
-def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, length: int) -> None:
-    """A few rows of the model as it stands, to read while it trains."""
-    ids, _ = sample(SAMPLERS[DEFAULT_SAMPLER[model.config.process]](SAMPLE_STEPS), model, SAMPLE_ROWS, length)
+def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, loader: Loader) -> None:
+    """A few rows of the model as it stands, framed as its data, to read while it trains."""
+    sampler = SAMPLERS[DEFAULT_SAMPLER[model.config.process]](SAMPLE_STEPS)
+    ids, _ = sample(sampler, model, SAMPLE_ROWS, loader.length, frame=loader.frame)
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n\n".join(tokenizer.decode(row) for row in ids.tolist()) + "\n", encoding="utf-8")

@@ -33,8 +33,9 @@ class Loader:
 
     Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move; with `wrap` a row is
     [EOS, length - 2 tokens, EOS] (MDLM). With `spans` the rows are there already, each behind where what is to be
-    learnt of it begins and ends (see `mcd.data.shards`). Unshuffled (validation), rows come in order from offset 0.
-    Raises DataError for `wrap` without an EOS.
+    learnt of it begins and ends (see `mcd.data.shards`). With `frame` a row is [its first, length - 2 tokens, its
+    second], and these two are always visible: not to be learnt. Unshuffled (validation), rows come in order from
+    offset 0. Raises DataError for `wrap` without an EOS.
     """
 
     tokens: np.ndarray | Tokens
@@ -45,6 +46,7 @@ class Loader:
     shuffle: bool = True
     seed: int = 0
     spans: bool = False
+    frame: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.wrap and self.eos_id is None:
@@ -53,12 +55,17 @@ class Loader:
     @property
     def stride(self) -> int:
         """Values of the stream that a row takes."""
-        return self.length + 2 * self.spans - 2 * self.wrap
+        return self.length + 2 * self.spans - 2 * (self.wrap or self.frame is not None)
 
     @property
     def rows(self) -> int:
         """Rows in one epoch, whatever its offset."""
         return (len(self.tokens) - (self.stride if self._moves else 0)) // self.stride
+
+    @property
+    def _partly(self) -> bool:
+        """Is only a part of each row to be learnt?"""
+        return self.spans or self.frame is not None
 
     @property
     def _moves(self) -> bool:
@@ -74,14 +81,14 @@ class Loader:
 
     def diffused(self, step: int, rows: slice | None = None) -> Tensor | None:
         """The second part of `batch` alone, of which little need be read."""
-        return self._diffused(self._starts(step, rows)) if self.spans else None
+        return self._diffused(self._starts(step, rows)) if self._partly else None
 
     def at(self, starts: Sequence[int]) -> Batch:
         """The rows that begin at those values of the stream."""
         x0 = np.empty((len(starts), self.length), np.int64)
         for row, start in zip(x0, starts, strict=True):
             self._cut(start, row)
-        return Batch(torch.from_numpy(x0), self._diffused(starts) if self.spans else None)
+        return Batch(torch.from_numpy(x0), self._diffused(starts) if self._partly else None)
 
     def stream(self) -> np.ndarray:
         """All tokens in their order, (N,), in memory."""
@@ -89,6 +96,10 @@ class Loader:
         return values.reshape(-1, self.stride)[:, 2:].reshape(-1) if self.spans else values
 
     def _diffused(self, starts: Sequence[int]) -> Tensor:
+        if self.frame is not None:
+            inside = torch.ones(len(starts), self.length, dtype=torch.bool)
+            inside[:, 0] = inside[:, -1] = False
+            return inside
         ends = np.array([self.tokens[start : start + 2] for start in starts], np.int64).reshape(-1, 2)
         begin, end = torch.from_numpy(ends).T[..., None]
         i = torch.arange(self.length)
@@ -96,8 +107,8 @@ class Loader:
 
     def _cut(self, start: int, row: np.ndarray) -> None:
         """Copy the row that begins at `start` of the stream into `row` (L,)."""
-        if self.wrap:
-            row[0] = row[-1] = self.eos_id
+        if self.wrap or self.frame is not None:
+            row[0], row[-1] = self.frame or (self.eos_id, self.eos_id)
             row = row[1:-1]
         row[:] = self.tokens[start + 2 * self.spans : start + self.stride]
 
@@ -125,12 +136,16 @@ class Loader:
 
 
 def spread_rows(loader: Loader, num: int) -> Tensor:
-    """At most `num` rows of an unshuffled loader, spread evenly over it and so over its documents, (N, L)."""
-    return spread_batch(loader, num).x0
+    """At most `num` rows of an unshuffled loader, spread evenly over it and so over its documents, (N, L).
+
+    They are rows of text: what a frame puts around them is left out, (N, L - 2).
+    """
+    x0 = spread_batch(loader, num).x0
+    return x0 if loader.frame is None else x0[:, 1:-1]
 
 
 def spread_batch(loader: Loader, num: int) -> Batch:
-    """The rows of `spread_rows`, with what is to be learnt of them."""
+    """The rows of `spread_rows`, with their frame and with what is to be learnt of them."""
     num = min(num, loader.rows)
     return loader.at([i * loader.rows // num * loader.stride for i in range(num)])
 
@@ -162,9 +177,10 @@ def open_loader(
         shuffle=split == "train",
         seed=seed,
         spans=manifest["packing"] == "rows",
+        frame=None if manifest["frame"] is None else tuple(manifest["frame"]),
     )
     if loader.stride < 1:
-        raise DataError(f"--length {loader.length}: must be at least {3 if loader.wrap else 1}")
+        raise DataError(f"--length {loader.length}: must be at least {3 if loader.wrap or loader.frame else 1}")
     if loader.rows < 1:
         raise DataError(f"--length {loader.length}: {folder} has only {len(loader.tokens)} {split} tokens")
     return loader

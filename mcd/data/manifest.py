@@ -9,8 +9,9 @@ from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
 
 MANIFEST = "manifest.json"
-FORMATS = ("mcd-data-1", "mcd-data-2")
-"""The second knows packings; data of the first is a stream."""
+FORMATS = ("mcd-data-1", "mcd-data-2", "mcd-data-3")
+"""The second knows packings; data of the first is a stream. Before the third, names of special tokens in a text were
+read as these."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -44,14 +45,18 @@ def _is_whole(manifest: Any) -> bool:
     """Is it a manifest, with every value that is read later, each of its kind? Fills in what an older one lacks."""
     try:
         known = FORMATS.index(manifest["format"])
-        if not known:
+        if known == 0:
             manifest["packing"] = "stream"
+        if known < 2 and manifest["eos_id"] is not None:
+            manifest["recipe"]["special_tokens"] = True
+        manifest.setdefault("frame", None)
         return (
             _is_whole_recipe(manifest["recipe"])
             and manifest["packing"] == Recipe(**manifest["recipe"]).packing
             and manifest["dtype"] in ("<u2", "<u4")
             and _is_int(manifest["vocab_size"], 1, 1 << (8 * int(manifest["dtype"][-1])))
             and (manifest["eos_id"] is None or _is_int(manifest["eos_id"], 0, manifest["vocab_size"] - 1))
+            and _is_frame(manifest["frame"], manifest)
             and isinstance(manifest["tokenizer_sha256"], str)
             and manifest["splits"].keys() == {"train", "valid"}
             and all(manifest["splits"].values())
@@ -77,6 +82,13 @@ def _is_whole_recipe(recipe: dict[str, Any]) -> bool:
     except DataError:
         return False
     return not isinstance(recipe["length"], bool)
+
+
+def _is_frame(frame: Any, manifest: dict[str, Any]) -> bool:
+    """Is it the two tokens of a recipe with a frame, or None for one without?"""
+    if not manifest["recipe"]["frame"]:
+        return frame is None
+    return isinstance(frame, list) and len(frame) == 2 and all(_is_int(i, 0, manifest["vocab_size"] - 1) for i in frame)
 
 
 def _is_int(value: Any, least: int, most: int) -> bool:

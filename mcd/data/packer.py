@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mcd.data.duplicates import NO_TEXT, count_copies
+from mcd.data.lost import Lost
 from mcd.data.recipe import Recipe
 from mcd.data.workers import Unit
 from mcd.data.writer import PARTIAL, Damaged, ShardWriter
@@ -41,6 +42,8 @@ class Packer:
         """Tokens of a group's last documents that do not yet fill a row."""
         self.grouped: dict[str, int] = dict(state.get("grouped", dict.fromkeys(SPLITS, 0)))
         self.counts: dict[str, dict[str, int]] = state.get("counts", {s: {"dropped": 0, "cut": 0} for s in SPLITS})
+        self.lost = Lost(**state.get("lost", {}))
+        """What the tokenizer lost of the records so far."""
         self.records: int = state.get("records", 0)
         """Records that have their place."""
         self.units: int = state.get("units", 0)
@@ -60,7 +63,8 @@ class Packer:
 
     def add(self, unit: Unit) -> None:
         """Take the next unit."""
-        assert unit.lengths is not None and unit.ids is not None
+        assert unit.lengths is not None and unit.ids is not None and unit.lost is not None
+        self.lost.add(unit.lost)
         if not self.recipe.valid_last:
             self._place(unit.lengths, unit.ids, unit.records, last=None)
         else:
@@ -93,6 +97,7 @@ class Packer:
             "rests": {split: rest.tolist() for split, rest in self.rests.items()},
             "grouped": self.grouped,
             "counts": self.counts,
+            "lost": self.lost.as_dict(),
             "held": list(self.held),
             "left_out": self.left_out,
             "keys": self.keys.record(),

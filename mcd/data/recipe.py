@@ -26,6 +26,11 @@ class Recipe:
     than a row: "drop" leaves them out, "cut" takes the beginning off the prompt. diffuse_padding: the <|endoftext|>
     behind the first are learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3).
 
+    eos_token: the name of the token that ends a text, where the tokenizer's own files say none or another.
+    special_tokens: names of special tokens that a text spells become these; else they are text as any other.
+    frame: rows begin and end with what the tokenizer puts around a text, [CLS] and [SEP], as the network was trained
+    with; these are always visible and not learnt.
+
     A language has its own tokens and two streams: of these choices it takes `length` alone.
     """
 
@@ -48,6 +53,9 @@ class Recipe:
     too_long: str = "drop"
     diffuse_padding: bool = False
     dedup: bool = False
+    eos_token: str | None = None
+    special_tokens: bool = False
+    frame: bool = False
 
     @property
     def packing(self) -> Packing:
@@ -71,7 +79,7 @@ class Recipe:
     @property
     def stride(self) -> int:
         """Tokens of the text that a row takes."""
-        return self.length - 2 if self.wrap else self.length
+        return self.length - 2 if self.wrap or self.frame else self.length
 
     def identity(self) -> dict[str, Any]:
         """The choices as JSON values; those that came later than the others only where they are made."""
@@ -85,13 +93,18 @@ class Recipe:
             raise DataError(f"--valid-every {self.valid_every}: must be at least 2")
         if self.valid_last < 0:
             raise DataError(f"--valid-last {self.valid_last}: must not be negative")
-        least = 3 if self.wrap else 1
+        least = 3 if self.wrap or self.frame else 1
         if not least <= self.length <= MOST_TOKENS:
             raise DataError(f"--length {self.length}: must be at least {least}, and at most {MOST_TOKENS:,}")
         if self.group_documents < 0:
             raise DataError(f"--group-documents {self.group_documents}: must not be negative")
         if self.group_documents and not self.wrap:
             raise DataError(f"--group-documents {self.group_documents}: is of wrapped rows; add --wrap")
+        if self.frame and (self.wrap or self.packing == "rows"):
+            other = "--wrap" if self.wrap else "--prompt-field" if self.prompt_field else "--messages-field"
+            raise DataError(f"--frame: puts its tokens around rows of text; not together with {other}")
+        if self.frame and self.tokenizer is None:
+            raise DataError("--frame: a BPE trained on the text has no tokens for it; give the network's --tokenizer")
         if self.too_long not in ("drop", "cut"):
             raise DataError(f"--too-long {self.too_long}: must be drop or cut")
         if self.prompt_field is not None and self.messages_field is not None:

@@ -24,19 +24,20 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from mcd.data.companions import GUESSED, NOTES, end_of_text, frame_of
 from mcd.data.corpus import BUNDLED, files_of, source_sha256
 from mcd.data.duplicates import Seen
 from mcd.data.hub import commit_of
-from mcd.data.journal import PROGRESS, clear, is_ours, locked, purpose_of, recorded
+from mcd.data.journal import PROGRESS, clear, finished, is_ours, locked, purpose_of, recorded
 from mcd.data.language import LANGUAGES
 from mcd.data.manifest import FORMATS, MANIFEST, read_manifest
 from mcd.data.packer import Packer
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe, preset_of
-from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.tokens import read_tokens, stamp
 from mcd.data.units import check_valid_last, source_of, tokenizer_of_text, units_of
-from mcd.data.workers import tokenised
+from mcd.data.workers import Unit, tokenised
 from mcd.data.writer import PARTIAL, Damaged, ShardWriter
 from mcd.files import write_json
 
@@ -56,6 +57,7 @@ def prepare(
     workers: int = 1,
     tell: Tell = lambda fraction, note: None,
     record_s: float = RECORD_S,
+    most_lost: float | None = None,
 ) -> dict[str, Any]:
     """Tokenise, split by document and pack `recipe.source` into `out`; returns the manifest.
 
@@ -64,14 +66,17 @@ def prepare(
     without the interruption, whatever the number of `workers` (processes that tokenise; few texts are done in this
     one). A folder already prepared by the same recipe from the same text is left as it is; one by another recipe or
     from text that changed since (finished or not), or one that holds something else, is refused with DataError.
-    tell(fraction, note) is called as it goes. Where another process prepares the folder, waits for it.
+    What the tokenizer loses of the text (`mcd.data.lost`) is recorded in the manifest; more than the share `most_lost`
+    (None: 1 % of tokens unknown, 0.1 % of characters dropped) is refused with DataError, and all work is kept: with a
+    larger share the same call is done at once. tell(fraction, note) is called as it goes. Where another process
+    prepares the folder, waits for it.
 
     Memory: O(workers x 1 MB), the longest document, and at the end 20 bytes a document (with dedup 32 all along).
     Raises DataError also for text that cannot be used, HubStopped and WorkerDied where the rest can be done later.
     """
     fingerprint = source_sha256(source_of(recipe))
     if (out / MANIFEST).is_file():
-        return _finished(recipe, out, fingerprint)
+        return finished(recipe, out, fingerprint)
     if out.exists() and not (out.is_dir() and all(is_ours(path) for path in out.iterdir())):
         raise DataError(f"--out {out}: holds something else than prepared data; name a new folder")
     recipe.check()
@@ -79,13 +84,13 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if (out / MANIFEST).is_file():  # another process was here first
-            return _finished(recipe, out, fingerprint)
+            return finished(recipe, out, fingerprint)
         purpose = purpose_of(recipe, fingerprint, shard_tokens)
         record = recorded(out, purpose, recipe.tokenizer)
         if tokenizer is not None and streams is not None:
             manifest = {"eos_id": None, "splits": _write(streams, tokenizer, out, shard_tokens)}
         else:
-            manifest, tokenizer = _prepare_text(recipe, out, purpose, record, workers, tell, record_s)
+            manifest, tokenizer = _prepare_text(recipe, out, purpose, record, workers, tell, record_s, most_lost)
         for split, shards in manifest["splits"].items():
             tokens = sum(shard["tokens"] for shard in shards)
             if tokens < (1 if recipe.packing == "rows" else 2 * recipe.length):
@@ -109,9 +114,10 @@ def prepare(
             "vocab_size": vocab_size,
             "tokenizer_sha256": tokenizer_sha256(tokenizer),
             "dtype": _dtype(recipe, tokenizer).str,
+            "frame": None,
             **manifest,
         }
-        _save(tokenizer, out)
+        _save(tokenizer, out, manifest)
         write_json(out / MANIFEST, manifest)
         stamp(out, manifest)
         clear(out, manifest)
@@ -131,28 +137,43 @@ def _prepare_text(
     workers: int,
     tell: Tell,
     record_s: float,
+    most_lost: float | None,
 ) -> tuple[dict[str, Any], Tokenizer]:
     """Write the shards of a text, from a `record` on; returns its part of the manifest, and the tokenizer."""
     work = None if record is None else _taken_up(recipe, out, record)
     tell(None, "reading the text" if work is None else f"going on behind {work[2].taken:,} documents")
     record, tokenizer, packer = work or _begun(recipe, out, purpose)
-    eos_id, commit = eos_id_of(tokenizer), record["commit"]
+    eos_id, commit = record["eos_id"], record["commit"]
     left_out, seen = Counter(packer.left_out), Seen(map(int, packer.seen()) if recipe.dedup else ())
     units = units_of(_pinned(recipe, commit), record["position"], str(tokenizer.id_to_token(eos_id)), left_out, seen)
-    encoded = tokenised(units, tokenizer.to_str(), packer.dtype, workers)
-    last = time.monotonic()
+    encoded = tokenised(units, tokenizer.to_str(), packer.dtype, workers, recipe.special_tokens)
+    last, position = time.monotonic(), record["position"]
+
+    def keep() -> None:
+        write_json(out / PROGRESS, {**record, "position": position, "packer": packer.record()})
+        packer.forget()
+
     with packer, contextlib.closing(units), contextlib.closing(encoded):
         for unit in encoded:
+            _check_ends(recipe, unit, tokenizer, eos_id)
             packer.add(unit)
+            position = unit.position
             if time.monotonic() - last >= record_s:
-                write_json(out / PROGRESS, {**record, "position": unit.position, "packer": packer.record()})
-                packer.forget()
+                keep()
                 last = time.monotonic()
-            tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.taken:,} documents")
+            lost = f"; {packer.lost.told}" if packer.lost.told else ""
+            tell(unit.fraction and min(unit.fraction, 0.99), f"{packer.taken:,} documents{lost}")
         check_valid_last(recipe, packer.taken)
+        if packer.lost.too_much(most_lost):
+            keep()
+            raise DataError(
+                f"--data {recipe.source}: {packer.lost.told}; give a --tokenizer that knows them, or, where that is "
+                "meant, mcd prepare --most-lost with a larger share"
+            )
         splits, duplicates = packer.close(), packer.copies()
     more: dict[str, Any] = {"source_commit": commit} if commit else {}
     more |= {"left_out": dict(left_out), "duplicates": duplicates}
+    more |= {"eos_from": record["eos_from"], "frame": record["frame"], "lost": packer.lost.as_dict()}
     passed_over = files_of(source_of(recipe)).record()
     if passed_over:
         more["passed_over"] = passed_over
@@ -169,7 +190,7 @@ def _taken_up(recipe: Recipe, out: Path, record: dict[str, Any]) -> Work | None:
     """The work of an interrupted run; None when what it left is not as it recorded."""
     tokenizer, state = tokenizer_of(out), record.pop("packer")
     try:
-        return record, tokenizer, _packer(recipe, out, tokenizer, record["shard_tokens"], state)
+        return record, tokenizer, _packer(recipe, out, tokenizer, record, state)
     except (Damaged, KeyError, TypeError, AttributeError, ValueError):
         return None
 
@@ -179,24 +200,45 @@ def _begun(recipe: Recipe, out: Path, purpose: dict[str, Any]) -> Work:
     hub = purpose["source_sha256"] is None and recipe.source not in BUNDLED
     commit = commit_of(recipe.source, recipe.revision) if hub else None
     tokenizer = tokenizer_of_text(_pinned(recipe, commit))
+    end = end_of_text(tokenizer, recipe.tokenizer, recipe.eos_token)
+    special = {"eos_id": end.id, "eos_from": end.source, "frame": _frame(recipe, tokenizer)}
     clear(out)
-    _save(tokenizer, out)
-    identity = {"commit": commit, "tokenizer_sha256": tokenizer_sha256(tokenizer), "position": None}
-    return {**purpose, **identity}, tokenizer, _packer(recipe, out, tokenizer, purpose["shard_tokens"], None)
+    _save(tokenizer, out, special)
+    record = {**purpose, **special, "commit": commit, "tokenizer_sha256": tokenizer_sha256(tokenizer), "position": None}
+    return record, tokenizer, _packer(recipe, out, tokenizer, record, None)
 
 
-def _packer(recipe: Recipe, out: Path, tokenizer: Tokenizer, shard_tokens: int, state: Any) -> Packer:
-    return Packer(recipe, out, _dtype(recipe, tokenizer), eos_id_of(tokenizer), shard_tokens, state)
+def _frame(recipe: Recipe, tokenizer: Tokenizer) -> list[int] | None:
+    """The tokens around a row, if there are to be any."""
+    return list(frame_of(tokenizer, recipe.tokenizer)) if recipe.frame and recipe.tokenizer is not None else None
+
+
+def _check_ends(recipe: Recipe, unit: Unit, tokenizer: Tokenizer, eos_id: int) -> None:
+    """Raise DataError where a document spells the end of text, and the tokenizer can read its name as nothing else."""
+    if recipe.packing != "rows" and not recipe.special_tokens and unit.ids is not None and (unit.ids == eos_id).any():
+        raise DataError(
+            f"--data {recipe.source}: a document spells {tokenizer.id_to_token(eos_id)}, which is a word to this "
+            "tokenizer and would end the text there; take it out, or, where that is meant, give --special-tokens"
+        )
+
+
+def _packer(recipe: Recipe, out: Path, tokenizer: Tokenizer, record: dict[str, Any], state: Any) -> Packer:
+    return Packer(recipe, out, _dtype(recipe, tokenizer), record["eos_id"], record["shard_tokens"], state)
 
 
 def _pinned(recipe: Recipe, commit: str | None) -> Recipe:
     return recipe if commit is None else replace(recipe, revision=commit)
 
 
-def _save(tokenizer: Tokenizer, out: Path) -> None:
+def _save(tokenizer: Tokenizer, out: Path, special: dict[str, Any]) -> None:
+    """Write the tokenizer, and beside it, where that was not guessed, which of its tokens `special` says they are."""
     path = out / "tokenizer.json"
     tokenizer.save(f"{path}{PARTIAL}")
     path.with_name(f"{path.name}{PARTIAL}").replace(path)
+    ids = dict(zip(("cls_token", "sep_token"), special.get("frame") or (), strict=False))
+    if special.get("eos_from", GUESSED) != GUESSED or ids:
+        names = {kind: tokenizer.id_to_token(i) for kind, i in {"eos_token": special["eos_id"], **ids}.items()}
+        write_json(out / NOTES[0], {"tokenizer_class": "PreTrainedTokenizerFast", **names})
 
 
 def _dtype(recipe: Recipe, tokenizer: Tokenizer) -> np.dtype:
@@ -218,8 +260,9 @@ def _write(
 def _language(recipe: Recipe) -> tuple[Tokenizer, Iterator[tuple[np.ndarray, str]]]:
     """The words of a language as a tokenizer, and (ids, split) of its two streams."""
     language = LANGUAGES[recipe.source]()
-    if recipe.wrap or recipe.packing == "rows":
-        option = "--wrap" if recipe.wrap else "--prompt-field"
+    ends = {"--wrap": recipe.wrap, "--frame": recipe.frame, "--eos-token": recipe.eos_token is not None}
+    ends |= {"--prompt-field": recipe.packing == "rows"}
+    if option := next((option for option, given in ends.items() if given), None):
         raise DataError(f"{option}: --data {recipe.source} has no end-of-text token")
     tokenizer = word_tokenizer(language.symbols)
     given = tokenizer if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
@@ -229,22 +272,3 @@ def _language(recipe: Recipe) -> tuple[Tokenizer, Iterator[tuple[np.ndarray, str
         (language.sample_rows(1, tokens, torch.Generator().manual_seed(seed))[0].numpy(), split)
         for seed, (split, tokens) in enumerate(LANGUAGE_TOKENS.items(), start=1)
     )
-
-
-def _finished(recipe: Recipe, out: Path, fingerprint: str | None) -> dict[str, Any]:
-    """The manifest of a prepared folder. Raises DataError when it is of another recipe or text."""
-    manifest = read_manifest(out)
-    if not _same(recipe, manifest):
-        raise DataError(f"--out {out}: holds data of another recipe; name a new folder")
-    if manifest.get("source_sha256") != fingerprint:
-        raise DataError(f"--out {out}: the text of --data {recipe.source} changed since; name a new folder")
-    return manifest
-
-
-def _same(recipe: Recipe, manifest: dict[str, Any]) -> bool:
-    """Was the folder made by this recipe? A tokenizer is known by what it does, not by where it lies."""
-    made = Recipe(**manifest["recipe"])
-    if recipe.tokenizer is None or made.tokenizer is None:
-        return made == recipe
-    same_tokenizer = tokenizer_sha256(load_tokenizer(recipe.tokenizer)) == manifest["tokenizer_sha256"]
-    return same_tokenizer and replace(made, tokenizer=recipe.tokenizer) == recipe

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -12,6 +13,9 @@ from mcd.data.encoder import for_text, text_tokenizer
 from mcd.data.token_ids import check_ids
 
 EOS = "<|endoftext|>"
+LONGEST_WORD = 1000
+"""Characters of a word that a BPE is trained on."""
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1}}}|(?<!\s)\s{{{LONGEST_WORD + 1}}}")
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -29,13 +33,32 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((piece for text in texts for piece in _moderate(text)), trainer)
     tokenizer.add_special_tokens([EOS])
     if tokenizer.get_vocab_size() != vocab_size:
         raise DataError(
             f"--vocab-size {vocab_size}: the text supports only {tokenizer.get_vocab_size()} tokens; ask for fewer"
         )
     return tokenizer
+
+
+def _moderate(text: str) -> Iterator[str]:
+    """The text in pieces, cut within its words of more than LONGEST_WORD characters alone.
+
+    The time that BPE is trained in grows with the square of the longest word. Any other text comes as it is: the words
+    of its pieces are its own, and so is the vocabulary.
+    """
+    if _LONG_RUN.search(text) is None:
+        yield text
+        return
+    start = 0
+    for _, (begin, end) in pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text):
+        if end - begin > LONGEST_WORD:
+            yield text[start:begin]
+            for i in range(begin, end, LONGEST_WORD):
+                yield text[i : min(end, i + LONGEST_WORD)]
+            start = end
+    yield text[start:]
 
 
 def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
@@ -88,19 +111,6 @@ def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
         )
     check_ids(tokenizer, f"{folder}/tokenizer.json", vocab_size)
     return tokenizer
-
-
-def eos_id_of(tokenizer: Tokenizer) -> int:
-    """The id of the end-of-text token, under any of its usual names. Raises DataError when there is none.
-
-    Where a tokenizer has [MASK], texts end with [SEP], whatever else it has (that of ModernBERT has both).
-    """
-    usual = (EOS, "</s>", "[SEP]", "<eos>", "<|end_of_text|>")
-    for name in usual if tokenizer.token_to_id("[MASK]") is None else ("[SEP]", *usual):
-        eos_id = tokenizer.token_to_id(name)
-        if eos_id is not None:
-            return eos_id
-    raise DataError("--tokenizer: it has no end-of-text token such as <|endoftext|>")
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str:

@@ -1,5 +1,6 @@
 """Many texts to ids in order, by processes of their own where there is enough to do."""
 
+import json
 import subprocess
 import sys
 from collections import deque
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mcd.data.encoder import encode, receive, send_texts, text_tokenizer
+from mcd.data.encoder import Encoder, receive, receive_texts, send_texts
+from mcd.data.lost import Lost
 from mcd.data.readers import DataError
 
 FEW_UNITS = 8
@@ -33,6 +35,7 @@ class Unit:
 
     texts: of `records` records, one or two each. lengths (N,): tokens of each text, one after the other in `ids`.
     keys: of each record, as `mcd.data.duplicates` has them. left_out: how many were left out up to here, by why.
+    lost: what the tokenizer loses of the texts.
     """
 
     texts: list[str]
@@ -43,22 +46,27 @@ class Unit:
     left_out: dict[str, int] = field(default_factory=dict)
     lengths: np.ndarray | None = None
     ids: np.ndarray | None = None
+    lost: Lost | None = None
 
 
-def tokenised(units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: int) -> Generator[Unit, None, None]:
+def tokenised(
+    units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: int, special_tokens: bool = False
+) -> Generator[Unit, None, None]:
     """The units, in order, with their ids as `dtype` (2 or 4 bytes); at most 2 x workers are held at a time.
 
-    tokenizer: its JSON. workers: processes beside this one; 1, or little to do, is this process alone.
+    tokenizer: its JSON. special_tokens: read their names in a text as these tokens. workers: processes beside this one;
+    1, or little to do, is this process alone.
     Raises DataError for text the tokenizer cannot encode, WorkerDied when a process ends before its work.
     """
     units = iter(units)
     first = list(islice(units, FEW_UNITS + 1)) if workers > 1 else []
     everything = chain(first, units)
     if len(first) <= FEW_UNITS:
-        own = text_tokenizer(tokenizer)
+        encoder = Encoder(tokenizer, special_tokens)
         for unit in everything:
+            encoder.lost = unit.lost = Lost()
             try:
-                rows = list(encode(own, unit.texts))
+                rows = list(encoder.encode(unit.texts))
             except ValueError as error:
                 raise _refused(error) from None
             unit.lengths = np.fromiter(map(len, rows), np.int64, len(rows))
@@ -68,7 +76,7 @@ def tokenised(units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: i
     with ExitStack() as stack:
         free: SimpleQueue[_Worker] = SimpleQueue()
         for _ in range(workers):
-            free.put(stack.enter_context(_Worker(tokenizer, dtype)))
+            free.put(stack.enter_context(_Worker(tokenizer, dtype, special_tokens)))
         threads = stack.enter_context(ThreadPoolExecutor(workers, "tokenise"))
         pending: deque[Future[Unit]] = deque()
         try:
@@ -85,7 +93,7 @@ def tokenised(units: Iterable[Unit], tokenizer: str, dtype: np.dtype, workers: i
 def _tokenise(unit: Unit, free: "SimpleQueue[_Worker]") -> Unit:
     worker = free.get()
     try:
-        unit.lengths, unit.ids = worker.ids_of(unit.texts)
+        unit.lengths, unit.ids, unit.lost = worker.ids_of(unit.texts)
     finally:
         free.put(worker)
     unit.texts = []
@@ -95,7 +103,7 @@ def _tokenise(unit: Unit, free: "SimpleQueue[_Worker]") -> Unit:
 class _Worker:
     """A process that tokenises (`mcd.data.encoder.serve`)."""
 
-    def __init__(self, tokenizer: str, dtype: np.dtype):
+    def __init__(self, tokenizer: str, dtype: np.dtype, special_tokens: bool):
         self.dtype = dtype.newbyteorder("=")
         code = f"import sys; sys.path[0] = {str(ROOT)!r}; from mcd.data.encoder import serve; serve()"
         command = [sys.executable, "-c", code]  # of no main module, which would be imported anew
@@ -103,18 +111,19 @@ class _Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin: BufferedIOBase = self.process.stdin  # type: ignore[assignment]
         self.stdout: BufferedIOBase = self.process.stdout  # type: ignore[assignment]
-        self._ask([tokenizer, {2: "H", 4: "I"}[dtype.itemsize]])
+        self._ask([tokenizer, {2: "H", 4: "I"}[dtype.itemsize], "yes" if special_tokens else ""])
 
-    def ids_of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths (N,) and ids, one text after the other."""
+    def ids_of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, Lost]:
+        """Lengths (N,) and ids, one text after the other, and what was lost of them."""
         self._ask(texts)
         try:
             lengths, data = receive(self.stdout)
+            lost = Lost(**json.loads(receive_texts(self.stdout)[0]))
         except EOFError:
             raise self._died() from None
         except ValueError as error:
             raise _refused(error) from None
-        return np.array(lengths, dtype=np.int64), np.frombuffer(data, self.dtype)
+        return np.array(lengths, dtype=np.int64), np.frombuffer(data, self.dtype), lost
 
     def _ask(self, texts: list[str]) -> None:
         try:

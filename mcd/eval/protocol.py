@@ -32,6 +32,7 @@ class Protocol:
     top_p: float | None = None
     samples: int | None = None
     length: int | None = None  # tokens of the model
+    frame: bool | None = None  # [CLS] and [SEP], or the like, around each row: visible, and not measured
     weights: Literal["ema", "raw"] | None = None
     seed: int | None = None
     threads: int | None = None

@@ -87,12 +87,15 @@ def sample(
     first_row: int = 0,
     template: Tensor | None = None,
     tell: Callable[[float], None] | None = None,
+    frame: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows `first_row` to `first_row + num` of a seed: ids (N, L) int64 and network calls (N,).
 
     template: (L,) ids, `denoiser.blank_id` where text is wanted; tell: is called after each step with the share of the
-    steps that is done. Raises ValueError for a model of another process than the sampler's, lengths the model cannot
-    make, and a template of another length or with ids it does not know.
+    steps that is done; frame: ids of two of the L tokens, which begin and end each row: they are given and visible, and
+    left out of template and result, which are then (L - 2,) and (N, L - 2). Raises ValueError for a model of another
+    process than the sampler's, lengths the model cannot make, and a template of another length or with ids it does not
+    know.
     """
     if sampler.process != denoiser.config.process:
         raise ValueError(
@@ -104,9 +107,12 @@ def sample(
         raise ValueError(f"--num {num}: must be at least 1")
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed {seed}: must be at least 0 and below 2**63")
-    row = torch.full((length,), denoiser.blank_id) if template is None else template
+    around = 0 if frame is None else 2
+    row = torch.full((length - around,), denoiser.blank_id) if template is None else template
+    if frame is not None:
+        row = framed(row, frame)
     if row.shape != (length,):
-        raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")
+        raise ValueError(f"--template of {row.numel() - around} tokens: --length is {length}")
     ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
     if not ((row >= 0) & (row < ids)).all():
         raise ValueError(f"--template: holds ids outside the model's {ids}")
@@ -116,7 +122,14 @@ def sample(
     for last in trajectory:
         if tell:
             tell(1.0 - last.t)
-    return last.z.cpu(), last.nfe
+    z = last.z.cpu()
+    return z if frame is None else z[:, 1:-1], last.nfe
+
+
+def framed(row: Tensor, frame: tuple[int, int]) -> Tensor:
+    """A row of ids (L,) between the two of a frame, (L + 2,)."""
+    first, last = torch.tensor(frame, dtype=row.dtype).split(1)
+    return torch.cat((first, row, last))
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:

@@ -11,7 +11,7 @@ import torch
 
 from mcd.app.cli import main
 from mcd.app.evaluate import read_metrics
-from mcd.app.likelihood import text_rows
+from mcd.app.likelihood import LikelihoodOptions, text_rows
 from mcd.app.page.gather import gather
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import tokenizer_of
@@ -217,10 +217,10 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
     language = LANGUAGES["hmm"]()
-    (x0, diffused), wrap = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, False, speaker)
+    (x0, diffused), loader = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, LikelihoodOptions(), speaker)
     nats = -language.log_likelihood(x0).mean().item() / 16
     entropy, _ = language.entropy(16)
-    assert x0.shape == (400, 16) and diffused is None and not wrap and nats == pytest.approx(entropy, abs=0.1)
+    assert x0.shape == (400, 16) and diffused is None and loader is None and nats == pytest.approx(entropy, abs=0.1)
     for text in ("sotu", str(text_file)):
         refused(capsys, [speaker, "--likelihood", text], f"--likelihood {text}", "the words of hmm alone")
     refused(capsys, [speaker, "--likelihood", "nothing.txt"], "--likelihood nothing.txt", "no such file")

@@ -1,16 +1,21 @@
 """Byte-level BPE trained on the spot, and whole words."""
 
 import json
+import random
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
+from mcd.data.companions import end_of_text
 from mcd.data.corpus import DataError
 from mcd.data.shards import Recipe, prepare
 from mcd.data.tokenizer import (
     EOS,
-    eos_id_of,
+    LONGEST_WORD,
+    _moderate,
     load_tokenizer,
     tokenizer_of_model,
     tokenizer_sha256,
@@ -27,7 +32,7 @@ def test_exact_size_with_end_of_text_last(vocab_size):
     tokenizer = train_bpe(TEXTS, vocab_size)
     assert tokenizer.get_vocab_size() == vocab_size
     assert sorted(tokenizer.get_vocab().values()) == list(range(vocab_size))
-    assert eos_id_of(tokenizer) == tokenizer.token_to_id(EOS) == vocab_size - 1
+    assert end_of_text(tokenizer).id == tokenizer.token_to_id(EOS) == vocab_size - 1
 
 
 @given(st.text())
@@ -65,7 +70,7 @@ def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
     value["added_tokens"] = []
     (tmp_path / "no_eos.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="no end-of-text"):
-        eos_id_of(load_tokenizer(str(tmp_path / "no_eos.json")))
+        end_of_text(load_tokenizer(str(tmp_path / "no_eos.json")))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,33 @@ def test_words_have_no_end_of_text_and_must_differ():
     tokenizer = word_tokenizer(["b", "a"])
     assert tokenizer.get_vocab() == {"b": 0, "a": 1}
     with pytest.raises(DataError, match="no end-of-text"):
-        eos_id_of(tokenizer)
+        end_of_text(tokenizer)
     for symbols in (["a", "a"], ["a b"], [""]):
         with pytest.raises(ValueError, match="must differ"):
             word_tokenizer(symbols)
+
+
+def test_words_of_any_length_are_trained_on_in_moderate_time_and_usual_texts_as_they_are():
+    rng = random.Random(0)
+    usual = ["a b  c\n\n" + "x" * LONGEST_WORD + " y", "\u00e9" * LONGEST_WORD, " " * LONGEST_WORD + "a", ""]
+    for text in usual:
+        assert list(_moderate(text)) == [text]
+    long = "".join(rng.choices("abcdefgh", k=5 * LONGEST_WORD + 3))
+    text = f"the first {long}, 12  end" + " " * 2500 + "now\n"
+    pieces = list(_moderate(text))
+    assert "".join(pieces) == text
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    words = [word for piece in pieces for word, _ in split(piece)]
+    expected = [word[i : i + LONGEST_WORD] for word, _ in split(text) for i in range(0, len(word), LONGEST_WORD)]
+    assert words == expected and max(map(len, words)) == LONGEST_WORD
+
+
+def test_one_long_word_takes_no_longer_than_its_pieces():
+    """Ten times as long, where the time is that of the square."""
+    letters = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=100_000))
+    seconds = []
+    for text in (letters, " ".join(letters[i : i + LONGEST_WORD] for i in range(0, len(letters), LONGEST_WORD))):
+        started = time.process_time()
+        train_bpe([text], 1000)
+        seconds.append(time.process_time() - started)
+    assert seconds[0] < 4 * seconds[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,7 +198,10 @@ def test_data_of_the_first_format_is_read(folder):
     (folder / MANIFEST).write_text(json.dumps(old))
     assert read_manifest(folder)["packing"] == "stream"
     assert len(read_tokens(folder, "train")) == sum(shard["tokens"] for shard in manifest["splits"]["train"])
-    made = prepare(Recipe(**old["recipe"]), folder, shard_tokens=500)
+    recipe = Recipe(**old["recipe"])
+    with pytest.raises(DataError, match="earlier version, which read the names of special tokens.*--special-tokens"):
+        prepare(recipe, folder, shard_tokens=500)
+    made = prepare(replace(recipe, special_tokens=True), folder, shard_tokens=500)  # which is what was done then
     assert made == read_manifest(folder) and made["format"] == "mcd-data-1"
 
 

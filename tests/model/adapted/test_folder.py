@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from mcd.data.tokenizer import eos_id_of, load_tokenizer, tokenizer_of_model
+from mcd.data.companions import end_of_text
+from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
 from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids
 from mcd.model.adapted.families import FAMILIES
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -46,7 +47,7 @@ def test_what_a_folder_says(theirs, kind):
     assert (model.config.vocab_size, model.config.tokens, model.config.backbone.length) == (41, 39, 24)
     assert not model.training and model.folder == theirs.folder
     tokenizer = tokenizer_of_model(model.folder, model.config.tokens)
-    assert eos_id_of(tokenizer) == 3
+    assert end_of_text(tokenizer).id == 3
 
 
 def test_nothing_random_is_made_to_be_overwritten(theirs):
@@ -281,4 +282,4 @@ def test_a_tokenizer_that_cuts_or_pads_does_neither_here(tmp_path, published):
 def test_the_end_of_a_tokenizer_with_masks_is_its_separator(published):
     tokenizer = load_tokenizer(str(published("bert").folder))
     tokenizer.add_special_tokens(["<|endoftext|>"])  # as ModernBERT's, which never saw it
-    assert eos_id_of(tokenizer) == tokenizer.token_to_id("[SEP]")
+    assert end_of_text(tokenizer).id == tokenizer.token_to_id("[SEP]")
