@@ -48,13 +48,17 @@ def choose(word: str, known: Mapping[str, T], what: str) -> T:
 
 
 def peek(argv: list[str], option: str) -> str | None:
-    """The value of an option before the command line is parsed, since it decides other options' defaults."""
+    """The value of an option before the command line is parsed, since it decides other options' defaults.
+
+    Of an option given twice it is the last one, as everywhere.
+    """
+    found = None
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
-            return argv[i + 1]
+            found = argv[i + 1]
         if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None
+            found = word.split("=", 1)[1]
+    return found
 
 
 def check_seed(seed: int) -> None:

@@ -15,6 +15,7 @@ from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
 from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.shards import read_manifest
+from mcd.data.text import writer_of
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
@@ -107,4 +108,5 @@ def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, length: int
     """A few rows of the model as it stands, to read while it trains."""
     ids, _ = sample(SAMPLERS[DEFAULT_SAMPLER[model.config.process]](SAMPLE_STEPS), model, SAMPLE_ROWS, length)
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n\n".join(tokenizer.decode(row) for row in ids.tolist()) + "\n", encoding="utf-8")
+    writer = writer_of(tokenizer)
+    path.write_text("\n\n".join(writer.text(row) for row in ids.tolist()) + "\n", encoding="utf-8")

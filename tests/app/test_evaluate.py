@@ -15,7 +15,7 @@ from mcd.app.likelihood import text_rows
 from mcd.app.page.gather import gather
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import tokenizer_of
-from mcd.data.tokenizer import word_tokenizer
+from mcd.data.tokenizer import eos_id_of, word_tokenizer
 from mcd.eval import clouds, scorer
 from mcd.eval.likelihood import nelbo_rows
 from mcd.eval.scorer import Scorer
@@ -46,7 +46,8 @@ class Letters(Scorer):
     """A uniform scorer with the vocabulary of `tiny_data`, whose features of a text are counts of five letters."""
 
     def features(self, texts):
-        return np.array([[text.count(letter) for letter in "etaoi"] for text in texts], dtype=np.float64)
+        rows = ["".join(text) for text in texts]
+        return np.array([[row.count(letter) for letter in "etaoi"] for row in rows], dtype=np.float64)
 
 
 @pytest.fixture
@@ -55,7 +56,8 @@ def letters(monkeypatch, tiny_data):
     backend = tokenizer_of(tiny_data)
 
     class Tokens:
-        bos_token_id = eos_token_id = pad_token_id = None
+        bos_token_id = pad_token_id = None
+        eos_token_id = eos_id_of(backend)
 
         def get_vocab(self):
             return backend.get_vocab()
