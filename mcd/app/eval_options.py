@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mcd.app.arguments import Flat
+from mcd.app.errors import UsageError
 from mcd.app.likelihood import LikelihoodOptions
 from mcd.app.samples_file import is_samples
 from mcd.app.sampling import DRAWING, SamplingOptions, idle_in_drawing
@@ -91,7 +92,10 @@ class EvalArgs:
 
 
 def kind_of_source(args: Any) -> str:
-    """What SOURCE is: control, text, file or model; or likelihood, where text is judged by a model."""
+    """What SOURCE is: control, text, file or model; or likelihood, where text is judged by a model.
+
+    Raises UsageError for a file that is not there.
+    """
     from mcd.data.corpus import BUNDLED
     from mcd.data.language import LANGUAGES
     from mcd.data.shards import MANIFEST
@@ -102,7 +106,11 @@ def kind_of_source(args: Any) -> str:
         return "control"
     if args.source in (*BUNDLED, *LANGUAGES) or (Path(args.source) / MANIFEST).is_file():
         return "text"
-    return "file" if is_samples(Path(args.source)) else "model"
+    if not is_samples(Path(args.source)):
+        return "model"
+    if not Path(args.source).exists():
+        raise UsageError(f"{args.source}: no such file")
+    return "file"
 
 
 def idle_options(args: Any, kind: str) -> dict[str, str]:

@@ -135,15 +135,15 @@ def measure(
     return Measured(row | dict(extra or {}), score.scores if score else None)
 
 
-def shuffled(texts: Sequence[Documents], seed: int) -> list[Documents]:
+def shuffled(texts: Sequence[Text], seed: int) -> list[Documents]:
     """Each text with its words in random order, parted by single spaces: a control that keeps the unigrams.
 
     Words move from document to document, and each has as many as before, so that the borders stay. The entropy over
     words is that of the text; only what depends on order is lost. Row i depends on (seed, i) alone.
     """
     mixed = []
-    for i, documents in enumerate(texts):
-        words = [document.split() for document in documents]
+    for i, text in enumerate(texts):
+        words = [document.split() for document in ([text] if isinstance(text, str) else text)]
         rest = [word for document in words for word in document]
         random.Random(f"{seed}:{i}").shuffle(rest)
         left = iter(rest)
