@@ -48,19 +48,17 @@ def choose(word: str, known: Mapping[str, T], what: str) -> T:
 
 
 def peek(argv: list[str], option: str) -> str | None:
-    """The value of an option before the command line is parsed, since it decides other options' defaults."""
+    """The value of an option before the command line is parsed, since it decides other options' defaults.
+
+    Of an option given twice it is the last one, as everywhere.
+    """
+    found = None
     for i, word in enumerate(argv):
         if word == option and i + 1 < len(argv):
-            return argv[i + 1]
+            found = argv[i + 1]
         if word.startswith(option + "="):
-            return word.split("=", 1)[1]
-    return None
-
-
-def typed(argv: list[str]) -> set[str]:
-    """The options that stand on a command line, as names of fields: what is refused unasked may be a default."""
-    words = (word[2:].split("=", 1)[0].replace("-", "_") for word in argv if word.startswith("--"))
-    return {name.removeprefix("no_") for name in words}
+            found = word.split("=", 1)[1]
+    return found
 
 
 def check_seed(seed: int) -> None:

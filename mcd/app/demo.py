@@ -5,12 +5,13 @@ import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mcd.app.arguments import check_out, check_seed, parse, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.evaluate import print_rows, read_metrics, write_metrics
 from mcd.app.sampling import MOST_STEPS, weights_digest
+from mcd.app.typed_options import refuse_idle
 
 SHORTEST = 4
 """Tokens of a row at least: repetition is measured in runs of four."""
@@ -42,6 +43,8 @@ class DemoArgs:
     """Of training, samples and intervals."""
     scorer: str = "smollm2"
     """As in `mcd eval`."""
+    borders: Literal["kept", "dropped"] = "kept"
+    """As in `mcd eval`."""
     teacher_steps: tuple[int, ...] = (4, 8, 32, 128, 256)
     """Numbers of steps at which the teacher is sampled."""
     student_steps: tuple[int, ...] = (2, 4, 8, 32, 128)
@@ -60,6 +63,7 @@ class DemoArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(DemoArgs, argv, "demo")
+    refuse_idle(argv, _idle(args))
     _check(args)
     if args.dry_run:
         return show_dry_run({key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()})
@@ -111,6 +115,18 @@ def _check(args: DemoArgs) -> None:
                 raise UsageError(f"{option} {steps}: must be 1 to {MOST_STEPS}")
 
 
+def _idle(args: DemoArgs) -> dict[str, str]:
+    """The options that others leave without effect, with the reason (`refuse_idle`)."""
+    idle = {}
+    if args.scorer == "none":
+        idle["--borders"] = "there is no scorer"
+    if args.rounds == 1:
+        idle["--round-steps"] = "the one round is the last"
+    if not set(args.control_steps) & set(args.student_steps):
+        idle["--control-steps"] = "none of them is among --student-steps, so that there is nothing to compare with"
+    return idle
+
+
 def _config(args: DemoArgs, teacher_sha256: str) -> dict[str, Any]:
     """What demo.json is to hold. Raises UsageError where --out holds a demo of other options, or cells of no demo."""
     path = args.out / "demo.json"
@@ -160,7 +176,10 @@ class Cells:
     """The cells of the demo's table, measured one by one; metrics.json is written after each, and cells in it kept."""
 
     def __init__(self, args: DemoArgs, data: Path, scorer: Any, started: float, command: str):
+        from mcd.eval.metrics import Scoring
+
         self.args, self.data, self.scorer, self.started, self.command = args, data, scorer, started, command
+        self.scoring = Scoring(borders=args.borders)
         self.path = args.out / "metrics.json"
         self.rows = read_metrics(self.path)
 
@@ -173,10 +192,10 @@ class Cells:
         args, rounds = self.args, self.args.out / "student" / "rounds"
         if not self.has("shuffled"):
             stage("scoring held-out text, and the same with its words shuffled", self.started)
-            self.keep(held_out_rows(self.data, args.num, args.length, args.seed, self.scorer))
+            self.keep(held_out_rows(self.data, args.num, args.length, args.seed, self.scorer, self.scoring))
         if not self.has("control-topk"):
             stage("scoring nonsense at the entropy of real text", self.started)
-            self.keep(control_rows(self.data, args.num, args.length, args.seed, self.scorer))
+            self.keep(control_rows(self.data, args.num, args.length, args.seed, self.scorer, scoring=self.scoring))
         teacher, student = from_pretrained(args.teacher), from_pretrained(str(args.out / "student"))
         tau_only = from_pretrained(str(args.out / "tau-only"))
         for steps in args.teacher_steps:
@@ -210,7 +229,9 @@ class Cells:
         if self.has(name, sampler.steps, round):
             return
         args = self.args
-        cell = measure_model(model, sampler, self.scorer, args.num, args.length, args.seed, "ema", name, round)
+        cell = measure_model(
+            model, sampler, self.scorer, args.num, args.length, args.seed, "ema", name, round, scoring=self.scoring
+        )
         tag = f"{name}_r{round}" if round else name
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in cell.samples)
         (args.out / f"samples_{tag}_s{sampler.steps}.jsonl").write_text(lines, encoding="utf-8")
@@ -225,6 +246,8 @@ class Cells:
         from mcd.sampler import sample
 
         student = self.has("student", sampler.steps, self.args.rounds)
+        if student is None:
+            stage(f"no cooled teacher at {sampler.steps} steps, where no student is (--student-steps)", self.started)
         if student is None or self.has("teacher-cooled", sampler.steps):
             return
 

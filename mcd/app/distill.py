@@ -10,6 +10,8 @@ from tyro import MISSING
 from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import DISTILL
+from mcd.app.train import idle_in_objective
+from mcd.app.typed_options import refuse_idle
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.train.config import Budget, TrainConfig
@@ -89,6 +91,10 @@ def main(argv: list[str]) -> int:
         method=method,
     )
     args = parse(args_kind, argv[1:], f"distill {argv[0]}", default)
+    idle = idle_in_objective(args.method)
+    if args.rounds == 1:
+        idle |= dict.fromkeys(("--delta-growth", "--tau-step"), "they act from round to round, and there is one")
+    refuse_idle(argv[1:], idle)
     return distill(args, args.method, f"mcd distill {shlex.join(argv)}")
 
 

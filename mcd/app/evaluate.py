@@ -3,19 +3,18 @@
 import functools
 import shlex
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any
 
 from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
+from mcd.app.eval_options import CONTROL, SCORED, EvalArgs, idle_options, kind_of_source
 from mcd.app.likelihood import KEYS as LIKELIHOOD_KEYS
-from mcd.app.likelihood import LikelihoodOptions
 from mcd.app.metrics_file import is_row
 from mcd.app.metrics_table import print_rows
-from mcd.app.sampling import SamplingOptions, check_process, fitted, parse_with_sampler, sampler_of
+from mcd.app.sampling import check_process, fitted, parse_with_sampler, sampler_of
+from mcd.app.typed_options import refuse_idle
 from mcd.files import JSONError, read_json
 
 COLUMNS = {
@@ -31,69 +30,14 @@ COLUMNS = {
     "distinct_2",
 }
 """Keys of a row of metrics.json that the table of samples shows."""
-CONTROL = "control"
-"""The source that is no text and no model: nonsense of the reference's tokens."""
-
-
-@dataclass(frozen=True)
-class ScoringOptions:
-    """How samples are scored."""
-
-    scorer: str = "smollm2"
-    """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large."""
-    scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Numbers the scorer computes with; bf16 is about twice as fast, and part of the protocol."""
-    averaging: Literal["pooled", "per-sample"] = "pooled"
-    """The main Gen PPL: over all tokens (MDLM), or the mean over samples of their own means (SDTT). Both are kept."""
-    retokenise: bool = True
-    """Let the scorer tokenise the text anew (MDLM); else it scores the model's ids as they are (SDTT), which takes a
-    scorer of the same vocabulary."""
-    reference: str | None = None
-    """Real text to compare samples with, by energy distance and MAUVE: sotu, a prepared folder, or a file, of which
-    --num held-out rows are taken. MAUVE needs the extra `mauve`."""
-
-
-@dataclass(frozen=True)
-class EvalArgs:
-    """Measure Gen PPL, entropy, repetition, distinct n-grams and self-BLEU, with 95 % bootstrap intervals, each with
-    its protocol; or the likelihood of given text.
-
-    SOURCE is a model (sampled at each of --steps), a .jsonl file written by `mcd sample`, or `sotu` or a prepared data
-    folder for its held-out text (the reference rows: as it is, and with its words shuffled). Models and data of a known
-    language (markov, hmm, grammar) are judged by its truth, without a scorer. `control` with --reference
-    makes two kinds of nonsense of that text's tokens, as varied as the text, to show what Gen PPL cannot see.
-
-    Examples:
-      mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
-      mcd eval demo --reference sotu --scorer-precision bf16 --out metrics.json
-      mcd eval student.jsonl --scorer gpt2-large --averaging per-sample --out metrics.json
-      mcd eval sotu --num 64 --out reference.json
-      mcd eval control --reference sotu --out control.json
-      mcd eval demo --likelihood sotu letters.txt --num 256 --draws 8 --out likelihood.json
-    """
-
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A model (a folder, a hub id, demo), a .jsonl of samples, held-out text (sotu, a language, a prepared folder), or
-    control."""
-    out: Path
-    """metrics.json to write."""
-    steps: tuple[int, ...] = (8, 32)
-    """Numbers of steps."""
-    num: int = 64
-    """Samples a cell, rows of a text."""
-    seed: int = 0
-    """Of samples and intervals."""
-    scoring: ScoringOptions = ScoringOptions()
-    likelihood: LikelihoodOptions = LikelihoodOptions()
-    sampling: SamplingOptions = SamplingOptions()
-    dry_run: bool = False
-    """Print the resolved configuration and stop."""
 
 
 def main(argv: list[str]) -> int:
     args = parse_with_sampler(EvalArgs, argv, "eval")
     if "--likelihood" in argv and not args.likelihood.likelihood:
         raise UsageError("--likelihood: names no text; give sotu, a file, a prepared folder or another of its --help")
+    kind = kind_of_source(args)
+    refuse_idle(argv, idle_options(args, kind))
     samplers = _checked(args)
     if args.dry_run:
         return show_dry_run(
@@ -107,7 +51,7 @@ def main(argv: list[str]) -> int:
     check_out(args.out)
     read_metrics(args.out)
     set_threads(args.sampling.threads)
-    rows = _likelihoods(args) if args.likelihood.likelihood else _rows(args, samplers)
+    rows = _likelihoods(args, argv) if kind == "likelihood" else _rows(args, argv, kind, samplers)
     from mcd.train.ranks import rank
 
     if rank() == 0:
@@ -127,29 +71,34 @@ def _checked(args: Any) -> list[Any]:
     check_seed(args.seed)
     if not 1 <= args.likelihood.draws <= 1000:
         raise UsageError(f"--draws {args.likelihood.draws}: must be 1 to 1000")
-    if args.source == CONTROL and args.scoring.reference is None:
+    if args.source == CONTROL and not args.likelihood.likelihood and args.scoring.reference is None:
         raise UsageError("control is made of held-out text; name it: --reference sotu, a file or a prepared folder")
     if args.scoring.reference is not None and args.scoring.scorer == "none" and args.source != CONTROL:
         raise UsageError("--reference: texts are compared by the scorer's features; leave out --scorer none")
     return [sampler_of(args, steps) for steps in args.steps]
 
 
-def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
+def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[dict[str, Any]]:
     from mcd.app.data_of import language_of, language_of_data, prepared
-    from mcd.app.measure import control_rows, held_out_reference, held_out_rows, measure_file, measure_model
+    from mcd.app.measure import (
+        check_samples,
+        control_rows,
+        held_out_reference,
+        held_out_rows,
+        measure_file,
+        measure_model,
+    )
     from mcd.app.processes import in_shares, open_model
     from mcd.app.samples_file import read_samples
     from mcd.app.watch import watching
-    from mcd.data.corpus import BUNDLED
-    from mcd.data.language import LANGUAGES
-    from mcd.data.shards import MANIFEST, read_manifest
+    from mcd.data.shards import read_manifest
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.clouds import HAS_MAUVE
     from mcd.eval.metrics import Scoring
     from mcd.eval.scorer import load_scorer
 
     options, path, cache = args.scoring, Path(args.source), args.out.parent / "data"
-    scoring = Scoring(options.averaging, options.retokenise)
+    scoring = Scoring(options.averaging, options.retokenise, borders=options.borders)
 
     @functools.cache
     def scorer() -> Any:
@@ -158,7 +107,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
             return None
         return in_shares(load_scorer(options.scorer, options.scorer_precision))
 
-    def compared(length: int | None, tokenizer: Path | None = None) -> Scoring:
+    def compared(length: int | None, tokenizer: Path | None = None, scoring: Scoring = scoring) -> Scoring:
         """The scoring with --reference, if there is one."""
         if options.reference is None or options.scorer == "none":
             return scoring
@@ -167,27 +116,32 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
         folder = _prepared(options.reference, cache, tokenizer)
         if length is not None and args.sampling.frame and read_manifest(folder)["frame"] is None:
             length -= 2  # of text, as the samples have
-        real = held_out_reference(folder, options.reference, args.num, length, args.seed, scorer())
+        real = held_out_reference(folder, options.reference, args.num, length, args.seed, scorer(), scoring.borders)
         return replace(scoring, reference=real)
 
     length = args.sampling.length
-    of_data = args.source in (CONTROL, *BUNDLED, *LANGUAGES) or (path / MANIFEST).is_file()
-    if args.sampling.frame and (of_data or (path.suffix == ".jsonl" and not path.is_dir())):
-        raise UsageError(f"--frame: {args.source} is no model to draw from; leave it out (prepared data says its own)")
-    if args.source == CONTROL:
+    if kind == "control":
         if language_of_data(options.reference) is not None:
             raise UsageError(f"--reference {options.reference}: controls are made of text; this is a known language")
         folder = _prepared(options.reference, cache)
         return control_rows(folder, args.num, length, args.seed, scorer(), scoring=compared(length))
-    if args.source in (*BUNDLED, *LANGUAGES) or (path / MANIFEST).is_file():
-        language = _judge(args, language_of_data(args.source), length)
+    if kind == "text":
+        language = _judge(args, argv, language_of_data(args.source), length)
         folder = prepared(args.source, cache)
         if language is not None:
             return held_out_rows(folder, args.num, length, args.seed, None, language=language)
         return held_out_rows(folder, args.num, length, args.seed, scorer(), compared(length))
-    if path.suffix == ".jsonl" and not path.is_dir():
-        read_samples(path)  # its faults come before the scorer's
-        return [measure_file(path, scorer(), args.seed, compared(length))]
+    if kind == "file":
+        samples = read_samples(path, args.file.text_field, args.file.end_of_text)
+        check_samples(samples, options.scorer != "none", options.retokenise)  # its faults come before the scorer's
+        for name, number in ({} if samples.borders == "kept" else samples.spelled_ends()).items():
+            print(
+                f"{path}: {number} of {len(samples.texts)} texts spell {name}, which is scored as letters; "
+                f"--end-of-text '{name}' makes it the end of a document",
+                file=sys.stderr,
+            )
+        scoring = replace(scoring, borders=samples.borders or "kept")
+        return [measure_file(samples, scorer(), args.seed, compared(length, scoring=scoring))]
 
     denoiser = open_model(args.source, args.sampling.weights)
     assert denoiser.folder is not None
@@ -195,7 +149,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     length = args.sampling.length_for(denoiser)
     samplers = list(dict.fromkeys(fitted(sampler, denoiser, length) for sampler in samplers))
     frame = args.sampling.frame_for(denoiser, tokenizer_of_model(denoiser.folder, denoiser.config.tokens))
-    weights, language = args.sampling.weights, _judge(args, language_of(denoiser), length)
+    weights, language = args.sampling.weights, _judge(args, argv, language_of(denoiser), length)
     judge = None
     if language is None:
         scoring, judge = compared(length, denoiser.folder / "tokenizer.json"), scorer()
@@ -220,7 +174,7 @@ def _rows(args: Any, samplers: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _judge(args: Any, language: str | None, length: int | None) -> str | None:
+def _judge(args: Any, argv: list[str], language: str | None, length: int | None) -> str | None:
     """The known language whose truth judges: its symbols are no English for a scorer, nor for --reference.
 
     Raises UsageError for options that this leaves without a meaning.
@@ -229,6 +183,10 @@ def _judge(args: Any, language: str | None, length: int | None) -> str | None:
         raise UsageError(f"--reference: models of {language}, and its text, are judged by its truth; leave it out")
     if language is not None and length is not None and length < 3:
         raise UsageError(f"--length {length}: a known language is judged by trigrams; must be at least 3")
+    if language is not None:
+        why = f"{language} is judged by its truth, without a scorer"
+        scorer = () if args.scoring.scorer == "none" else ("--scorer",)
+        refuse_idle(argv, dict.fromkeys((*scorer, *SCORED), why))
     return language
 
 
@@ -244,16 +202,22 @@ def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Pat
         raise UsageError(str(error).replace("--data", "--reference", 1)) from None
 
 
-def _likelihoods(args: Any) -> list[dict[str, Any]]:
+def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
     from mcd.app.likelihood import likelihood_row
     from mcd.app.processes import open_model
     from mcd.app.watch import watching
+    from mcd.data.shards import MANIFEST
 
+    names = args.likelihood.likelihood
+    if all((Path(name) / MANIFEST).is_file() for name in names):
+        refuse_idle(argv, {"--wrap": "data is prepared already, wrapped or not"})
     denoiser = open_model(args.source, args.sampling.weights)
+    if denoiser.config.process == "autoregressive":
+        refuse_idle(argv, {"--draws": "the likelihood of an autoregressive model is exact"})
     length = args.sampling.length_for(denoiser)
     rows = []
     with watching("eval") as watch:
-        for i, name in enumerate(args.likelihood.likelihood):
+        for i, name in enumerate(names):
             rows.append(
                 likelihood_row(
                     denoiser,
@@ -267,7 +231,7 @@ def _likelihoods(args: Any) -> list[dict[str, Any]]:
                     frame=args.sampling.frame,
                 )
             )
-            watch.tell((i + 1) / len(args.likelihood.likelihood), name)
+            watch.tell((i + 1) / len(names), name)
     return rows
 
 

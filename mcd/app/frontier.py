@@ -12,6 +12,7 @@ import tyro
 from mcd.app.arguments import check_out, check_seed, parse, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.sampling import MOST_STEPS
+from mcd.app.typed_options import refuse_idle
 from mcd.sampler.ancestral import Ancestral
 
 
@@ -53,6 +54,8 @@ class FrontierArgs:
     """Judge of text: smollm2 (offline), or a folder or hub id of a causal language model."""
     scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 is twice as quick where there are bfloat16 units."""
+    borders: Literal["kept", "dropped"] = "kept"
+    """Where a document ends in a sample, the scorer reads its own end of text (kept), or documents run together."""
     jobs: int = 2
     """Processes, each of one thread."""
     dry_run: bool = False
@@ -82,7 +85,15 @@ def main(argv: list[str]) -> int:
     if len(set(languages.values())) > 1:
         told = ", ".join(f"{model} of {language or 'text'}" for model, language in languages.items())
         raise UsageError(f"MODEL: are of different languages ({told}); compare those of one")
+    if (language := next(iter(languages.values()))) is not None:
+        why = f"models of {language} are judged by its truth, without a scorer"
+        refuse_idle(argv, dict.fromkeys(("--scorer", "--scorer-precision", "--borders"), why))
     for model, denoiser in opened.items():
+        if denoiser.config.process == "autoregressive":
+            raise UsageError(
+                f"MODEL {model}: is autoregressive and takes one step a token, so that there are no equal numbers of "
+                "steps to compare at; measure it by `mcd eval` at several --temperature"
+            )
         longest = denoiser.config.backbone.length
         if args.length is not None and not 1 <= args.length <= longest:
             raise UsageError(f"--length {args.length}: {model} makes 1 to {longest} tokens")
@@ -99,6 +110,7 @@ def main(argv: list[str]) -> int:
             None if languages[model] else args.scorer,
             args.scorer_precision,
             languages[model],
+            args.borders,
         )
         for model in args.models
         for steps in args.steps
@@ -148,6 +160,8 @@ def _check(args: FrontierArgs) -> None:
         raise UsageError("--scorer none: text cannot be compared without one; leave it out")
     if not args.steps or not args.top_p:
         raise UsageError("--steps, --top-p: name at least one of each")
+    if 0.0 in args.temperatures:
+        raise UsageError("--temperatures 0: must be positive; a greedy draw is one point, see `mcd eval --greedy`")
     for steps, temperature, top_p in itertools.product(args.steps, args.temperatures, args.top_p):
         try:
             Ancestral(steps, temperature, top_p)

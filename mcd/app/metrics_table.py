@@ -9,6 +9,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     samples = [row for row in rows if "valid_nelbo" not in row]
     if samples:
         _print(("round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2"), samples, _cells)
+        for row in samples:
+            for note in notes(row):
+                print(note)
     compared = [row for row in samples if row.get("energy") is not None]
     if compared:
         _print(("steps", "energy", "95 % interval", "real text", "MAUVE", "real text"), compared, _comparison)
@@ -18,6 +21,27 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     likelihoods = [row for row in rows if "valid_nelbo" in row]
     if likelihoods:
         _print(("text", "nats a token", "s.e.", "PPL", "rows", "draws"), likelihoods, _likelihood)
+
+
+def notes(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of a row of samples must know beside its numbers, a sentence each."""
+    told, protocol = [], row.get("protocol") or {}
+    steps = "" if row["steps"] is None else f", {row['steps']} steps"
+    name = Path(row["model"]).name + steps
+    context = protocol.get("scorer_context")
+    if row.get("truncated"):
+        told.append(
+            f"{name}: {row['truncated']} of {row['samples']} texts are longer than the scorer's context of {context} "
+            "tokens; what is beyond was not scored"
+        )
+    if row.get("reference_truncated"):
+        told.append(
+            f"{name}: {row['reference_truncated']} of {protocol.get('reference_samples')} texts of the reference are "
+            f"longer than the scorer's context of {context} tokens, and were compared up to there"
+        )
+    if protocol.get("counted") == "scorer":
+        told.append(f"{name}: entropy, rep-4 and distinct-2 are over the scorer's tokens: the file holds no token ids")
+    return tuple(told)
 
 
 def _print(headings: tuple[str, ...], rows: list[dict[str, Any]], cells: Any) -> None:

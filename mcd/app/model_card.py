@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mcd
+from mcd.eval.protocol import said_by
 from mcd.files import JSONError, read_json
 
 PAPERS = {
@@ -135,7 +136,7 @@ def _figures(rows: list[Any]) -> str:
     stamps: dict[str, int] = {}
     for row in whole:
         stamp = ", ".join(
-            f"{key} {value}" for key, value in row["protocol"].items() if value is not None and key != "digest"
+            f"{key} {value}" for key, value in said_by(row["protocol"]).items() if value is not None and key != "digest"
         )
         number = stamps.setdefault(stamp, len(stamps) + 1)
         ends = (row.get("gen_ppl_lo"), row.get("gen_ppl_hi"))

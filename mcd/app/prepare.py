@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from tyro import MISSING
 
-from mcd.app.arguments import choose, parse, peek, show_dry_run, typed
+from mcd.app.arguments import choose, parse, peek, show_dry_run
 from mcd.app.errors import UsageError
+from mcd.app.typed_options import option_name, options_of, refuse_idle
 
 MOST_WORKERS = 1024
 
@@ -103,11 +104,8 @@ def main(argv: list[str]) -> int:
     source = preset.pop("source", None)
     args = parse(PrepareArgs, argv, "prepare", PrepareArgs(out=MISSING, data=source, preset=name, **preset))
     if args.verify:
-        others = sorted(typed(argv) & PrepareArgs.__dataclass_fields__.keys() - {"verify", "out"})
-        if others:
-            raise UsageError(
-                f"{_option(others[0])}: has no effect with --verify, which reads --out alone; leave it out"
-            )
+        others = {option: "--verify reads --out alone" for option in options_of(PrepareArgs)}
+        refuse_idle(argv, {k: why for k, why in others.items() if k not in ("--verify", "--out")})
         return verify(args.out)
     if args.data is None:
         raise UsageError("--data: name a text, or a --preset")
@@ -121,28 +119,23 @@ def main(argv: list[str]) -> int:
     check_name(args.data)
     choices = {key: value for key, value in vars(args).items() if key in Recipe.__dataclass_fields__}
     recipe = Recipe(source=args.data, **choices)
-    check_typed(recipe, typed(argv))
+    check_typed(recipe, argv)
     if args.dry_run:
         return show_dry_run({"recipe": recipe.identity(), "out": str(args.out)})
     show(prepare_shown(recipe, args.out, args.workers, args.most_lost), args.out)
     return 0
 
 
-def check_typed(recipe: Any, options: set[str]) -> None:
+def check_typed(recipe: Any, argv: list[str]) -> None:
     """Raise UsageError for an option of a command line that changes nothing, DataError for choices that cannot be."""
     from mcd.data.idle import idle
     from mcd.data.language import LANGUAGES
 
     reasons = idle(recipe)
     if recipe.source in LANGUAGES:
-        reasons["workers"] = f"--data {recipe.source} is not tokenised"
-    for name in sorted(options & reasons.keys()):
-        raise UsageError(f"{_option(name)}: has no effect here; {reasons[name]}")
+        reasons |= dict.fromkeys(("workers", "most_lost"), f"--data {recipe.source} is not tokenised")
+    refuse_idle(argv, {option_name(field): reason for field, reason in reasons.items()})
     recipe.check()
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def show(manifest: dict[str, Any], out: Path) -> None:

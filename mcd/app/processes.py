@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mcd.eval.scorer import SampleScore, Scorer
+from mcd.eval.scorer import SampleScore, Scorer, Text
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import from_pretrained
 from mcd.sampler import Sampler, sample
@@ -52,9 +52,9 @@ class ScorerInShares(Scorer):
     What shares a padded batch changes a text's NLL per token by less than 1e-4, and so does the number of processes.
     """
 
-    def nll(self, texts: list[str]) -> list[SampleScore]:
+    def nll(self, texts: Sequence[Text]) -> list[SampleScore]:
         """See `Scorer.nll`."""
-        return _in_shares(texts, super().nll)
+        return _in_shares(list(texts), super().nll)
 
     def nll_of_ids(self, rows: Sequence[Sequence[int]]) -> list[SampleScore]:
         """See `Scorer.nll_of_ids`."""

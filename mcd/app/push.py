@@ -8,6 +8,7 @@ import tyro
 
 from mcd.app.arguments import check_empty, check_out, parse, show_dry_run
 from mcd.app.errors import UsageError, WorkFailed
+from mcd.app.typed_options import refuse_idle
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ def main(argv: list[str]) -> int:
     local = is_folder_name(args.hub_id)
     if not local and not HUB_ID.fullmatch(args.hub_id):
         raise UsageError(f"{args.hub_id}: no hub id; give OWNER/NAME, or a path such as ./FOLDER")
+    if local:
+        why = f"{args.hub_id} is a folder here, and no repository of the hub"
+        refuse_idle(argv, dict.fromkeys(("--private", "--revision"), why))
     if args.dry_run:
         return show_dry_run(asdict(args))
     from mcd.app.model_card import model_card

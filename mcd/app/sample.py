@@ -7,13 +7,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from mcd.app.arguments import check_out, check_seed, set_threads, show_dry_run
 from mcd.app.errors import UsageError
-from mcd.app.sampling import SamplingOptions, check_process, fitted, parse_with_sampler, sampler_of, weights_digest
+from mcd.app.sampling import (
+    SamplingOptions,
+    check_process,
+    fitted,
+    idle_in_drawing,
+    parse_with_sampler,
+    sampler_of,
+    weights_digest,
+)
+from mcd.app.typed_options import refuse_idle
 
 GROUP = 64
 """Rows drawn and written together: what a kill can cost."""
@@ -46,11 +55,15 @@ class SampleArgs:
     seed: int = 0
     """Of all draws."""
     out: Path | None = None
-    """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol); printed as text if not given."""
+    """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol, and documents where a row has
+    several); printed as text if not given."""
     template: str | None = None
     """Text with [MASK] or [MASK:n]."""
     special_tokens: bool = False
     """Names of special tokens in the template's text become these tokens; otherwise they are text."""
+    borders: Literal["kept", "dropped"] = "kept"
+    """Where a document ends in a row: kept, as the name of the end of text; or dropped, so that documents run
+    together."""
     watch: bool = False
     """Show every state on the way (on stderr)."""
     sampling: SamplingOptions = SamplingOptions()
@@ -60,6 +73,7 @@ class SampleArgs:
 
 def main(argv: list[str]) -> int:
     args = parse_with_sampler(SampleArgs, argv, "sample")
+    refuse_idle(argv, idle_in_drawing(args.draw))
     sampler = sampler_of(args, args.steps)
     if args.num < 1:
         raise UsageError(f"--num {args.num}: must be at least 1")
@@ -71,7 +85,9 @@ def main(argv: list[str]) -> int:
 
         parse_template(args.template)
     if args.dry_run:
-        return show_dry_run({"model": args.model, "num": args.num, "seed": args.seed, **sampler.protocol()})
+        return show_dry_run(
+            {"model": args.model, "num": args.num, "seed": args.seed, "borders": args.borders, **sampler.protocol()}
+        )
     if args.out:
         check_out(args.out)
     return _sample(args, sampler)
@@ -82,6 +98,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
 
     from mcd.app.processes import open_model, sample_in_shares
     from mcd.app.watch import watching
+    from mcd.data.text import writer_of
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.protocol import Protocol
     from mcd.train.ranks import broadcast, rank
@@ -100,6 +117,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
     protocol = Protocol(
         **sampler.protocol(),
+        borders=args.borders,
         length=length,
         frame=True if frame else None,
         weights=args.sampling.weights,
@@ -114,7 +132,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         "template": args.template,
         **({"special_tokens": True} if args.special_tokens else {}),
     }
-    first_process = rank() == 0
+    writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
     given = {} if template is None else {i: x for i, x in enumerate(template.tolist()) if x != denoiser.blank_id}
     done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
@@ -137,7 +155,7 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
                     **request,
                     "nfe": calls,
                     "ids": row,
-                    "text": tokenizer.decode(row),
+                    **writer.fields(row),
                     "protocol": protocol,
                 }
                 for i, (row, calls) in enumerate(zip(ids.tolist(), nfe.tolist(), strict=True))

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
 from mcd.data.companions import frame_of
+from mcd.app.typed_options import options_of, positionals, typed
 from mcd.data.corpus import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import WEIGHTS, locate, parts_of_weights, read_config
@@ -55,14 +56,22 @@ class SamplingOptions:
         return frame_of(tokenizer, str(denoiser.folder))
 
 
+DRAWING = {option: values for sampler in SAMPLERS.values() for option, values in options_of(sampler).items()}
+"""The options of all samplers, with the number of values each takes (`options_of`)."""
+
+
 def parse_with_sampler(kind: type, argv: list[str], command: str) -> Any:
     """`parse` into `kind`, which has a field `sampling`, with the options of the sampler asked for beside its own.
 
     The value has a further field `draw`, that sampler with its options (its `steps` means nothing). Without --sampler
     it is the one of the model named on the command line.
     """
-    name = peek(argv, "--sampler") or DEFAULT_SAMPLER[_process_of(argv)]
+    options = DRAWING | options_of(kind)
+    name = peek(argv, "--sampler") or DEFAULT_SAMPLER[_process_of(positionals(argv, options))]
     sampler = choose(name, SAMPLERS, "sampler")
+    for option in sorted(typed(argv) & DRAWING.keys() - options_of(sampler).keys() - options_of(kind).keys()):
+        others = ", ".join(other for other, one in SAMPLERS.items() if option in options_of(one))
+        raise UsageError(f"{option}: is no option of --sampler {name}, but of {others}")
     hidden = make_dataclass(sampler.__name__, [("steps", tyro.conf.Suppress[int], 32)], bases=(sampler,), frozen=True)
     args = make_dataclass(
         kind.__name__,
@@ -87,12 +96,24 @@ def sampler_of(args: Any, steps: int) -> Sampler:
         raise UsageError(str(error)) from None
 
 
-def _process_of(argv: list[str]) -> str:
-    """The process of the first word that is a model here (none is fetched for this), or "masked"."""
-    for word in argv:
+def _process_of(words: list[str]) -> str:
+    """The process of the model that the first word names (none is fetched for this), or "masked"."""
+    for word in words[:1]:
         if word == "demo" or (Path(word) / "config.json").is_file():
             return read_config(locate(word)).process
     return "masked"
+
+
+def idle_in_drawing(draw: Sampler) -> dict[str, str]:
+    """The options that a sampler's other options leave without effect, with the reason, for `refuse_idle`."""
+    idle = {}
+    if getattr(draw, "greedy", False):
+        idle |= dict.fromkeys(("--temperature", "--top-p"), "--greedy takes the likeliest token whatever they say")
+    if getattr(draw, "eta", None) == 0.0:
+        idle["--remasking"] = "--eta 0 never masks a token again"
+    if draw.process == "autoregressive":
+        idle["--steps"] = "an autoregressive model takes one step a token"
+    return idle
 
 
 def check_process(sampler: Sampler, denoiser: Denoiser) -> None:

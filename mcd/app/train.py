@@ -10,6 +10,7 @@ from tyro import MISSING
 from mcd.app.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
 from mcd.app.errors import UsageError
 from mcd.app.recipes import TRAIN, ModelSize
+from mcd.app.typed_options import options_of, refuse_idle
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.train.config import Budget, TrainConfig
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> int:
             budget = Budget(args.steps, args.minutes)
         except ValueError as error:
             raise UsageError(str(error)) from None
+    refuse_idle(argv, idle_options(args))
     _check(args)
     config = {
         "command": "train",
@@ -94,6 +96,35 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return show_dry_run(config)
     return run(args, args.objective, budget, config, f"mcd train {shlex.join(argv)}")
+
+
+def idle_options(args: Any) -> dict[str, str]:
+    """The options that what is trained leaves without effect, with the reason (`refuse_idle`)."""
+    from mcd.data.language import LANGUAGES
+    from mcd.data.shards import MANIFEST
+
+    idle = {"--teacher-ema": "`mcd train` has no teacher"} | idle_in_objective(args.objective)
+    if args.init is not None:
+        idle |= dict.fromkeys(options_of(ModelSize), f"the network is that of --init {args.init}")
+        idle["--vocab-size"] = f"the tokenizer is that of --init {args.init}"
+    elif args.data in LANGUAGES or (Path(args.data) / MANIFEST).is_file():
+        idle["--vocab-size"] = f"--data {args.data} has its tokens already"
+    return idle
+
+
+def idle_in_objective(objective: Objective) -> dict[str, str]:
+    """The options of a method that others of it leave without effect, with the reason."""
+    own, idle = vars(objective), {}
+    if own.get("warm_start") == 0.0:
+        idle |= dict.fromkeys(("--warm-t", "--warm-weight"), "--warm-start 0 has no warm start")
+    if own.get("curriculum") == 0.0:
+        soft = ("--tau-start", "--tau-end", "--alpha-min", "--alpha-max")
+        idle |= dict.fromkeys(soft, "--curriculum 0 has no soft tokens")
+    if own.get("delta0") == 0.0:
+        idle["--delta-growth"] = "--delta0 0 has no gap to grow"
+        if own.get("coupling") == "shared":
+            idle |= dict.fromkeys(("--region", "--ce-weight"), "with --delta0 0 no token is revealed")
+    return idle
 
 
 def _check(args: TrainArgs) -> None:

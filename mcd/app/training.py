@@ -17,6 +17,7 @@ from mcd.app.watch import watching
 from mcd.data.companions import NOTES
 from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.shards import read_manifest
+from mcd.data.text import Writer
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
@@ -113,4 +114,5 @@ def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, loader: Loa
     sampler = SAMPLERS[DEFAULT_SAMPLER[model.config.process]](SAMPLE_STEPS)
     ids, _ = sample(sampler, model, SAMPLE_ROWS, loader.length, frame=loader.frame)
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n\n".join(tokenizer.decode(row) for row in ids.tolist()) + "\n", encoding="utf-8")
+    writer = Writer(tokenizer, loader.eos_id)
+    path.write_text("\n\n".join(writer.text(row) for row in ids.tolist()) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcd.eval.bootstrap import RESAMPLES, Interval
-from mcd.eval.scorer import Scorer
+from mcd.eval.scorer import Scorer, Text
 
 HAS_MAUVE = importlib.util.find_spec("mauve") is not None
 """Whether the optional package mauve-text is installed."""
@@ -93,14 +93,18 @@ def mauve_ceiling(Y: NDArray, seed: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real text to compare with: its name, its cloud (M, D), and the MAUVE that real text itself reaches there."""
+    """Real text to compare with: its name, its cloud (M, D), and the MAUVE that real text itself reaches there.
+
+    truncated: how many of its texts are longer than the scorer's context, and were read so far.
+    """
 
     name: str
     features: NDArray
     ceiling: float | None
     seed: int
+    truncated: int = 0
 
-    def row(self, texts: Sequence[str], scorer: Scorer) -> dict[str, Any]:
+    def row(self, texts: Sequence[Text], scorer: Scorer) -> dict[str, Any]:
         """The keys of a row of metrics.json that compare `texts` with it; those of MAUVE None without the package."""
         cloud = scorer.features(list(texts))
         energy = energy_distance(cloud, self.features, seed=self.seed)
@@ -114,13 +118,14 @@ class Reference:
             "mauve_lo": similar.lo if similar else None,
             "mauve_hi": similar.hi if similar else None,
             "mauve_ceiling": self.ceiling,
+            "reference_truncated": self.truncated,
         }
 
 
-def reference_of(name: str, texts: Sequence[str], scorer: Scorer, seed: int = 0) -> Reference:
+def reference_of(name: str, texts: Sequence[Text], scorer: Scorer, seed: int = 0) -> Reference:
     """The reference of real `texts`, at least four of them, read by `scorer`; `seed` is that of all its intervals."""
     cloud = scorer.features(list(texts))
-    return Reference(name, cloud, mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed)
+    return Reference(name, cloud, mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed, scorer.cut(texts))
 
 
 def _distances(X: NDArray, Y: NDArray) -> NDArray:

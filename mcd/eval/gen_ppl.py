@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcd.eval.bootstrap import RESAMPLES, Interval, mean_interval, ratio_interval
-from mcd.eval.scorer import SampleScore, Scorer
+from mcd.eval.scorer import SampleScore, Scorer, Text
 
 Averaging = Literal["pooled", "per-sample"]
 
@@ -47,7 +47,7 @@ class GenPPL:
 
 
 def gen_ppl(
-    texts: list[str],
+    texts: Sequence[Text],
     scorer: Scorer,
     *,
     averaging: Averaging = "pooled",

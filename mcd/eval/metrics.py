@@ -1,5 +1,6 @@
 """One row of `metrics.json`: all that is measured on one set of samples, with the protocol it was measured by."""
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,26 +9,28 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mcd.data.text import Borders, Documents
 from mcd.eval.bootstrap import RESAMPLES, mean_interval
 from mcd.eval.clouds import Reference
 from mcd.eval.diversity import Ids, distinct_n, repetition_n, repetitions, sample_entropies, self_bleus
 from mcd.eval.gen_ppl import Averaging, GenPPL, gen_ppl
 from mcd.eval.protocol import Protocol
-from mcd.eval.scorer import SampleScore, Scorer
+from mcd.eval.scorer import SampleScore, Scorer, Text
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How samples are scored: the averaging of the main Gen PPL, whether the scorer tokenises text anew, and what real
-    text the samples are compared with, if any."""
+    """How samples are scored: the averaging of the main Gen PPL, whether the scorer tokenises text anew, what real text
+    the samples are compared with, if any, and whether the scorer sees where a document ends."""
 
     averaging: Averaging = "pooled"
     retokenise: bool = True
     reference: Reference | None = None
+    borders: Borders = "kept"
 
 
 PLAIN = Scoring()
-"""MDLM's conventions."""
+"""MDLM's conventions: the end of text is in the text that its scorer reads, and becomes the scorer's own."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Measured:
 
 
 def measure(
-    ids: Ids,
-    texts: Sequence[str],
+    ids: Ids | None,
+    texts: Sequence[Text],
     scorer: Scorer | None,
     protocol: Protocol,
     *,
@@ -55,14 +58,20 @@ def measure(
 ) -> Measured:
     """The row of one model at one number of steps; all of it goes into JSON.
 
-    ids: (N, L) or a list of lists, tokens of the model; texts: the same samples decoded. `nfe` is the mean number of
-    denoiser calls a sample took. Gen PPL is over the scorer's tokens (`scored_tokens`), by both averagings, of which
-    `scoring` names the main one (`gen_ppl`, with its interval); entropy (nats), repetition, distinct-n and self-BLEU
-    are over `tokens`, the model's own. A reference and a scorer add the distances of feature clouds. `extra` is merged
-    into the row. Without a scorer the keys of Gen PPL are None. What is known here about the scorer and the samples is
-    written into the protocol. `seed` is the bootstrap's.
-    Raises ValueError when there is no sample, or when ids and texts differ in number.
+    ids: (N, L) or a list of lists, tokens of the model; None where nobody knows them, then the scorer's own tokens of
+    the texts are counted. texts: the same samples decoded. `nfe` is the mean number of denoiser calls a sample took.
+    Gen PPL is over the scorer's tokens (`scored_tokens`), by both averagings, of which `scoring` names the main one
+    (`gen_ppl`, with its interval); entropy (nats), repetition, distinct-n and self-BLEU are over `tokens`, the model's
+    own. A reference and a scorer add the distances of feature clouds. `extra` is merged into the row. Without a scorer
+    the keys of Gen PPL are None. What is known here about the scorer and the samples is written into the protocol.
+    `seed` is the bootstrap's. `protocol.borders` says how the texts were made. Raises ValueError when there is no
+    sample, when ids and texts differ in number, and for texts without ids or scorer.
     """
+    counted = None
+    if ids is None:
+        if scorer is None:
+            raise ValueError("texts without ids are measured by a scorer's tokens; there is no scorer")
+        ids, counted = scorer.tokens(texts), "scorer"
     entropies = sample_entropies(ids)
     if len(entropies) != len(texts) or not len(texts):
         raise ValueError(f"need as many texts as rows of ids, at least one; got {len(texts)} and {len(entropies)}")
@@ -73,7 +82,7 @@ def measure(
             if scoring.retokenise
             else [row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row) for row in ids]
         )
-        score = gen_ppl(list(texts), scorer, averaging=scoring.averaging, ids=own, resamples=resamples, seed=seed)
+        score = gen_ppl(texts, scorer, averaging=scoring.averaging, ids=own, resamples=resamples, seed=seed)
     compared = scoring.reference.row(texts, scorer) if scoring.reference and scorer else {}
     repeated = repetitions(ids, 4)
     repeated = repeated[np.isfinite(repeated)]
@@ -86,6 +95,8 @@ def measure(
         scorer_precision=scorer.precision if scorer else None,
         scorer_context=scorer.context if scorer else None,
         retokenised=scoring.retokenise if scorer else None,
+        borders=protocol.borders if scorer and scoring.retokenise else None,
+        counted=counted,
         averaging=scoring.averaging if scorer else None,
         reference=scoring.reference.name if compared and scoring.reference else None,
         reference_samples=len(scoring.reference.features) if compared and scoring.reference else None,
@@ -124,12 +135,17 @@ def measure(
     return Measured(row | dict(extra or {}), score.scores if score else None)
 
 
-def shuffled(texts: Sequence[str], seed: int) -> list[str]:
+def shuffled(texts: Sequence[Text], seed: int) -> list[Documents]:
     """Each text with its words in random order, parted by single spaces: a control that keeps the unigrams.
 
-    Its entropy over words is that of the text; only what depends on order is lost. Row i depends on (seed, i) alone.
+    Words move from document to document, and each has as many as before, so that the borders stay. The entropy over
+    words is that of the text; only what depends on order is lost. Row i depends on (seed, i) alone.
     """
-    rows = [text.split() for text in texts]
-    for i, words in enumerate(rows):
-        random.Random(f"{seed}:{i}").shuffle(words)
-    return [" ".join(words) for words in rows]
+    mixed = []
+    for i, text in enumerate(texts):
+        words = [document.split() for document in ([text] if isinstance(text, str) else text)]
+        rest = [word for document in words for word in document]
+        random.Random(f"{seed}:{i}").shuffle(rest)
+        left = iter(rest)
+        mixed.append(tuple(" ".join(itertools.islice(left, len(document))) for document in words))
+    return mixed

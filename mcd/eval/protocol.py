@@ -19,6 +19,10 @@ class Protocol:
     scorer_precision: str | None = None
     scorer_context: int | None = None  # tokens
     retokenised: bool | None = None  # decoded and tokenised again by the scorer, or its own ids scored as they are
+    borders: Literal["kept", "dropped"] | None = (
+        None  # between documents: the scorer's end of text, or they run together
+    )
+    counted: Literal["scorer"] | None = None  # whose tokens entropy and repetition are of; None: the model's
     averaging: Literal["pooled", "per-sample"] | None = None
     reference: str | None = None  # real text that samples were compared with
     reference_samples: int | None = None
@@ -43,14 +47,30 @@ class Protocol:
 
     def digest(self) -> str:
         """Twelve hex digits, the same on every machine: equal protocols, equal digests."""
-        said = {name: value for name, value in self.as_dict().items() if value is not None}  # later fields change none
+        said = {  # a later field changes no digest where it says what went without saying before
+            name: value
+            for name, value in self.as_dict().items()
+            if value is not None and (name, value) not in IMPLIED.items()
+        }
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def differences(self, other: "Protocol", ignore: Collection[str] = ()) -> list[str]:
         """The names of the fields that differ, in order: empty when numbers may share a table without a word."""
-        names = [field.name for field in fields(self) if field.name not in ignore]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
+        mine, others = said_by(self.as_dict()), said_by(other.as_dict())
+        return [
+            field.name for field in fields(self) if field.name not in ignore and mine[field.name] != others[field.name]
+        ]
+
+
+IMPLIED = {"borders": "dropped"}
+"""What was done before a field came, and so for every scored text whose stamp lacks it."""
+
+
+def said_by(stamp: dict[str, Any]) -> dict[str, Any]:
+    """A stamp with what its fields imply: text was scored with its documents run together until `borders` came."""
+    scored = stamp.get("scorer") is not None and stamp.get("retokenised") is not False
+    return stamp | {name: value for name, value in IMPLIED.items() if scored and stamp.get(name) is None}
 
 
 def protocol_of_dict(config: dict) -> Protocol:

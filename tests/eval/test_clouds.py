@@ -83,6 +83,18 @@ class Digits(Scorer):
         return np.array([[len(text), text.count("a")] for text in texts], dtype=np.float64)
 
 
+class Letters:
+    """Tokens are letters; nothing is put in front."""
+
+    bos_token_id = eos_token_id = pad_token_id = None
+
+    def get_vocab(self):
+        return {"a": 0, "b": 1}
+
+    def __call__(self, texts, add_special_tokens, split_special_tokens, truncation, max_length):
+        return {"input_ids": [["ab".index(letter) for letter in text][:max_length] for text in texts]}
+
+
 def test_a_reference_compares_texts_and_says_what_real_text_shows(monkeypatch):
     monkeypatch.setattr(clouds, "HAS_MAUVE", False)
     rng = np.random.default_rng(0)
@@ -90,11 +102,12 @@ def test_a_reference_compares_texts_and_says_what_real_text_shows(monkeypatch):
     def texts(share, n=40):
         return ["".join(rng.choice(["a", "b"], p=[share, 1 - share], size=20 + i % 5)) for i in range(n)]
 
-    scorer = Digits("digits", None, None, "fp32", 8)
+    scorer = Digits("digits", None, Letters(), "fp32", 22)
     made = reference_of("abba", texts(0.5), scorer)
     assert made.name == "abba" and made.features.shape == (40, 2)
     near, far = made.row(texts(0.5), scorer), made.row(texts(0.9), scorer)
     assert near["energy"] < near["energy_floor"] < far["energy_lo"] < far["energy"] < far["energy_hi"]
+    assert made.truncated == 8 == near["reference_truncated"]  # those of 24 letters
     assert [near[key] for key in ("mauve", "mauve_lo", "mauve_hi", "mauve_ceiling")] == [None] * 4
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from mcd.eval.protocol import Protocol, protocol_of_dict
+from mcd.eval.protocol import Protocol, protocol_of_dict, said_by
 
 STAMP = Protocol(scorer="smollm2", sampler="ancestral", temperature=1.0, samples=64, length=128, weights="ema", seed=0)
 
@@ -19,6 +19,7 @@ def test_the_digest_is_the_same_in_another_process_and_differs_with_each_field()
     assert other.stdout.strip() == STAMP.digest()
     changed = {str | None: "changed", int | None: 7, float | None: 0.7, bool | None: True}
     changed |= {Literal["ema", "raw"] | None: "raw", Literal["pooled", "per-sample"] | None: "pooled"}
+    changed |= {Literal["kept", "dropped"] | None: "kept", Literal["scorer"] | None: "scorer"}
     digests = {replace(STAMP, **{field.name: changed[field.type]}).digest() for field in fields(Protocol)}
     assert len(digests | {STAMP.digest()}) == len(fields(Protocol)) + 1
 
@@ -38,3 +39,16 @@ def test_it_survives_json():
     for bad in ({"length": "128"}, {"length": True}, {"weights": "best"}, {"top_p": float("nan")}, {"scorer": [1]}):
         with pytest.raises(ValueError, match=f"protocol field {next(iter(bad))}"):
             protocol_of_dict(bad)
+
+
+def test_rows_of_before_there_were_borders_ran_documents_together():
+    """Published rows have no such field. They are like rows of today that drop the borders, and unlike those that
+    keep them, by stamp, by digest and on the report's page."""
+    old = Protocol(scorer="smollm2", retokenised=True)
+    dropped, kept = replace(old, borders="dropped"), replace(old, borders="kept")
+    assert old.digest() == dropped.digest() != kept.digest()
+    assert old.differences(dropped) == [] and old.differences(kept) == ["borders"]
+    assert said_by(old.as_dict()) == said_by(dropped.as_dict())
+    unscored = Protocol(samples=4)  # no text was scored
+    assert said_by(unscored.as_dict())["borders"] is None
+    assert replace(old, retokenised=False).differences(replace(kept, retokenised=False, borders=None)) == []

@@ -55,15 +55,19 @@ def smollm2() -> Iterator[Scorer]:
 
 
 class ToyTokenizer:
-    """Digits to ids 0 to 9; 10 is BOS and EOS where `bos` says so, written "^"."""
+    """Digits to ids 0 to 9; 10 is BOS and EOS where `bos` says so. A text is letters alone."""
 
     pad_token_id = None
 
     def __init__(self, bos: bool = True):
         self.bos_token_id = self.eos_token_id = 10 if bos else None
 
-    def __call__(self, texts, add_special_tokens, truncation, max_length):
-        return {"input_ids": [[10 if c == "^" else int(c) for c in text][:max_length] for text in texts]}
+    def get_vocab(self):
+        return {str(i): i for i in range(10)}
+
+    def __call__(self, texts, add_special_tokens, split_special_tokens, truncation=False, max_length=None):
+        assert split_special_tokens and not add_special_tokens
+        return {"input_ids": [[int(c) for c in text][:max_length] for text in texts]}
 
 
 class ToyModel(torch.nn.Module):
@@ -157,10 +161,10 @@ def test_text_comes_back_from_the_tokens_of_the_default(smollm2):
 
 
 def test_a_uniform_scorer_gives_exactly_v():
-    result = gen_ppl(["123", "4567", "^9"], toy())
+    result = gen_ppl(["123", "4567", ("", "9")], toy())
     assert result.value == pytest.approx(VOCABULARY, rel=1e-7)
     assert (result.lo, result.hi) == pytest.approx((VOCABULARY, VOCABULARY), rel=1e-7)
-    assert result.tokens == 8  # the "^" is BOS, already there, and is not scored
+    assert result.tokens == 8  # what stands in front of the 9 is BOS too, already there, and is not scored
 
 
 def test_the_first_token_is_scored_only_where_there_is_a_bos():
@@ -171,8 +175,8 @@ def test_the_first_token_is_scored_only_where_there_is_a_bos():
     assert [score.nll for score in scores] == pytest.approx([3 * right, 2 * wrong + right])
 
 
-def test_special_tokens_inside_a_text_are_context_and_not_scored():
-    scores = toy(margin=5.0).nll(["12^01", "^12", "^^"])
+def test_the_end_of_text_between_documents_is_context_and_not_scored():
+    scores = toy(margin=5.0).nll([("12", "01"), ("", "12"), ("", "")])
     right, wrong = math.log(1 + 10 * math.exp(-5)), math.log(1 + 10 * math.exp(-5)) + 5
     assert [score.tokens for score in scores] == [4, 2, 0]
     assert [score.nll for score in scores] == pytest.approx([wrong + 3 * right, wrong + right, 0.0])
@@ -190,7 +194,7 @@ def test_a_text_is_cut_at_the_context_and_says_so():
 
 
 def test_nothing_to_score_is_none_and_no_text_is_refused():
-    result = gen_ppl(["", "^"], toy())
+    result = gen_ppl(["", ("", "")], toy())
     assert (result.value, result.lo, result.hi, result.tokens) == (None, None, None, 0)
     assert toy().nll([]) == []
     with pytest.raises(ValueError, match="at least one text"):
@@ -285,7 +289,10 @@ def test_shuffled_keeps_the_words_and_depends_on_seed_and_row_only():
     once = shuffled(TEXTS, seed=3)
     assert once == shuffled(TEXTS, seed=3) != shuffled(TEXTS, seed=4)
     assert shuffled(TEXTS[:2], seed=3) == once[:2]
-    assert [sorted(text.split()) for text in once] == [sorted(text.split()) for text in TEXTS]
+    assert [sorted(text.split()) for (text,) in once] == [sorted(text.split()) for text in TEXTS]
+    (mixed,) = shuffled([("a b c", "", "d e f g h")], seed=0)  # borders stay where they were, counted in words
+    assert [len(document.split()) for document in mixed] == [3, 0, 5]
+    assert sorted(" ".join(mixed).split()) == list("abcdefgh") and mixed != ("a b c", "", "d e f g h")
 
 
 def test_features_agree_with_one_text_at_a_time_without_padding(smollm2):

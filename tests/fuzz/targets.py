@@ -24,6 +24,7 @@ from mcd.app.metrics_table import print_rows
 from mcd.app.page import figures
 from mcd.app.page.document import page
 from mcd.app.page.gather import gather
+from mcd.app.samples_file import read_samples
 from mcd.data.canvas import canvas
 from mcd.data.corpus import documents
 from mcd.data.loader import open_loader
@@ -195,13 +196,13 @@ def _samples_seeds() -> list[Case]:
 
 
 def _read_samples(folder: Path) -> None:
-    measure_file(folder / "samples_student_r1_s4.jsonl", None, 0)
+    measure_file(read_samples(folder / "samples_student_r1_s4.jsonl"), None, 0)
 
 
 def _metrics_seeds() -> list[Case]:
     with _folder() as folder:
         write_case(_samples_seeds()[0], folder)
-        row = measure_file(folder / "samples_student_r1_s4.jsonl", None, 0)
+        row = measure_file(read_samples(folder / "samples_student_r1_s4.jsonl"), None, 0)
     scored = {
         "gen_ppl": 50.0,
         "gen_ppl_lo": 40.0,

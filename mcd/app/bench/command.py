@@ -10,6 +10,7 @@ import tyro
 
 from mcd.app.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.app.errors import UsageError, WorkFailed
+from mcd.app.typed_options import refuse_idle
 
 QUESTIONS = {
     "step": "time and memory of a distillation step",
@@ -53,6 +54,8 @@ BenchArgs.__doc__ = with_names(BenchArgs, QUESTIONS)
 def main(argv: list[str]) -> int:
     args = parse(BenchArgs, argv, "bench")
     cells = _chosen(args)
+    if args.names and not set(args.names) & QUESTIONS.keys():
+        refuse_idle(argv, {"--full": "single rows are measured, whatever set they are of"})
     minutes = sum(cell.seconds for cell in cells) / 60
     if args.dry_run:
         return show_dry_run({"rows": [cell.name for cell in cells], "minutes": round(minutes, 1)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcd.app.errors import UsageError
+from mcd.eval.protocol import said_by
 from mcd.files import JSONError, json_lines, parse_json, read_json
 from mcd.train.run_folder import read_stats
 
@@ -147,7 +148,7 @@ def _is_likelihood(row: Any) -> bool:
 def _cell(run: str, path: Path, i: int, row: Any) -> Cell:
     if not isinstance(row, dict) or not isinstance(row.get("model"), str):
         raise UsageError(f'{path}: row {i} has no "model"')
-    protocol = _mapping(row.get("protocol"))
+    protocol = said_by(_mapping(row.get("protocol")))
     values: dict[str, Any] = {}
     for name in (*NUMBERS, *WHOLE):
         value = row.get(name, protocol.get(name) if name == "temperature" else None)

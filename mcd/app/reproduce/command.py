@@ -10,6 +10,7 @@ import tyro
 
 from mcd.app.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.app.errors import UsageError
+from mcd.app.typed_options import refuse_idle
 
 EXPERIMENTS = {
     "table1": "five rounds of MCD, SDTT and Duo-DCD by number of steps",
@@ -69,6 +70,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--jobs {args.jobs}: must be at least 1")
     if args.name in ONE_SCALE and args.scale != "cpu":
         raise UsageError(f"--scale {args.scale}: {args.name} is of one scale; leave it out")
+    if args.name in ALONE:
+        refuse_idle(argv, dict.fromkeys(("--jobs", "--work"), f"{args.name} trains nothing and is one task"))
     command = shlex.join(["mcd", "reproduce", args.name, "--scale", args.scale])
     module = importlib.import_module(f"mcd.app.reproduce.{args.name}")
     if args.dry_run:

@@ -138,6 +138,7 @@ def _measure(cell: Cell, source: str, path: Path) -> None:
     from mcd.app.measure import measure_model
     from mcd.app.sampling import DEFAULT_SAMPLER
     from mcd.app.truth import measure_language, open_model
+    from mcd.eval.metrics import Scoring
     from mcd.files import write_json
     from mcd.sampler import SAMPLERS
 
@@ -151,7 +152,10 @@ def _measure(cell: Cell, source: str, path: Path) -> None:
     else:
         assert cell.scorer is not None
         scorer = _scorer(cell.scorer, cell.scorer_precision)
-        measured = measure_model(model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round)
+        scoring = Scoring(borders=cell.borders)
+        measured = measure_model(
+            model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round, scoring=scoring
+        )
     arrays: dict[str, Any] = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
     if measured.scores is not None:
         arrays["nll"] = np.array([score.nll for score in measured.scores])

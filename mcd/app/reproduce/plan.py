@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Cell:
 
     model: a run's name, or `demo`, or a hub id. round: the model as that round left it; None is the last one.
     steps: of the sampler. options: of the sampler, by name. scorer: for text; None where a `language` is the judge.
+    borders: of the documents in a text that is scored (`mcd.data.text`).
     """
 
     model: str
@@ -48,6 +49,7 @@ class Cell:
     scorer: str | None = None
     scorer_precision: str = "fp32"
     language: str | None = None
+    borders: Literal["kept", "dropped"] = "kept"
 
     def source(self, work: Path) -> str:
         """The model's folder, or its name when it is no run of ours."""
@@ -58,7 +60,10 @@ class Cell:
 
     def digest(self, weights: str) -> str:
         """Names the cell's files: sixteen hex digits of its fields and the weights it was drawn from."""
-        text = json.dumps({**asdict(self), "weights": weights}, sort_keys=True)
+        fields = {**asdict(self), "weights": weights}
+        if self.language is not None:  # no text is scored, and cells of before there were borders keep their names
+            del fields["borders"]
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

