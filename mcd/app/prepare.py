@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
     source = preset.pop("source", None)
     args = parse(PrepareArgs, argv, "prepare", PrepareArgs(out=MISSING, data=source, preset=name, **preset))
     if args.verify:
-        others = {option: "--verify reads --out alone" for option in options_of(PrepareArgs)}
+        others = dict.fromkeys(options_of(PrepareArgs), "--verify reads --out alone")
         refuse_idle(argv, {k: why for k, why in others.items() if k not in ("--verify", "--out")})
         return verify(args.out)
     if args.data is None:

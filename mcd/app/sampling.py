@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
-from mcd.data.companions import frame_of
 from mcd.app.typed_options import options_of, positionals, typed
+from mcd.data.companions import frame_of
 from mcd.data.corpus import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import WEIGHTS, locate, parts_of_weights, read_config

@@ -1,4 +1,4 @@
-"""A scorer is whole and causal, or it is refused: random weights and networks that look ahead score, but say nothing."""
+"""A scorer is whole and causal, or it is refused: random weights and networks that look ahead score and say nothing."""
 
 from typing import Any
 
