@@ -177,7 +177,7 @@ def _texts(name: str) -> Iterable[str]:
     try:
         if preset in PRESETS:
             if file:
-                tell_notes(files_of(Source(file, (PRESETS[preset].field,))).notes())
+                tell_notes(files_of(Source(file, (PRESETS[preset].field,), split=PRESETS[preset].split)).notes())
             return list(documents_of(preset, Path(file) if file else None))
         check_name(name, "--likelihood")
         tell_notes(files_of(Source(name)).notes())

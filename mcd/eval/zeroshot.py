@@ -169,7 +169,7 @@ def documents_of(name: str, file: Path | None = None) -> Iterator[str]:
     if name not in PRESETS:
         raise DataError(f"--likelihood {name}: no preset; known: {', '.join(PRESETS)}")
     preset = PRESETS[name]
-    texts = documents(str(file), preset.field) if file is not None else _from_hub(name, preset)
+    texts = documents(str(file), preset.field, preset.split) if file is not None else _from_hub(name, preset)
     for text in texts:
         if text.strip():
             yield preset.detokenise(text)

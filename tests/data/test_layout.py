@@ -93,7 +93,7 @@ def test_splits_of_a_dataset_dict_are_not_mixed(tmp_path, quiet):
         others = {f"{name}/data-00000-of-00001.arrow" for name in parts if name != split}
         assert layout.split == split and passed(tmp_path / "all", split) == {*others, "notes.txt"}
     assert source_sha256(Source(str(tmp_path / "all"), split="test")) != source_sha256(str(tmp_path / "all"))
-    with pytest.raises(DataError, match=r"holds the splits test, train, train_sft; name one of them with --split"):
+    with pytest.raises(DataError, match="holds the splits test, train, train_sft and no valid; name one with --split"):
         texts_of(tmp_path / "all", "valid")
 
 
@@ -131,7 +131,7 @@ def test_files_of_which_some_name_no_split_are_read_together_and_that_is_told(tm
 def test_one_split_alone_is_read_as_the_default(tmp_path):
     jsonl(tmp_path / "test.jsonl", TEXTS)
     assert texts_of(tmp_path) == texts_of(tmp_path, "test") == TEXTS
-    with pytest.raises(DataError, match="holds the splits test; name one"):
+    with pytest.raises(DataError, match="holds the splits test and no validation; name one"):
         texts_of(tmp_path, "validation")
 
 

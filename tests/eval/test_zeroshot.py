@@ -53,6 +53,15 @@ def test_a_file_of_ones_own_takes_the_hubs_place(name, tmp_path):
     assert list(documents_of(name, path)) == expected
 
 
+@pytest.mark.parametrize("name", ["ptb", "ag_news"])
+def test_of_a_folder_the_split_of_the_table_is_read(name, tmp_path):
+    """As of the hub: not the text that models are trained on."""
+    preset = PRESETS[name]
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}-00000-of-00001.jsonl").write_text(json.dumps({preset.field: f"of {split}"}) + "\n")
+    assert list(documents_of(name, tmp_path)) == [f"of {preset.split}"]
+
+
 def test_the_hub_is_asked_for_what_the_table_says(monkeypatch):
     asked = []
 
