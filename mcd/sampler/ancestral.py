@@ -23,8 +23,8 @@ class Ancestral(Sampler):
     the tokens it reveals, a row that reveals nothing does not enter the network, and rows do not wait for each other.
     The last step ends at alpha = 1: there is no extra call for "noise removal".
 
-    `order` is the law of u within a row (`process.unmasking`): "iid" is the plain ancestral sampler. The others run over
-    the masked tokens of a row alone, so that given ones take no share of the steps.
+    `order` is the law of u within a row (`process.unmasking`): "iid" is the plain ancestral sampler. The others run
+    over the masked tokens of a row alone, so that given ones take no share of the steps.
     The softmax and the inverse CDF are always float64.
     """
 

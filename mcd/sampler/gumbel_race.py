@@ -22,7 +22,8 @@ class GumbelRace(Sampler):
 
     Grid: t from 1 to 1e-5 in N steps, then one more call that fills what is left ("noise removal", sampled), so up to
     N + 1 calls. The prediction is kept while a row does not change, except for a time-conditioned network, whose
-    prediction changes with t: as in the public code. With precision "fp32" the race cuts off unlikely tokens, the harder the more steps are taken (`process.categorical.sample_gumbel_race`).
+    prediction changes with t: both as in the public code. With precision "fp32" the race cuts off unlikely tokens, the
+    harder the more steps are taken (`process.categorical.sample_gumbel_race`).
     """
 
     name: ClassVar[str] = "gumbel-race"

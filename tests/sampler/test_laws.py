@@ -26,7 +26,7 @@ from mcd.sampler.remdm import ReMDM
 from mcd.sampler.uniform import Uniform
 
 V, L = 4, 3
-FEW, MANY = 4_000, 40_000
+FEW, MANY = 2_000, 20_000
 BLANK = 4  # the mask, or of uniform models the id beyond the vocabulary
 
 
@@ -83,9 +83,12 @@ def blanks(z):
     return [i for i in range(L) if z[i] == BLANK]
 
 
-def chain(start, steps, move):
-    """The law of a Markov chain over (state, calls): move(k, z) yields (state, probability, calls made)."""
-    now = {(start, 0): 1.0}
+def chain(starts, steps, move):
+    """The law of a Markov chain over (state, calls), {(state, calls): probability}, from a law of its first state.
+
+    starts: (state, probability); move(k, z): (state, probability, calls made), all that step k may do with z.
+    """
+    now = {(z, 0): p for z, p in starts}
     for k in range(steps):
         after = Counter()
         for (z, calls), p in now.items():
@@ -133,7 +136,7 @@ def ancestral(walk, start):
                 for after, q in walk.reveals(z, 1 - k / walk.steps, due):
                     yield after, q, bool(due)
 
-            for end, q in chain(start, walk.steps, move).items() if p > 0.0 else ():
+            for end, q in chain([(start, 1.0)], walk.steps, move).items() if p > 0.0 else ():
                 law[end] += p * q / max(1, len(rankings))
     return law
 
@@ -179,10 +182,12 @@ def blocks_of(places, sampler):
         ends = [min(m, (n + 1) * size) * sampler.steps // m for n in range(len(blocks))]
     else:  # neighbours join: as many groups as steps
         edges = [n * len(blocks) // sampler.steps for n in range(sampler.steps + 1)]
-        blocks = [sum(blocks[a:b], []) for a, b in itertools.pairwise(edges)]
+        blocks = [[*itertools.chain(*blocks[a:b])] for a, b in itertools.pairwise(edges)]
         ends = range(1, sampler.steps + 1)
     starts = [0, *ends]
-    return [(block, b - k) for block, (a, b) in zip(blocks, itertools.pairwise(starts), strict=True) for k in range(a, b)]
+    return [
+        (block, b - k) for block, (a, b) in zip(blocks, itertools.pairwise(starts), strict=True) for k in range(a, b)
+    ]
 
 
 def confidence(walk, start):
@@ -216,7 +221,7 @@ def confidence(walk, start):
             for after, q in walk.reveals(z, t, chosen):
                 yield after, q, 1
 
-        for end, p in chain(start, len(schedule), move).items():
+        for end, p in chain([(start, 1.0)], len(schedule), move).items():
             law[end] += p / math.factorial(L)
     return law
 
@@ -242,11 +247,11 @@ def remdm(walk, start):
         for after, q in product_of(z, choices):
             yield after, q, any(z[i] == BLANK != after[i] for i in wanted)
 
-    return chain(start, walk.steps, move)
+    return chain([(start, 1.0)], walk.steps, move)
 
 
 def uniform(walk, start):
-    """Bayes' rule with x for the clean token: q(s | t) proportional to q(z_t | z_s) q(z_s); kappa mixes in fresh noise."""
+    """Bayes' rule with x for the clean token: q(z_s | z_t) ~ q(z_t | z_s) q(z_s); 1 - kappa of it is noised afresh."""
     sampler, wanted = walk.sampler, blanks(start)
     end = 1e-5 if sampler.tail == "greedy" else 0.0
     grid = [1 - (1 - end) * k / walk.steps for k in range(walk.steps + 1)]
@@ -255,9 +260,7 @@ def uniform(walk, start):
 
     def posterior(x, z, alpha_t, alpha_s):
         keep = alpha_t / alpha_s
-        q = [
-            (keep * (token == z) + (1 - keep) / V) * (alpha_s * x[token] + (1 - alpha_s) / V) for token in range(V)
-        ]
+        q = [(keep * (token == z) + (1 - keep) / V) * (alpha_s * x[token] + (1 - alpha_s) / V) for token in range(V)]
         return [value / sum(q) for value in q]
 
     def move(k, z):
@@ -275,12 +278,8 @@ def uniform(walk, start):
         for after, p in product_of(z, choices):
             yield after, p, bool(wanted)
 
-    law = Counter()
-    starts = list(product_of(start, {i: dict.fromkeys(range(V), 1 / V) for i in wanted}))
-    for z, p in starts:
-        for key, q in chain(z, walk.steps + (sampler.tail == "greedy"), move).items():
-            law[key] += p * q
-    return law
+    starts = product_of(start, {i: dict.fromkeys(range(V), 1 / V) for i in wanted})
+    return chain(starts, walk.steps + (sampler.tail == "greedy"), move)
 
 
 def causal(walk, start):
@@ -294,7 +293,7 @@ def causal(walk, start):
         for after, p in product_of(z, {i: dict(enumerate(x))}):
             yield after, p, 1
 
-    return chain(start, len(places), move)
+    return chain([(start, 1.0)], len(places), move)
 
 
 LAWS = {
