@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import sample_rival
-from mcd.process.unmasking import ORDERS
+from mcd.process.unmasking import sample_u_of_row
 
 
 class Draws:
@@ -33,6 +33,7 @@ class Draws:
             raise ValueError(f"diffused has shape {tuple(diffused.shape)}, not {(B, L)}")
         self.generator, self.B, self.L, self.rows, self.device = generator, B, L, rows, device
         own = len(range(B)[rows])
+        self._diffused_of_all = diffused
         self.diffused: Tensor | None = None if diffused is None else self._own(diffused)
         self.positions: float = own * L if diffused is None else max(1, int(diffused.sum())) * own / B
         """What a sum over this part's tokens is divided by: the mean over equal parts is that over all B L positions,
@@ -43,11 +44,16 @@ class Draws:
         return self._own(stratified_t(self.B, low, high, self.generator))
 
     def u(self, order: str = "iid") -> Tensor:
-        """Thresholds u in (0, 1], float32 (b, L), 0 where nothing is diffused; `order` as in `process.unmasking`."""
+        """Thresholds u in (0, 1], float32 (b, L), 0 where nothing is diffused; `order` as in `process.unmasking`.
+
+        An order runs over what is diffused of a row alone (`sample_u_of_row`).
+        """
         if order == "iid":
             u = sample_u(self.B, self.L, self.generator)
         else:
-            u = torch.stack([ORDERS[order](self.L, 0.0, self.generator) for _ in range(self.B)]).float()
+            every = torch.ones(self.B, self.L, dtype=torch.bool)
+            wanted = every if self._diffused_of_all is None else self._diffused_of_all.cpu()
+            u = torch.stack([sample_u_of_row(order, row, 0.0, self.generator) for row in wanted]).float()
         own = self._own(u)
         return own if self.diffused is None else own.masked_fill(~self.diffused, 0.0)
 

@@ -1,7 +1,8 @@
 """Where u comes from when sampling: when is each token of a row revealed?
 
 Every order gives u marginally uniform on (low, 1], so each token alone follows the masking process exactly; they differ
-in how the tokens of a row depend on each other. A sampler that starts from all mask draws above low = alpha_1.
+in how the tokens of a row depend on each other. A sampler that starts from all mask draws above low = alpha_1. Where
+some tokens of a row are given, the order runs over the others alone: see `sample_u_of_row`.
 """
 
 from collections.abc import Callable
@@ -72,3 +73,18 @@ ORDERS: dict[str, Order] = {
     "low-discrepancy": sample_u_low_discrepancy,
     "blockwise": sample_u_blockwise,
 }
+
+
+def sample_u_of_row(order: str, wanted: Tensor, low: float, generator: torch.Generator) -> Tensor:
+    """Thresholds of a row of which only the tokens `wanted`, bool (L,), are revealed, float64 (L,); 0 for the others.
+
+    The order runs over the wanted tokens as if they stood side by side: ranks, counts and blocks are theirs, and the
+    given ones take no part of (low, 1]. The threshold of a token is thus uniform on (low, 1], whatever is given. With
+    "iid" it is also the same number, whatever is given.
+    """
+    if order == "iid":
+        return sample_u_iid(len(wanted), low, generator).masked_fill(~wanted, 0.0)
+    u = torch.zeros(len(wanted), dtype=torch.float64)
+    if count := int(wanted.sum()):
+        u[wanted] = ORDERS[order](count, low, generator)
+    return u

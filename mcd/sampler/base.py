@@ -20,7 +20,12 @@ CALL_SIZE = 1 << 18
 
 @dataclass(frozen=True)
 class Step:
-    """A state on the way from mask to text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far."""
+    """A state on the way from mask to text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far.
+
+    t goes from 1, where all that is wanted is blank, whatever else is given, to 0. It is the time of the process where
+    the sampler follows its schedule, and the share of the steps that is left where it does not (`confidence`, `cad`,
+    `causal`).
+    """
 
     z: Tensor
     t: float
@@ -45,7 +50,7 @@ class Sampler(ABC):
     name: ClassVar[str]
     process: ClassVar[Process] = "masked"
     remasks: ClassVar[bool] = False
-    """Whether a step may change generated tokens. If not, steps only ever reveal, and calls are at most tokens."""
+    """Whether a step may change generated tokens. If not, steps only ever reveal."""
 
     steps: int = 32
     """Steps from noise to text."""

@@ -14,18 +14,19 @@ class CAD(Confidence):
 
     A step reveals the k surest tokens of the block at hand, k the number that reach the threshold, but at least 1 and
     at most `cap`. The last step that a block may take (its share of `steps`) reveals all that is left of it; with as
-    many steps as tokens, as in the paper, that is one at most. The calls made are fewer than `steps` when the model is
-    sure. The paper decodes greedily: `--greedy`. Its rule that the end of a text is not said
+    many steps as masked tokens, as in the paper, that is one at most. The calls made are fewer than `steps` when the
+    model is sure. The paper decodes greedily: `--greedy`. Its rule that the end of a text is not said
     early is left out: it belongs to answers of instruction models.
     """
 
     name: ClassVar[str] = "cad"
 
     block: int = 32
-    """Tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
+    """Masked tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
     threshold: float = 0.95
-    """Score from which on a token is sure. It needs --steps near the length to matter: a block has its share of them,
-    and the last reveals what is left. Of top and margin in [0, 1], of entropy (negative, in nats) at most 0."""
+    """Score from which on a token is sure. It needs --steps near the number of masked tokens to matter: a block has its
+    share of them, and the last reveals what is left. Of top and margin in [0, 1], of entropy (negative, in nats) at
+    most 0."""
     cap: int = 4
     """Most tokens a step reveals, the last of a block excepted."""
 

@@ -17,7 +17,8 @@ class Causal(Sampler):
     """Token i is drawn from p(. | start of text, tokens before i) by inverse CDF at v_i, in float64.
 
     One call a token, whatever `steps`: an autoregressive model has no shorter way, and its NFE is the length. A
-    template's tokens are kept and take no call, but only what stands to the left of a token is seen when it is drawn.
+    template's tokens are kept and take no call and no step, but only what stands to the left of a token is seen when it
+    is drawn.
     The whole row is computed anew at each call, since there is no cache of keys and values: this is a yardstick.
     """
 
@@ -42,12 +43,15 @@ class Causal(Sampler):
         v = torch.stack([torch.rand(L, dtype=torch.float64, generator=row_generator(seed, row)) for row in rows])
         v = v.to(z.device)
         yield Step(z.clone(), 1.0, nfe.clone())
-        for i in range(L):
+        places = wanted.any(dim=0).nonzero(as_tuple=True)[0].tolist()
+        for n, i in enumerate(places, start=1):
             active = wanted[:, i].nonzero(as_tuple=True)[0]
-            for chunk in active.split(rows_per_call) if len(active) else ():
+            for chunk in active.split(rows_per_call):
                 z[chunk, i] = self._next(denoiser, z[chunk], i, v[chunk, i])
             nfe[active.cpu()] += 1
-            yield Step(z.clone(), 1.0 - (i + 1) / L, nfe.clone())
+            yield Step(z.clone(), 1.0 - n / len(places), nfe.clone())
+        if not places:
+            yield Step(z.clone(), 0.0, nfe.clone())
 
     def _next(self, denoiser: Denoiser, z: Tensor, i: int, v: Tensor) -> Tensor:
         """Token i of at most `rows_per_call` rows: z (n, L), v (n,). What stands in z at i and after is not seen."""

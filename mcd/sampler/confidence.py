@@ -33,9 +33,11 @@ class Confidence(Sampler):
     all scores are equal but for rounding, since rotary positions are relative: without this the last bits
     of the matrix products would choose where a text begins.
 
-    Blocks share the steps in proportion to their tokens (adjacent blocks join when there are fewer steps than blocks).
-    A row makes no call in a step that finds its block complete. A time-conditioned network is told the time at which
-    the share of masked tokens is the row's.
+    A block is a number of consecutive masked tokens: given ones do not count, wherever they stand. Blocks share the
+    steps in proportion to their tokens (adjacent blocks join when there are fewer steps than blocks). A row makes no
+    call in a step that finds its block complete. A time-conditioned network is told the time at which the share of
+    masked tokens is that of the row, among those that were masked at first: as in training with prompts and in all
+    other samplers, a row starts at t = 1 whatever is given.
     """
 
     name: ClassVar[str] = "confidence"
@@ -44,7 +46,7 @@ class Confidence(Sampler):
     """What makes a token sure: top (probability of the likeliest id), margin (its lead over the second), entropy (low
     entropy of the prediction), random (all are equal: the control)."""
     block: int = 0
-    """Tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
+    """Masked tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
     greedy: bool = False
     """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows then differ
     in the order of equal scores alone."""
@@ -83,42 +85,57 @@ class Confidence(Sampler):
             torch.stack([torch.rand(L, dtype=torch.float64, generator=g) for g in generators]).to(z.device)
             for _ in range(2)
         )
+        masked = z == denoiser.mask_id
+        rank, count = masked.cumsum(dim=1) - 1, masked.sum(dim=1).clamp(min=1)  # a row without any makes no call
+        counts, which = count.unique(return_inverse=True)
+        plans = torch.tensor([self._blocks(n) for n in counts.tolist()], device=z.device)
         grid = descending_grid(self.steps).tolist()
         yield Step(z.clone(), 1.0, nfe.clone())
-        for (low, high, left), s in zip(self._blocks(L), grid[1:], strict=True):
-            wanted = z == denoiser.mask_id
-            wanted[:, :low] = wanted[:, high:] = False
+        for k, s in enumerate(grid[1:]):
+            low, high, left = plans[which, k].T
+            masked = z == denoiser.mask_id
+            wanted = masked & (rank >= low[:, None]) & (rank < high[:, None])
+            shown = (count - masked.sum(dim=1)).double() / count
+            t = denoiser.config.schedule.t_of_alpha(shown).clamp(0.0, 1.0).float()
             active = wanted.any(dim=1).nonzero(as_tuple=True)[0]
             for chunk in active.split(self.rows_for(denoiser, L)) if len(active) else ():
-                z[chunk] = self._reveal(denoiser, z[chunk], wanted[chunk], v[chunk], chance[chunk], left)
+                of_chunk = (x[chunk] for x in (z, t, wanted, v, chance, left))
+                z[chunk] = self._reveal(denoiser, *of_chunk)
             nfe[active.cpu()] += 1
             yield Step(z.clone(), s, nfe.clone())
 
-    def _blocks(self, L: int) -> list[tuple[int, int, int]]:
-        """Of each step: the first token of its block, one beyond the last, and the steps this block has left."""
-        size = min(self.block or L, L)
-        blocks = -(-L // size)
+    def _blocks(self, count: int) -> list[tuple[int, int, int]]:
+        """Of each step of a row with `count` > 0 masked tokens: its block, and the steps that this block has left.
+
+        The block is told by its first token and the one beyond its last, counted among the masked ones.
+        """
+        size = min(self.block or count, count)
+        blocks = -(-count // size)
         parts = min(blocks, self.steps)
-        edges = [min(L, n * blocks // parts * size) for n in range(parts + 1)]
-        starts = [edge * self.steps // L for edge in edges] if parts == blocks else list(range(parts + 1))
+        edges = [min(count, n * blocks // parts * size) for n in range(parts + 1)]
+        starts = [edge * self.steps // count for edge in edges] if parts == blocks else list(range(parts + 1))
         return [
             (*edge, left)
             for edge, (start, end) in zip(pairwise(edges), pairwise(starts), strict=True)
             for left in range(end - start, 0, -1)
         ]
 
-    def _reveal(self, denoiser: Denoiser, z: Tensor, wanted: Tensor, v: Tensor, chance: Tensor, left: int) -> Tensor:
-        """Fill the surest wanted tokens of at most `rows_per_call` rows; z, wanted, v, chance and the result (n, L)."""
+    def _reveal(
+        self, denoiser: Denoiser, z: Tensor, t: Tensor, wanted: Tensor, v: Tensor, chance: Tensor, left: Tensor
+    ) -> Tensor:
+        """Fill the surest wanted tokens of at most `rows_per_call` rows z (n, L) at times t (n,). Returns (n, L).
+
+        wanted, v, chance: (n, L); left: (n,), the steps that the block of each row has left.
+        """
         where = wanted.flatten().nonzero(as_tuple=True)[0]
-        share = (z != denoiser.mask_id).double().mean(dim=1)
-        t = denoiser.config.schedule.t_of_alpha(share).clamp(0.0, 1.0).float()
         hidden = hidden_of_call(denoiser, z, t, where, self.rows_for(denoiser, z.shape[1]), MANY)
         score = self._score(denoiser, hidden)
         chosen = []
-        for candidates in torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist()):
+        of_row = torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist())
+        for candidates, left_of_row in zip(of_row, left.tolist(), strict=True):
             candidates = candidates[chance.flatten()[where[candidates]].argsort()]
             best = (score[candidates] / TIE).round().argsort(descending=True, stable=True)
-            chosen.append(candidates[best[: self._count(score[candidates], left)]])
+            chosen.append(candidates[best[: self._count(score[candidates], left_of_row)]])
         chosen = torch.cat(chosen)
         if self.greedy:
             ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen])])[: len(chosen)]

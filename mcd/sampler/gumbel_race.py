@@ -21,8 +21,9 @@ class GumbelRace(Sampler):
     """MDLM's `ddpm_cache`: at every step each masked token is redrawn, the mask competing in one Gumbel race.
 
     Grid: t from 1 to 1e-5 in N steps, then one more call that fills what is left ("noise removal", sampled), so up to
-    N + 1 calls; the prediction is kept while a row does not change, as in the public code. With precision "fp32" the
-    race cuts off unlikely tokens, the harder the more steps are taken (`process.categorical.sample_gumbel_race`).
+    N + 1 calls. The prediction is kept while a row does not change, except for a time-conditioned network, whose
+    prediction changes with t: both as in the public code. With precision "fp32" the race cuts off unlikely tokens, the
+    harder the more steps are taken (`process.categorical.sample_gumbel_race`).
     """
 
     name: ClassVar[str] = "gumbel-race"
@@ -76,5 +77,6 @@ class GumbelRace(Sampler):
                 revealed = drawn < denoiser.config.vocab_size
                 if revealed.any():
                     z[n, masked[revealed]] = drawn[revealed]
+                if revealed.any() or denoiser.config.time_conditioned:
                     log_x_theta[n] = None
             yield Step(z.clone(), s, nfe.clone())

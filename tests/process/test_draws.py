@@ -61,3 +61,16 @@ def test_what_is_not_diffused_is_visible_and_does_not_count(seeded):
     assert Draws(seeded(2), B, L, diffused=torch.zeros(B, L, dtype=torch.bool)).positions == 1
     with pytest.raises(ValueError, match=r"diffused has shape \(12, 7\), not \(12, 8\)"):
         Draws(seeded(2), B, L, diffused=diffused[:, 1:])
+
+
+@pytest.mark.parametrize("order", [order for order in ORDERS if order != "iid"])
+def test_an_order_runs_over_what_is_diffused(order, seeded):
+    """In each part of (0, 1] as many thresholds as the row has diffused tokens for it, on every part of the batch."""
+    diffused = torch.zeros(B, L, dtype=torch.bool)
+    diffused[:4, 2:6] = diffused[4:, ::2] = True  # 4 of 8 tokens
+    diffused[-1] = False
+    u = Draws(seeded(5), B, L, diffused=diffused).u(order)
+    parts = (u[:-1][diffused[:-1]].view(B - 1, 4) * 4).ceil().sort(dim=1).values
+    assert torch.equal(parts, torch.arange(1.0, 5.0).expand(B - 1, 4)) and (u[~diffused] == 0.0).all()
+    cut = [Draws(seeded(5), B, L, slice(i, i + 3), diffused).u(order) for i in range(0, B, 3)]
+    assert torch.equal(torch.cat(cut), u)

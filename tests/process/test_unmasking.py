@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mcd.process.unmasking import BLOCKS, GOLDEN, ORDERS
+from mcd.process.unmasking import BLOCKS, GOLDEN, ORDERS, sample_u_of_row
 
 LENGTH = 12
 
@@ -118,3 +118,16 @@ def test_same_seed_same_thresholds():
     for order in ORDERS.values():
         a, b = (order(32, 0.0, torch.Generator().manual_seed(9)) for _ in range(2))
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order_runs_over_the_wanted_tokens_alone(name: str, seeded):
+    """As the order of a row of so many tokens; "iid" as in the whole row. The rest is 0: visible at every time."""
+    wanted = torch.zeros(LENGTH, dtype=torch.bool)
+    wanted[[1, 2, 7]] = True
+    u = sample_u_of_row(name, wanted, 0.2, seeded(3))
+    whole = ORDERS[name](LENGTH if name == "iid" else 3, 0.2, seeded(3))
+    assert torch.equal(u[wanted], whole[wanted] if name == "iid" else whole) and (u[~wanted] == 0.0).all()
+    every = torch.ones_like(wanted)
+    assert torch.equal(sample_u_of_row(name, every, 0.2, seeded(3)), ORDERS[name](LENGTH, 0.2, seeded(3)))
+    assert (sample_u_of_row(name, ~every, 0.2, seeded(3)) == 0.0).all()

@@ -26,19 +26,21 @@ def trajectory(sampler, model, rows, seed=0):
     return list(sampler.trajectory(model, torch.full((len(rows), L), V), rows, seed))
 
 
-def slow_row(sampler, model, row, seed):
+def slow_row(sampler, model, row, seed, z):
     """One row: at every step full logits of every position, then token by token who is due and what is drawn."""
+    masked = (z == V).nonzero()[:, 0].tolist()
     schedule = model.config.schedule
     alpha_1 = float(schedule.alpha(torch.tensor(1.0, dtype=torch.float64)))
     generator = row_generator(seed, row)
     if sampler.order == "iid":
         u = alpha_1 + (1 - alpha_1) * (1 - torch.rand(L, dtype=torch.float64, generator=generator))
     else:
-        rank = torch.randperm(L, generator=generator)
-        jitter = 1 - torch.rand(L, dtype=torch.float64, generator=generator)
-        u = alpha_1 + (1 - alpha_1) * (rank + jitter) / L
+        m = len(masked)  # ranks among what is masked
+        rank = torch.randperm(m, generator=generator) if m else torch.zeros(0)
+        jitter = 1 - torch.rand(m, dtype=torch.float64, generator=generator)
+        u = dict(zip(masked, (alpha_1 + (1 - alpha_1) * (rank + jitter) / max(m, 1)).tolist(), strict=True))
     v = torch.rand(L, dtype=torch.float64, generator=generator)
-    z, nfe = torch.full((L,), V), 0
+    z, nfe = z.clone(), 0
     for n in range(sampler.steps):
         t, s = 1 - n / sampler.steps, 1 - (n + 1) / sampler.steps
         alpha_t, alpha_s = (float(schedule.alpha(torch.tensor(x, dtype=torch.float64))) for x in (t, s))
@@ -72,11 +74,13 @@ def slow_row(sampler, model, row, seed):
 def test_agrees_with_the_slow_twin(tiny_denoiser, options, schedule):
     model = tiny_denoiser(V=V, length=L, schedule=schedule, time_conditioned=True).requires_grad_(False)
     sampler = Ancestral(**options)
-    ids, nfe = sample(sampler, model, 4, L, seed=3)
+    z = torch.full((4, L), V)
+    z[1, 3:12], z[2, ::2], z[3] = 1, 2, 3  # templates of their own
+    *_, last = sampler.trajectory(model, z, range(4), 3)
     for row in range(4):
-        slow_ids, slow_nfe = slow_row(sampler, model, row, 3)
-        assert ids[row].tolist() == slow_ids.tolist()
-        assert nfe[row] == slow_nfe
+        slow_ids, slow_nfe = slow_row(sampler, model, row, 3, z[row])
+        assert last.z[row].tolist() == slow_ids.tolist()
+        assert last.nfe[row] == slow_nfe
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -101,7 +105,7 @@ def test_one_token_rows_are_the_same_at_any_step_count(model):
 def test_mean_calls_of_independent_thresholds(model, steps):
     """A step makes a call for a row with the probability that one of its L tokens is due: N (1 - (1 - 1/N)^L)."""
     rows = 300
-    u, _ = Ancestral(steps)._locked_scalars(L, range(rows), 0, 1e-3)
+    u, _ = Ancestral(steps)._locked_scalars(torch.ones(rows, L, dtype=torch.bool), range(rows), 0, 1e-3)
     due = torch.floor((1 - u) / 0.999 * steps)  # which step: t in (n/N, (n+1)/N]
     counted = torch.tensor([len(set(row)) for row in due.tolist()])
     expected = steps * (1 - (1 - 1 / steps) ** L)
