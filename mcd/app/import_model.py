@@ -149,9 +149,9 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
         raise UsageError(f"{found.opened.source}: does not say which tokenizer it has; {mend}")
     try:
         return fitted(load_tokenizer(name), V, f"the tokenizer {name}"), name
-    except DataError:
+    except DataError as error:
         raise UsageError(
-            f"{found.opened.source}: its tokenizer, {name}, is neither in it nor did the hub give it; {mend}"
+            f"{found.opened.source}: its tokenizer, {name}, is neither in it nor to be had ({error}); {mend}"
         ) from None
 
 

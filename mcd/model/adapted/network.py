@@ -101,7 +101,7 @@ class Adapted(Backbone):
     def tidied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without other heads, buffers, and second copies of what is tied; old names of norms made new.
 
-        A head of BERT or RoBERTa has two names for its bias. Where it is tied they are one tensor, and must agree. Where
+        A head of BERT or RoBERTa has two names for its bias. Where it is tied they are one tensor, and must agree. If
         not, transformers 5 stores two tensors and computes with the projection's; transformers 4 had one there too, and
         stored it under the other name.
         """
