@@ -180,6 +180,14 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
         backbone = DiTConfig(rows=rows, length=loader.length, causal=causal, **asdict(args.size))
         student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
     elif loader.length > student.config.backbone.length:
-        student = lengthened(student, loader.length)
+        try:
+            student = lengthened(student, loader.length)
+        except ValueError:  # positions that were learnt
+            longest, given = student.config.backbone.length, args.train.length is not None
+            whose = "" if given else f", which are the rows of --data {args.data}"
+            raise UsageError(
+                f"--length {loader.length}{whose}: --init {args.init} has learnt {longest} positions and takes no "
+                f"longer rows; give --length {longest} or less"
+            ) from None
     check_and_adapt(student, args.data, folder, args.lora, args.train.seed)
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)
