@@ -113,16 +113,19 @@ class RunFolder:
         if was == now or not done:
             return
         elapsed = [row.get("elapsed_s") for row in read_stats(self.path) if row["step"] <= done]
-        seconds = max((float(value) for value in elapsed if type(value) in (int, float)), default=0.0)
+        seconds = max((float(value) for value in elapsed if isinstance(value, int | float)), default=0.0)
         for step in sorted({round(i * (done - 1) / _MOMENTS) for i in range(_MOMENTS + 1)}):
             at = float(step), seconds * step / done
             before, after = was.progress(*at), now.progress(*at)
             lr = [lr_factor(step, progress, 0, was.lr_decay) for progress in (before, after)]
             if lr[0] != lr[1] or self.at_progress(before) != self.at_progress(after):
+                finished = (self.path / WEIGHTS["ema"]).exists()
+                more = f" (`mcd train --init {self.path}` goes on from its weights, with a schedule of its own)"
                 raise RunConflict(
                     f"--out {self.path}: of the {done} steps it holds, those from {step} on followed the schedule of a "
-                    f"run of {was}; one of {now} has another there. Ask for {was} again, or name a new folder "
-                    f"(`mcd train --init {self.path}` goes on from its weights, with a schedule of its own)"
+                    f"run of {was}; one of {now} has another there. Ask for {was} again, or name a new folder"
+                    + more
+                    * finished
                 )
 
     def _earlier(self, record: dict[str, Any]) -> dict[str, Any]:
