@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 """Our own packages that the modules of each may import, at the top or inside a function."""
 
-SHARED = {"files"}
+SHARED = {"files", "hub_access"}
 """Top-level modules that all but `process` may import: they import nothing of ours and know nothing of the subject."""
 
 

@@ -1,7 +1,10 @@
 """`mcd import`: a public checkpoint of MDLM, SDTT or Duo to a model folder."""
 
 import json
-from dataclasses import asdict, dataclass
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,6 +53,12 @@ class ImportArgs:
     """Attention heads, where neither the file nor a published size says them."""
     length: int | None = None
     """Longest row, where neither the file nor a published size says it."""
+    time_conditioned: bool = False
+    """The network was trained with the time as an input, or with the second form not; where its configuration does not
+    say it. By default what its weights show, else not."""
+    eps: float | None = None
+    """Of the log-linear schedule alpha(t) = 1 - (1 - eps) t, where its configuration does not say it; 0.001 by default,
+    which the public code sets."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -60,28 +69,39 @@ def main(argv: list[str]) -> int:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise UsageError(f"--{option} {value}: must be at least 1")
+    if args.eps is not None and not 0 <= args.eps < 1:
+        raise UsageError(f"--eps {args.eps}: must be in [0, 1)")
     path = Path(args.source)
     if args.revision is not None and path.exists():
         raise UsageError(f"--revision {args.revision}: {args.source} is here; only the hub has revisions")
     if path.suffix in FILES and not path.exists():  # and never a hub id
         raise UsageError(f"{args.source}: no such file")
     if args.dry_run:
-        return show_dry_run({**asdict(args), "out": str(args.out)})
+        return show_dry_run({**asdict(args), "time_conditioned": _conditioning(args, argv), "out": str(args.out)})
     check_out(args.out, folder=True)
     check_empty(args.out, f"--out {args.out}")
-    return _import(args)
+    return _import(args, _conditioning(args, argv))
 
 
-def _import(args: ImportArgs) -> int:
+def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:
+    """What is said of the time input: None where neither form of the option was given."""
+    return args.time_conditioned if args.time_conditioned or "--no-time-conditioned" in argv else None
+
+
+def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
     from mcd.data.corpus import file_sha256
     from mcd.model.importing import origin_of, understand, write_import
     from mcd.model.pretrained import locate
     from mcd.model.sources import open_checkpoint
 
     path = Path(args.source)
-    folder = path if path.is_file() else locate(args.source, args.revision)
-    found = understand(open_checkpoint(folder), args.weights, args.layout, args.heads, args.length)
+    here = path.is_file() or any(path.glob("*.ckpt"))  # a folder with one needs no config.json
+    folder = path if here else locate(args.source, args.revision)
+    opened = open_checkpoint(folder)
+    found = understand(opened, args.weights, args.layout, args.heads, args.length, time_conditioned, args.eps)
     tokenizer_json, tokenizer_from = tokenizer_for(found, args.tokenizer)
+    if not found.facts.configured and args.tokenizer is None and tokenizer_from == found.facts.tokenizer:
+        found = replace(found, assumed=[*found.assumed, f"tokenizer {tokenizer_from}: of the published checkpoints"])
     origin = {
         "source": args.source if not path.exists() else path.name,
         "revision": args.revision,
@@ -129,9 +149,9 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
         raise UsageError(f"{found.opened.source}: does not say which tokenizer it has; {mend}")
     try:
         return fitted(load_tokenizer(name), V, f"the tokenizer {name}"), name
-    except DataError:
+    except DataError as error:
         raise UsageError(
-            f"{found.opened.source}: its tokenizer, {name}, is neither in it nor did the hub give it; {mend}"
+            f"{found.opened.source}: its tokenizer, {name}, is neither in it nor to be had ({error}); {mend}"
         ) from None
 
 
@@ -167,6 +187,17 @@ def _tell(found: "Import", tokenizer: str | None, out: Path) -> None:
     for line in found.assumed:
         print(f"assumed: {line}")
     if found.ignored:
-        rest = f" and {len(found.ignored) - 3} more" if len(found.ignored) > 3 else ""
-        print(f"left out: {', '.join(found.ignored[:3])}{rest}")
+        print(f"left out: {', '.join(_grouped(found.ignored))}")
     print(f"written to {out}")
+    if found.warning is not None:
+        print(f"mcd: warning: {found.warning}", file=sys.stderr)
+
+
+def _grouped(names: Sequence[str]) -> list[str]:
+    """Names of tensors, those of a whole network beside the student as one: `teacher.* (26 tensors)`."""
+    from mcd.model.foreign import HELPERS
+
+    helper_of = {name: next((part for part in name.split(".") if part in HELPERS), None) for name in names}
+    counts = Counter(helper for helper in helper_of.values() if helper is not None)
+    alone = [name for name in names if helper_of[name] is None]
+    return [f"{helper}.* ({n} tensors)" for helper, n in counts.items()] + alone

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tyro import MISSING
 
@@ -14,6 +14,9 @@ from mcd.app.typed_options import options_of, refuse_idle
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.train.config import Budget, TrainConfig
+
+if TYPE_CHECKING:
+    from mcd.model.denoiser import Denoiser
 
 METHODS = {name: kind for name, kind in OBJECTIVES.items() if not kind.distils}
 
@@ -151,7 +154,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     from mcd.data.shards import read_manifest
     from mcd.model.denoiser import Denoiser, DenoiserConfig
     from mcd.model.dit import DiTConfig
-    from mcd.model.pretrained import from_pretrained, lengthened
+    from mcd.model.pretrained import from_pretrained
     from mcd.train.ranks import first_alone
 
     set_threads(args.threads)
@@ -168,6 +171,8 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
                 f"go on with --method {fit}"
             )
         check_language(f"--init {args.init}", student, args.data)
+        if args.train.length is not None:  # before the data are prepared
+            student = _long_enough(student, args.train.length, "", args)
     tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
     with first_alone():
         folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
@@ -179,7 +184,21 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
         rows = vocab_size if uniform else vocab_size + 1
         backbone = DiTConfig(rows=rows, length=loader.length, causal=causal, **asdict(args.size))
         student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
-    elif loader.length > student.config.backbone.length:
-        student = lengthened(student, loader.length)
+    else:
+        student = _long_enough(student, loader.length, f", the rows of --data {args.data}", args)
     check_and_adapt(student, args.data, folder, args.lora, args.train.seed)
     return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)
+
+
+def _long_enough(student: "Denoiser", length: int, whose: str, args: TrainArgs) -> "Denoiser":
+    """The model of --init, for rows of `length`. Raises UsageError where it has learnt fewer positions."""
+    from mcd.model.pretrained import lengthened
+
+    if length <= student.config.backbone.length:
+        return student
+    try:
+        return lengthened(student, length)
+    except ValueError as error:
+        raise UsageError(
+            f"--length {length}{whose}: --init {args.init} takes no such rows ({error}); give a smaller --length"
+        ) from None

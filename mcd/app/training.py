@@ -82,7 +82,7 @@ def train_run(
         return nelbo(model, batches)
 
     try:
-        run = RunFolder(out, config, command) if rank() == 0 else FollowedRun(out)
+        run = RunFolder(out, config, command, objective.at_progress) if rank() == 0 else FollowedRun(out)
     except RunConflict as error:
         raise UsageError(str(error)) from None
     special = data / NOTES[0]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mcd.data.readers import DataError
+from mcd.hub_access import hub_access
 
 
 class HubStopped(RuntimeError):
@@ -30,15 +31,14 @@ class HubRecords:
     ):
         self.name, self.fields = name, fields
         datasets = _datasets(name, known)
-        try:
-            self.rows = datasets.load_dataset(name, subset, split=split, revision=revision, streaming=True)
-            if start is not None:
-                self.rows.load_state_dict(start["state"])
-        except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-            asked = "".join(f", {what} {value}" for what, value in (("subset", subset), ("split", split)) if value)
-            raise DataError(
-                f"--data {name}: {known}, and the Hugging Face hub did not give it{asked} ({type(error).__name__})"
-            ) from None
+        with hub_access() as access:
+            try:
+                self.rows = datasets.load_dataset(name, subset, split=split, revision=revision, streaming=True)
+                if start is not None:
+                    self.rows.load_state_dict(start["state"])
+            except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+                asked = " ".join(f"{what} {value}" for what, value in (("subset", subset), ("split", split)) if value)
+                raise DataError(f"--data {name} ({asked}): {known}, and {access.refusal(error)}") from None
         self.count = 0 if start is None else start["count"]
         info = getattr(self.rows.info, "splits", None) or {}
         self.rows_in_all = getattr(info.get(split), "num_examples", None)
@@ -81,7 +81,8 @@ def commit_of(name: str, revision: str | None) -> str | None:
     try:
         from huggingface_hub import HfApi
 
-        return HfApi().dataset_info(name, revision=revision).sha
+        with hub_access():
+            return HfApi().dataset_info(name, revision=revision).sha
     except Exception:  # offline, a mirror without that call: reading will tell
         return None
 

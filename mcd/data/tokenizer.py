@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mcd.data.corpus import DataError
 from mcd.data.encoder import for_text, text_tokenizer
 from mcd.data.token_ids import check_ids
+from mcd.hub_access import hub_access
 
 EOS = "<|endoftext|>"
 LONGEST_WORD = 1000
@@ -87,13 +88,21 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
         if name_or_path.startswith((".", "/", "~")) or path.suffix == ".json":
             raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
     try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else Tokenizer.from_pretrained(name_or_path)
-    except (KeyboardInterrupt, SystemExit):
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _of_hub(name_or_path)
+    except (KeyboardInterrupt, SystemExit, DataError):
         raise
     except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
         raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
     check_ids(tokenizer, f"--tokenizer {name_or_path}")
     return for_text(tokenizer)
+
+
+def _of_hub(name: str) -> Tokenizer:
+    with hub_access() as access:
+        try:
+            return Tokenizer.from_pretrained(name)
+        except Exception as error:
+            raise DataError(f"--tokenizer {name}: no such file or folder, and {access.refusal(error)}") from None
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:

@@ -2,10 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from mcd.hub_access import hub_access
 
 MEND = """Type
 pip install 'mcd-lm[score]'
@@ -26,8 +29,9 @@ def pretrained(name: str) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
-        model, told = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        with nullcontext() if Path(name).exists() else hub_access():
+            tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
+            model, told = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
         reason = str(error).strip().splitlines()[0]
         raise MissingScorer(

@@ -79,9 +79,11 @@ class Scorer:
 
         A text is letters alone: the name of a special token in it is no token. Every token is scored given all before
         it; the first given BOS, where the tokenizer has one (put in front, unless the text starts with it), and else
-        not at all. The end of text between documents is context but is not scored; MDLM's code scores the first one of
-        a row that does not begin with one. Softmax in float32, sums in float64. Texts of about one length share a
-        padded batch; what shares it changes a text's NLL per token by less than 1e-4.
+        not at all. The end of text between documents is context but is not scored. MDLM's and Duo's code does the same
+        for a row that begins with the end of text. Of another it scores the first one (also where it only fills the row
+        up), and puts nothing in front, so that the row's first token is not scored. Softmax in float32, sums in
+        float64. Texts of about one length share a padded batch; what shares it changes a text's NLL per token by less
+        than 1e-4.
         """
         start = time.perf_counter()
         rows, truncated = self._tokenise(texts)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcd.data.corpus import DataError, documents
+from mcd.hub_access import hub_access
 
 CONVERTED = "refs/convert/parquet"
 """Where the hub keeps the files it made of datasets that are scripts, which `datasets` no longer runs."""
@@ -184,14 +185,16 @@ def _from_hub(name: str, preset: ZeroShot) -> Iterator[str]:
             f"--likelihood {name}: is the hub dataset {preset.dataset}, which needs the package datasets; "
             f"pip install 'mcd-lm[hub]', {copy}"
         ) from None
+    with hub_access() as access:
+        asked = f"--likelihood {name}: is the hub dataset {preset.dataset}, {preset.config}"
+        try:
+            rows: Any = datasets.load_dataset(
+                preset.dataset, preset.config, split=preset.split, revision=preset.revision, streaming=True
+            )
+        except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+            raise DataError(f"{asked}; {access.refusal(error)}; it needs the network, {copy}") from None
     try:
-        rows: Any = datasets.load_dataset(
-            preset.dataset, preset.config, split=preset.split, revision=preset.revision, streaming=True
-        )
         for row in rows:
             yield row[preset.field]
-    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-        raise DataError(
-            f"--likelihood {name}: the Hugging Face hub did not give {preset.dataset}, {preset.config} "
-            f"({type(error).__name__}); it needs the network, {copy}"
-        ) from None
+    except Exception as error:
+        raise DataError(f"{asked}; {access.refusal(error)}; it needs the network, {copy}") from None

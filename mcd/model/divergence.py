@@ -18,8 +18,11 @@ def divergence_rows(log_p: Tensor, log_q: Tensor, direction: str) -> Tensor:
 
     direction "reverse": KL(p || q), nats, mode seeking (paper, Eq. 14; SDTT's and Duo's `kl-bwd`).
     direction "forward": KL(q || p), nats, mean seeking (`kl-fwd`).
-    direction "mse": mean over the V tokens of (log p - log q)^2 (SDTT's `mse`).
-    direction "tv": total variation, half the sum of |p - q|, in [0, 1]. (SDTT's `tvd` is the sum of |log p - log q|.)
+    direction "mse": mean over the V tokens of (log p - log q)^2. SDTT's `mse` is the mean over V + 1 columns, which is
+    this times V / (V + 1) and d^2 / (V + 1) for the mask's column: there d is the difference of two numbers near -1e6,
+    those of the raw logits, in float32 rounded to 1/16.
+    direction "tv": total variation, half the sum of |p - q|, in [0, 1]. (SDTT's `tvd` is the sum of |log p - log q|,
+    over V + 1 columns too.)
     Raises ValueError for anything else. All log-probs must be finite: a certain teacher's other ones are -1e6, as in
     the public code, not -inf (0 times infinity has no value).
     """

@@ -17,6 +17,9 @@ ROTARY = "rotary_emb.inv_freq"
 _WRAPPERS = ("backbone", "_orig_mod", "module")
 """What stands in front of the keys: the LightningModule's attribute (twice where SDTT began with the hub's model),
 torch.compile (SDTT strips it likewise), DistributedDataParallel."""
+HELPERS = ("teacher", "fake_model")
+"""Networks that stand beside the student in a checkpoint: the teacher of a distillation, and the second network that
+IDLM (arXiv 2602.19066) trains on what the student writes."""
 
 _BLOCK = {
     "norm1.weight": "norm1.weight",
@@ -71,24 +74,24 @@ def own_name(public: str) -> str:
 
 
 def unwrapped(names: Iterable[str], source: str) -> tuple[dict[str, str], list[str]]:
-    """Public names to the file's own, wrappers taken off; and the names of a teacher's weights, which are left out.
+    """Public names to the file's own, wrappers taken off; and the weights of its `HELPERS`, which are left out.
 
     Raises ModelError when two keys stand for one parameter.
     """
     found: dict[str, str] = {}
-    teacher = []
+    helpers = []
     for name in names:
         parts = name.split(".")
         while parts[0] in _WRAPPERS and len(parts) > 1:
             parts = parts[1:]
         public = ".".join(parts)
-        if parts[0] == "teacher":
-            teacher.append(name)
+        if parts[0] in HELPERS:
+            helpers.append(name)
         elif public in found:
             raise ModelError(f"{source}: {found[public]} and {name} stand for the same parameter")
         else:
             found[public] = name
-    return found, teacher
+    return found, helpers
 
 
 def sizes_of(shapes: Mapping[str, tuple[int, ...]], source: str) -> Sizes:

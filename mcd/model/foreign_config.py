@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mcd.model.checks import dit_of
 from mcd.model.denoiser import DenoiserConfig
@@ -14,27 +14,42 @@ from mcd.process.schedule import LogLinear
 Family = Literal["mdlm", "sdtt", "duo"]
 FAMILIES: tuple[Family, ...] = ("mdlm", "sdtt", "duo")
 MDLM_EPS = 1e-3
-"""Of the log-linear schedule in MDLM and SDTT, whose code sets it and whose configurations do not have it."""
+"""Of the log-linear schedule in MDLM and SDTT, whose code sets it and whose configurations do not have it; also in IDLM
+and dlm-mmd, whose code passes over the `noise.eps` of their configurations."""
 _MASK_INSIDE = ("bert-base-uncased", "text8")
 """Tokenizers of the public code with a mask among their own tokens."""
 LICENCES: dict[Family, str | None] = {"mdlm": "apache-2.0", "duo": "apache-2.0", "sdtt": None}
-"""Of the code that published the checkpoints; SDTT's repository states none."""
+"""Of the code of each layout; SDTT's repository states none."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user says of a checkpoint; None for what is left to the checkpoint."""
+
+    family: Family | None = None
+    heads: int | None = None
+    length: int | None = None
+    time_conditioned: bool | None = None
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a configuration says; None where it does not."""
+    """What a configuration says; None where it does not. configured: is there one?"""
 
     family: Family
     uniform: bool
-    time_conditioned: bool
-    eps: float = MDLM_EPS
+    time_conditioned: bool | None = None
+    eps: float | None = None
     heads: int | None = None
     length: int | None = None
     dropout: float | None = None
     tokenizer: str | None = None
     own: DenoiserConfig | None = None
     """Of a model that `mcd export` wrote, which keeps it beside the public fields."""
+    licence: str | None = None
+    """Of the code that wrote the checkpoint, where it is not that of the layout."""
+    configured: bool = True
 
 
 def facts_of(config: Mapping[str, Any], family: Family | None, source: str) -> Facts:
@@ -53,7 +68,7 @@ def facts_of(config: Mapping[str, Any], family: Family | None, source: str) -> F
     elif isinstance(config.get("parameterization"), str):
         facts = _mdlm(config, source)
     elif family is not None:
-        return Facts(family, uniform=family == "duo", time_conditioned=family == "duo", tokenizer="gpt2")
+        return Facts(family, uniform=family == "duo", tokenizer="gpt2", configured=False)
     elif str(config.get("format", "")).startswith("mcd-model"):
         raise ModelError(f"{source}: is an mcd model already; use it as it is")
     else:
@@ -70,22 +85,23 @@ def facts_of(config: Mapping[str, Any], family: Family | None, source: str) -> F
 
 
 def denoiser_config(
-    sizes: Sizes, facts: Facts, heads: int | None, length: int | None, source: str
+    sizes: Sizes, facts: Facts, said: Said, time_trained: bool | None, source: str
 ) -> tuple[DenoiserConfig, list[str]]:
     """The configuration of the imported model, and what had to be assumed for it.
 
-    heads, length: as the user says. Raises ModelError where sources disagree, or none says it.
+    time_trained: have weights moved that only a time input moves? None where nothing tells. Raises ModelError where
+    sources disagree, or none says it.
     """
     assumed = []
     known = known_heads(sizes.hidden, sizes.layers)
-    said = {"--heads": heads, "the rotary buffer": sizes.heads, "its configuration": facts.heads}
-    found_heads = _agreed("heads", said, source)
+    of_heads = {"--heads": said.heads, "the rotary buffer": sizes.heads, "its configuration": facts.heads}
+    found_heads = _agreed("heads", of_heads, source)
     if found_heads is None:
         if known is None:
             raise ModelError(f"{source}: nothing in it says how many heads the model has; give --heads")
         found_heads = known
         assumed.append(f"heads {known}: of the published size ({sizes.hidden} wide, {sizes.layers} layers)")
-    found_length = _agreed("length", {"--length": length, "its configuration": facts.length}, source)
+    found_length = _agreed("length", {"--length": said.length, "its configuration": facts.length}, source)
     if found_length is None:
         if known is None:
             raise ModelError(f"{source}: nothing in it says how long its rows are; give --length")
@@ -96,7 +112,11 @@ def denoiser_config(
         dropout = 0.1
         assumed.append("dropout 0.1: of the published sizes (used in training only)")
     if facts.own is not None:
-        backbone = dit_of(facts.own)
+        own = facts.own
+        eps = own.schedule.eps if isinstance(own.schedule, LogLinear) else None
+        _agreed("eps", {"--eps": said.eps, "its configuration": eps}, source)
+        _time_conditioned(facts, said, None, source)
+        backbone = dit_of(own)
         mine = (backbone.rows, backbone.hidden, backbone.layers, backbone.cond_dim, backbone.heads, backbone.length)
         if mine != (sizes.rows, sizes.hidden, sizes.layers, sizes.cond_dim, found_heads, found_length):
             raise ModelError(f'{source}: the "mcd" part of its config.json is of other sizes than its weights')
@@ -113,11 +133,42 @@ def denoiser_config(
         )
     except ValueError as error:
         raise ModelError(f"{source}: {error}") from None
+    time_conditioned, reason = _time_conditioned(facts, said, time_trained, source)
+    eps = _agreed("eps", {"--eps": said.eps, "its configuration": facts.eps}, source)
+    if reason is not None:
+        assumed.append(f"{CONDITIONING} {time_conditioned}: {reason}")
+    if eps is None:
+        eps = MDLM_EPS
+        assumed.append(f"eps {eps} of the log-linear schedule: set by the public code, not by a configuration")
     mask_id = None if facts.uniform else sizes.rows - 1
-    return DenoiserConfig(backbone, mask_id, LogLinear(facts.eps), facts.time_conditioned), assumed
+    return DenoiserConfig(backbone, mask_id, LogLinear(eps), time_conditioned), assumed
 
 
-def _agreed(what: str, said: dict[str, int | None], source: str) -> int | None:
+CONDITIONING = "time_conditioned"
+"""First word of what is assumed of a network's time input, which changes what it says more than all else assumed."""
+
+
+def _time_conditioned(facts: Facts, said: Said, trained: bool | None, source: str) -> tuple[bool, str | None]:
+    """Is the network told the time, and, where that is assumed, why?"""
+    if facts.uniform:
+        if said.time_conditioned is False:
+            raise ModelError(f"--no-time-conditioned: {source} is a model of Duo's, all of which are told the time")
+        return True, None
+    told = {"--time-conditioned": said.time_conditioned, "its configuration": facts.time_conditioned}
+    found = _agreed("time conditioning", told, source)
+    if found is not None:
+        return found, None
+    if trained is None:
+        return False, "the default of MDLM and SDTT; nothing in the file says it"
+    if trained:
+        return True, "its weights differ from their average where only a time input trains them"
+    return False, "its weights are their average to the bit where a time input would have trained them"
+
+
+T = TypeVar("T", int, float, bool)
+
+
+def _agreed(what: str, said: Mapping[str, T | None], source: str) -> T | None:
     """The one value that all who say something say. Raises ModelError when they differ."""
     values = {who: value for who, value in said.items() if value is not None}
     if len(set(values.values())) > 1:
@@ -136,7 +187,7 @@ def _hub(config: Mapping[str, Any], kind: str, source: str) -> Facts:
     return Facts(
         "mdlm" if kind == "mdlm" else "duo",
         uniform=kind == "duo",
-        time_conditioned=True if kind == "duo" else _flag(config, "time_conditioning", source),
+        time_conditioned=None if kind == "duo" else _flag(config, "time_conditioning", source),
         heads=_whole(config, "n_heads", source),
         length=_whole(config, "model_length", source),
         dropout=_share(config, "dropout", source),
@@ -181,21 +232,23 @@ def _duo(config: Mapping[str, Any], source: str) -> Facts:
     """The hydra configuration in the checkpoints of Duo's repository, which trains MDLM too."""
     algo = config["algo"]
     name = algo.get("name")
-    if name not in ("duo", "duo_base", "distillation", "ot-finetune", "mdlm") or algo.get("causal_attention"):
-        raise ModelError(f"{source}: algo {name!r} of Duo's code; only duo, its distillation, and mdlm can be imported")
+    uniform = name in ("duo", "duo_base", "distillation", "ot-finetune")
+    if (not uniform and name not in ("mdlm", "mmd")) or algo.get("causal_attention"):
+        raise ModelError(
+            f"{source}: algo {name!r} of Duo's code; only duo, its distillation, mdlm and dlm-mmd's mmd can be imported"
+        )
     if algo.get("backbone", "dit") not in ("dit", "hf_dit"):
         raise ModelError(f"{source}: backbone {algo.get('backbone')!r}; only dit can be imported")
     _check_noise(config, ("log-linear",), source)
-    eps = config["noise"].get("eps", MDLM_EPS)
-    if type(eps) not in (int, float) or not 0 <= eps < 1:
-        raise ModelError(f"{source}: noise.eps {eps!r} of its configuration is no share of [0, 1)")
-    uniform = name != "mdlm"
+    descendant = name == "mmd" or "adversarial_distill" in config  # dlm-mmd and IDLM, which began with Duo's code
+    eps = MDLM_EPS if descendant else _share(config["noise"], "eps", source, "noise.eps")
     return Facts(
         "duo" if uniform else "mdlm",
         uniform=uniform,
-        time_conditioned=uniform or _flag(algo, "time_conditioning", source),
-        eps=float(eps),
+        time_conditioned=None if uniform else _flag(algo, "time_conditioning", source),
+        eps=eps,
         tokenizer=_text(config.get("data"), "tokenizer_name_or_path"),
+        licence="mit" if descendant else None,
         **_model(config, source),
     )
 
@@ -225,16 +278,16 @@ def _whole(config: Mapping[str, Any], name: str, source: str) -> int | None:
     return value
 
 
-def _share(config: Mapping[str, Any], name: str, source: str) -> float | None:
+def _share(config: Mapping[str, Any], name: str, source: str, shown: str | None = None) -> float | None:
     value = config.get(name)
     if value is not None and (type(value) not in (int, float) or not 0 <= value < 1):
-        raise ModelError(f"{source}: {name} {value!r} of its configuration is no share of [0, 1)")
+        raise ModelError(f"{source}: {shown or name} {value!r} of its configuration is no share of [0, 1)")
     return value if value is None else float(value)
 
 
-def _flag(config: Mapping[str, Any], name: str, source: str) -> bool:
-    value = config.get(name, False)
-    if type(value) is not bool:
+def _flag(config: Mapping[str, Any], name: str, source: str) -> bool | None:
+    value = config.get(name)
+    if value is not None and type(value) is not bool:
         raise ModelError(f"{source}: {name} {value!r} of its configuration is neither true nor false")
     return value
 

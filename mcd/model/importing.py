@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import DenoiserConfig
+from mcd.model.dit import TimeEmbedding
 from mcd.model.foreign import ROTARY, Sizes, check_rotary, own_name, sizes_of, unwrapped
-from mcd.model.foreign_config import LICENCES, Facts, Family, denoiser_config, facts_of
+from mcd.model.foreign_config import CONDITIONING, LICENCES, Facts, Family, Said, denoiser_config, facts_of
 from mcd.model.pretrained import WEIGHTS, ModelError, config_to_json
 from mcd.model.sources import Opened
 from mcd.model.tensor_file import write_streamed
@@ -35,7 +36,7 @@ class Import:
 
     sets: weight sets by the name they get here ("ema", which model.safetensors holds, and "raw"), each a reader by our
     names; shapes: of our names; chosen, available: what the file calls them; ignored: keys that are not needed;
-    assumed: what nothing in the file says.
+    assumed: what nothing in the file says, each "name value: reason".
     """
 
     opened: Opened
@@ -53,6 +54,14 @@ class Import:
         """Such as "mdlm-hub", "duo-lightning", "sdtt-bare"."""
         return f"{self.facts.family}-{self.opened.container}"
 
+    @property
+    def warning(self) -> str | None:
+        """What is said of an assumption by which all that the model says may be wrong; None where none was made."""
+        told = next((line for line in self.assumed if line.startswith(CONDITIONING)), None)
+        if told is None:
+            return None
+        return f"{told}; if that is wrong, so is all it says: --time-conditioned or --no-time-conditioned settles it"
+
 
 def understand(
     opened: Opened,
@@ -60,15 +69,22 @@ def understand(
     family: Family | None = None,
     heads: int | None = None,
     length: int | None = None,
+    time_conditioned: bool | None = None,
+    eps: float | None = None,
 ) -> Import:
     """Match a checkpoint's keys, shapes and configuration with a model of ours.
 
-    weights: of a Lightning checkpoint, which holds two sets ("ema" where None); family, heads, length: what the file
-    does not say. Raises ModelError with the list of keys that do not fit, and for what it lacks or contradicts.
+    weights: of a Lightning checkpoint, which holds two sets ("ema" where None); family, heads, length,
+    time_conditioned, eps (of the log-linear schedule): what the file does not say. Raises ModelError with the list of
+    keys that do not fit, and for what it lacks or contradicts.
     """
     source = opened.source
+    assumed = []
+    if family is None and opened.nameless and not opened.config:
+        family = "sdtt"
+        assumed.append("layout sdtt: Lightning's file without hyper_parameters and sampler, as SDTT's code writes it")
     facts = facts_of(opened.config, family, source)
-    named, teacher = unwrapped(opened.shapes, source)
+    named, helpers = unwrapped(opened.shapes, source)
     if opened.others:
         raise ModelError(
             f"{source}: {', '.join(opened.others[:8])} hold no weights of a known kind, which nothing here uses"
@@ -76,7 +92,8 @@ def understand(
     sizes = sizes_of({public: opened.shapes[name] for public, name in named.items()}, source)
     if ROTARY in named:
         check_rotary(opened.read(named[ROTARY]), source)
-    config, assumed = denoiser_config(sizes, facts, heads, length, source)
+    said = Said(family, heads, length, time_conditioned, eps)
+    config, more = denoiser_config(sizes, facts, said, _time_trained(opened, sizes, named), source)
     raw = _reader(opened.read, {own_name(name): named[name] for name in sizes.shapes()}, source)
     sets, chosen, available = _chosen(opened, facts, sizes, list(named), weights, raw)
     return Import(
@@ -87,17 +104,37 @@ def understand(
         sets=sets,
         chosen=chosen,
         available=available,
-        ignored=[*teacher, *([named[ROTARY]] if ROTARY in named else [])],
-        assumed=assumed,
+        ignored=[*helpers, *([named[ROTARY]] if ROTARY in named else [])],
+        assumed=[*assumed, *more],
     )
+
+
+def _time_trained(opened: Opened, sizes: Sizes, named: Mapping[str, str]) -> bool | None:
+    """Whether weights that only a time input trains differ from their average; None where there is no average.
+
+    A network that is not conditioned on time is told sigma = 0, whose sines are 0: the half of the first matrix of
+    `sigma_map` that reads them has no gradient, so that weights and average are its initial values to the bit. (Weight
+    decay, which neither MDLM nor SDTT uses, would move it too.)
+    """
+    name = "sigma_map.mlp.0.weight"
+    index = list(sizes.shapes()).index(name)
+    if opened.read_ema is None or opened.ema is None or index >= len(opened.ema):
+        return None
+    weights, average = opened.read(named[name]), opened.read_ema(index)
+    if weights.shape != average.shape:
+        return None
+    half = TimeEmbedding.width // 2
+    return not torch.equal(weights[:, half:], average[:, half:])
 
 
 def _chosen(
     opened: Opened, facts: Facts, sizes: Sizes, order: list[str], weights: Choice | None, raw: Callable[[str], Tensor]
 ) -> tuple[dict[str, Callable[[str], Tensor]], str, list[str]]:
     """The weight sets to write by the name they get here, which of the file's they are, and which it has."""
-    if opened.ema is None:
-        chosen = "raw" if opened.container == "lightning" or facts.family == "sdtt" else "published"
+    if opened.ema is None or opened.averaged:
+        raw_on_hub = opened.container == "hub" and facts.family == "sdtt"
+        one_set = "raw" if opened.container == "lightning" or raw_on_hub else "published"
+        chosen = "ema" if opened.averaged else one_set
         if weights not in (None, chosen):
             raise ModelError(f"--weights {weights}: {opened.source} holds one set of weights; leave the option out")
         return {"ema": raw}, chosen, [chosen]
@@ -153,7 +190,7 @@ def origin_of(found: Import) -> dict[str, Any]:
         "weights_note": _PUBLISHED[found.facts.family] if opened.container == "hub" else None,
         "ema_decay": opened.ema_decay,
         "steps": opened.steps,
-        "licence": LICENCES[found.facts.family],
+        "licence": found.facts.licence or LICENCES[found.facts.family],
         "precision": "float32 here; the public code computes blocks and head in bfloat16",
         "assumed": list(found.assumed),
         "ignored_keys": list(found.ignored),

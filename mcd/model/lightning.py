@@ -161,7 +161,9 @@ class Lightning:
     weights: the state_dict; others: its entries that are no weights, such as buffers of whole numbers; ema: the
     averaged parameters in the order of the model's, or None; ema_decay; steps: of the optimiser; config: the public
     code's configuration as plain values; tokenizer: JSON of the tokenizer object, when one was pickled; unused: other
-    parts of the file.
+    parts of the file. averaged: are the weights themselves an average, as the file says?
+    nameless: Lightning's own file without `hyper_parameters` and without the `sampler` that MDLM's and Duo's code adds,
+    as SDTT's code writes it (its `save_hyperparameters` finds none, since its constructors do not use `super`).
     """
 
     file: TorchFile
@@ -173,6 +175,8 @@ class Lightning:
     config: dict[str, Any]
     tokenizer: str | None
     unused: tuple[str, ...]
+    averaged: bool = False
+    nameless: bool = False
 
 
 def read_lightning(path: Path) -> Lightning:
@@ -196,7 +200,7 @@ def read_lightning(path: Path) -> Lightning:
         config = plain(hyper.get("config"))
     except PickleFault as error:
         raise ModelError(f"{path}: {error}") from None
-    used = ("state_dict", "ema", "hyper_parameters", "global_step")
+    used = ("state_dict", "ema", "hyper_parameters", "global_step", "checkpoint_weights")
     steps = root.get("global_step")
     return Lightning(
         file=file,
@@ -208,6 +212,9 @@ def read_lightning(path: Path) -> Lightning:
         config=config if isinstance(config, dict) else {},
         tokenizer=_tokenizer_json(hyper.get("tokenizer")),
         unused=tuple(str(name) for name in root if name not in used),
+        # dlm-mmd's MMDCheckpointIO marks its files; Lightning's callback WeightAveraging puts the average in state_dict
+        averaged=root.get("checkpoint_weights") == "ema" or "current_model_state" in root,
+        nameless="pytorch-lightning_version" in root and not {"hyper_parameters", "sampler"} & root.keys(),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mcd.files import read_json, sync_folder, write_durably
+from mcd.hub_access import hub_access
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.families import family_of
 from mcd.model.adapted.folder import COMPANIONS, config_from_published, config_to_published, read_published
@@ -115,11 +116,12 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ModelError(f"{name}: no such folder; for a hub id, pip install 'mcd-lm[hub]'") from None
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-    except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-        asked = name if revision is None else f"{name} at revision {revision}"
-        raise ModelError(f"{asked}: no such folder, and the hub did not give it ({type(error).__name__})") from None
+    with hub_access() as access:
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        except Exception as error:  # the hub client raises many kinds; all mean the same to the user
+            asked = name if revision is None else f"{name} at revision {revision}"
+            raise ModelError(f"{asked}: no such folder, and {access.refusal(error)}") from None
 
 
 def read_config(folder: Path) -> DenoiserConfig:

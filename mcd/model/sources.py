@@ -26,7 +26,7 @@ class Opened:
     shapes: of the file's own keys; read: the tensor of a key; files: what was opened; container: "hub" (config.json
     beside safetensors), "lightning" (a .ckpt) or "bare" (weights alone). ema: shapes of the averaged parameters in the
     model's order; read_ema: one of them. others: keys that hold no weights. unused: parts of the file that are not
-    looked at. tokenizer: JSON that was found inside.
+    looked at. tokenizer: JSON that was found inside. averaged, nameless: as of `mcd.model.lightning.Lightning`.
     """
 
     source: str
@@ -42,14 +42,21 @@ class Opened:
     others: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     tokenizer: str | None = None
+    averaged: bool = False
+    nameless: bool = False
 
 
 def open_checkpoint(path: Path) -> Opened:
-    """Open a folder (config.json with model.safetensors, its index, or pytorch_model.bin) or a file of weights.
+    """Open a file of weights, or a folder of config.json and model.safetensors, its index or pytorch_model.bin, or of
+    one .ckpt.
 
     Raises ModelError, naming the file, for what is missing, damaged or of no known kind.
     """
     if path.is_dir():
+        checkpoints = sorted(path.glob("*.ckpt"))
+        if len(checkpoints) == 1 and not any((path / name).exists() for name in (INDEX, *_SINGLE)):
+            has_config = (path / "config.json").exists()
+            return _open_file(checkpoints[0], read_json(path / "config.json") if has_config else None)
         config = read_json(path / "config.json")
         if (path / INDEX).is_file():
             files = tuple(files_of_index(path / INDEX))
@@ -59,7 +66,7 @@ def open_checkpoint(path: Path) -> Opened:
         else:
             files = tuple(path / name for name in _SINGLE if (path / name).is_file())[:1]
         if not files:
-            names = ", ".join(sorted(p.name for p in path.glob("*.ckpt"))[:3])
+            names = ", ".join(file.name for file in checkpoints[:3])
             mend = f"name one of its files ({names})" if names else "is the copy complete?"
             raise ModelError(f"{path}: no {_SINGLE[0]}, {INDEX} or {_SINGLE[1]} in this folder; {mend}")
         return _open_file(files[0], config) if files[0].suffix == ".bin" else _open_safetensors(files, "hub", config)
@@ -100,7 +107,7 @@ def _open_file(path: Path, config: dict[str, Any] | None) -> Opened:
             raise ModelError(f"{path}: its tensors share storages; written out they would be larger than the file")
     return Opened(
         source=str(path),
-        container="lightning" if checkpoint.config else "hub" if config else "bare",
+        container="lightning" if checkpoint.config or checkpoint.nameless else "hub" if config else "bare",
         files=(path,),
         shapes={name: view.shape for name, view in weights.items()},
         read=lambda name: file.read(weights[name]),
@@ -112,6 +119,8 @@ def _open_file(path: Path, config: dict[str, Any] | None) -> Opened:
         others=checkpoint.others,
         unused=checkpoint.unused,
         tokenizer=checkpoint.tokenizer,
+        averaged=checkpoint.averaged,
+        nameless=checkpoint.nameless,
     )
 
 

@@ -59,6 +59,10 @@ class Objective(ABC):
         """What changes from round to round (for the log and for `--dry-run`); nothing by default."""
         return {}
 
+    def at_progress(self, progress: float) -> Any:
+        """What of the method depends on `Clock.progress`, as values that can be compared; None where nothing does."""
+        return None
+
     def without_gap(self) -> "Objective":
         """This method with nothing to learn: for equal weights its distillation term is zero and it has no other.
 

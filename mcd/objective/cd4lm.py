@@ -93,6 +93,10 @@ class CD4LM(Objective):
         phase = (progress - self.lambda_hold) / (1.0 - self.lambda_hold)
         return self.lambda_end + (self.lambda_start - self.lambda_end) * 0.5 * (1.0 + math.cos(math.pi * phase))
 
+    def at_progress(self, progress: float) -> float:
+        """The weight of the KL."""
+        return self.lambda_of(progress)
+
     def counts(self, a: Tensor, b: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """How many tokens of each row are masked for student and teacher: two int64 (B,), the second never larger.
 

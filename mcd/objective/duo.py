@@ -72,6 +72,10 @@ class Duo(Objective):
             return None
         return self.tau_start * (self.tau_end / self.tau_start) ** (progress / self.curriculum)
 
+    def at_progress(self, progress: float) -> float | None:
+        """The temperature of the curriculum."""
+        return self.tau(progress)
+
     def window(self, schedule: Schedule) -> tuple[float, float]:
         """The times between which the curriculum draws."""
         alphas = torch.tensor([self.alpha_max, self.alpha_min], dtype=torch.float64)

@@ -49,10 +49,14 @@ class NELBO(Objective):
         if not 0.0 <= self.warm_start <= 1.0:
             raise ValueError(f"--warm-start {self.warm_start}: must be in [0, 1]")
 
+    def at_progress(self, progress: float) -> tuple[bool, float]:
+        """Is it the warm start, and the ceiling of t."""
+        warm = progress < self.warm_start
+        return warm, self.warm_t + (1.0 - self.warm_t) * progress / self.warm_start if warm else 1.0
+
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         L = x0.shape[1]
-        warm = clock.progress < self.warm_start
-        t_max = self.warm_t + (1.0 - self.warm_t) * clock.progress / self.warm_start if warm else 1.0
+        warm, t_max = self.at_progress(clock.progress)
         t = draws.t(self.t_min, t_max)
         u = draws.u()
         schedule = student.config.schedule

@@ -46,8 +46,9 @@ class SDTT(WideningGap):
     k: int = 2
     """Steps of the teacher that one step of the student is to match; its forward passes an update."""
     divergence: Literal["reverse", "forward", "mse", "tv"] = "reverse"
-    """reverse: KL(student || teacher), the paper's; forward: KL(teacher || student); mse: mean squared difference of
-    log-probs; tv: total variation, half the sum of |p - q| (the public code's tvd sums |log p - log q| instead)."""
+    """reverse: KL(student || teacher), the paper's; forward: KL(teacher || student); mse: squared difference of
+    log-probs, the mean over the V tokens (the public code's is over V + 1 columns, with the mask's); tv: total
+    variation, half the sum of |p - q| (the public code's tvd sums |log p - log q| instead)."""
     reduction: Literal["positions", "masked"] = "positions"
     """Divide the sum by all B L positions, as the other methods here, or by the masked tokens, as SDTT's own code."""
     time_grid: Literal["correct", "public"] = "correct"

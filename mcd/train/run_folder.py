@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ import mcd
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
 from mcd.model.pretrained import WEIGHTS
 from mcd.train.config import TrainConfig
+from mcd.train.optimizer import lr_factor
 from mcd.train.run_lock import LOCK, RunConflict, RunLock
 
 BUDGET = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations", "strategy")
 """Options of `train` that may change when a run goes on: they say how long, how often and in what memory, not what.
 
-Of a run of several rounds the number of steps may not: it says where the rounds begin.
+Of a run of several rounds the number of steps may not: it says where the rounds begin. Nor may the length of a run of
+which something depends on the share that is done, such as a learning rate that falls at the end, once the steps that
+were done are not those of the new length.
 """
 
+_MOMENTS = 1000
+"""Steps of those done, at most and evenly spread, at which two schedules are compared."""
 _DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfig)}
 """Value of a training option in a run that was begun before the option existed."""
 
@@ -29,8 +35,10 @@ _DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfi
 class RunFolder:
     """Opens `path` for a run of `config`: new, or to go on with if it holds the same configuration.
 
-    command: what was typed, for the record. The folder is this process's until `close`, the end of a `with` block, or
-    the end of the process (`RunLock`); of the ranks of one job only one opens it.
+    command: what was typed, for the record. at_progress: what of the method depends on the share of the run that is
+    done (`Objective.at_progress`). Where configuration or environment change after some steps, run.json keeps those
+    there were, and until which step, under "earlier". The folder is this process's until `close`, the end of a `with`
+    block, or the end of the process (`RunLock`); of the ranks of one job only one opens it.
     A run that failed before its first checkpoint leaves nothing to protect: another configuration may take its place.
     Raises RunConflict, and changes nothing, when it holds another configuration or files that are no run; RunInUse, and
     changes nothing, when another process runs in it; OSError where nothing can be written.
@@ -38,15 +46,22 @@ class RunFolder:
 
     _lock: RunLock | None = None
 
-    def __init__(self, path: Path, config: dict[str, Any], command: str | None = None):
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        command: str | None = None,
+        at_progress: Callable[[float], Any] = lambda progress: None,
+    ):
+        self.path, self.at_progress = path, at_progress
         config = json.loads(json.dumps(config))
         self._check(config)
         path.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(path)
         try:
             self._check(config)  # again: now nobody else changes it
-            write_json(path / "run.json", {"command": command, "config": config, "environment": environment()})
+            record = {"command": command, "config": config, "environment": environment()}
+            write_json(path / "run.json", record | self._earlier(record))
             sync_folder(path)
         except BaseException:
             self.close()
@@ -76,20 +91,58 @@ class RunFolder:
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(sorted(changed))}); "
                     "name a new folder, or repeat the old options to go on"
                 )
-            self._check_steps(config)
+            self._check_steps(old, config)
         elif path.exists() and not (path.is_dir() and all(map(_is_of_a_run, path.iterdir()))):
             raise RunConflict(f"--out {path}: is not empty and holds no run; name a new folder")
 
-    def _check_steps(self, config: dict[str, Any]) -> None:
-        """Raise RunConflict when fewer steps are asked for than were done: the record would no longer be true."""
-        asked = config.get("train", {}).get("steps")
+    def _steps_done(self) -> int:
+        """Of the newest checkpoint."""
         names = [path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*")]
-        done = max((int(name) for name in names if name.isdigit()), default=0)
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def _check_steps(self, old: dict[str, Any], config: dict[str, Any]) -> None:
+        """Raise RunConflict where the steps that were done would not be those of the run that is asked for: there are
+        more, or some of another schedule. The record would no longer be true."""
+        asked, done = config.get("train", {}).get("steps"), self._steps_done()
         if type(asked) is int and done > asked:
             raise RunConflict(
                 f"--out {self.path}: holds {done} steps, more than the {asked} asked for; "
                 "name a new folder, or ask for more"
             )
+        was, now = (_Length.of(part) for part in (old, config))
+        if was == now or not done:
+            return
+        elapsed = [row.get("elapsed_s") for row in read_stats(self.path) if row["step"] <= done]
+        seconds = max((float(value) for value in elapsed if isinstance(value, int | float)), default=0.0)
+        for step in sorted({round(i * (done - 1) / _MOMENTS) for i in range(_MOMENTS + 1)}):
+            at = float(step), seconds * step / done
+            before, after = was.progress(*at), now.progress(*at)
+            lr = [lr_factor(step, progress, 0, was.lr_decay) for progress in (before, after)]
+            if lr[0] != lr[1] or self.at_progress(before) != self.at_progress(after):
+                finished = (self.path / WEIGHTS["ema"]).exists()
+                more = f" (`mcd train --init {self.path}` goes on from its weights, with a schedule of its own)"
+                raise RunConflict(
+                    f"--out {self.path}: of the {done} steps it holds, those from {step} on followed the schedule of a "
+                    f"run of {was}; one of {now} has another there. Ask for {was} again, or name a new folder"
+                    + more
+                    * finished
+                )
+
+    def _earlier(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What run.json says of what was done under another configuration or in another environment, if anything."""
+        try:
+            old = read_json(self.path / "run.json", strict=False)
+            earlier = list(old.get("earlier", []))
+            until = max((int(part["until_step"]) for part in earlier), default=0)
+        except FileNotFoundError:
+            return {}
+        except (JSONError, AttributeError, KeyError, TypeError, ValueError):
+            raise RunConflict(f"--out {self.path}: its run.json is damaged; name a new folder") from None
+        done = self._steps_done()
+        parts = ("command", "config", "environment")
+        if done > until and any(old.get(part) != record[part] for part in parts[1:]):
+            earlier = [*earlier, {part: old.get(part) for part in parts} | {"until_step": done}]
+        return {"earlier": earlier} if earlier else {}
 
     def _has_results(self) -> bool:
         return (self.path / WEIGHTS["ema"]).exists() or any(self.checkpoints.glob("step-*"))
@@ -180,6 +233,28 @@ def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flat_config(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long a run is, and over which share of it the learning rate falls, as its configuration says."""
+
+    steps: Any
+    minutes: Any
+    lr_decay: float
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "_Length":
+        train = config.get("train", {})
+        return cls(train.get("steps"), train.get("minutes"), train.get("lr_decay", TrainConfig.lr_decay))
+
+    def __str__(self) -> str:
+        return f"{self.minutes:g} minutes" if self.steps is None else f"{self.steps} steps"
+
+    def progress(self, step: float, seconds: float) -> float:
+        if self.steps is None and self.minutes is None:
+            return 0.0
+        return min(1.0, seconds / (60 * self.minutes) if self.steps is None else step / self.steps)
 
 
 def _differs(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
 from mcd.app.cli import main
@@ -58,6 +58,52 @@ def test_a_lightning_checkpoint_brings_its_tokenizer(name, V, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     argv = ["sample", str(out), "--steps", "2", "--num", "2", "--threads", "1", "--out", str(rows)]
     assert main(argv) == 0 and len(rows.read_text().splitlines()) == 2
+
+
+def test_what_was_assumed_of_sdtts_own_file_is_printed_and_recorded(tmp_path, capsys):
+    source, out = str(FIXTURES / "sdtt.ckpt"), tmp_path / "model"
+    assert main(["import", source, "--length", "16", "--tokenizer", "none", "--out", str(out)]) == 0
+    shown = capsys.readouterr()
+    assumed = json.loads((out / "origin.json").read_text())["assumed"]
+    assert [line.split()[0] for line in assumed] == ["layout", "dropout", "time_conditioned", "eps"]
+    assert all(f"assumed: {line}\n" in shown.out for line in assumed)
+    assert shown.err.startswith("mcd: warning: time_conditioned True: ") and shown.err.count("\n") == 1
+    for option, conditioned in (("--time-conditioned", True), ("--no-time-conditioned", False)):
+        said = ["--length", "16", "--tokenizer", "none", option, "--eps", "0.01", "--out", str(tmp_path / option)]
+        assert main(["import", source, *said]) == 0
+        assert capsys.readouterr().err == ""
+        config = from_pretrained(str(tmp_path / option)).config
+        assert config.time_conditioned == conditioned and config.schedule.eps == 0.01
+        assumed = json.loads((tmp_path / option / "origin.json").read_text())["assumed"]
+        assert [line.split()[0] for line in assumed] == ["layout", "dropout"]
+    refused(capsys, ["import", source, "--eps", "1", "--out", tmp_path / "x"], "--eps 1", "[0, 1)")
+
+
+def test_a_tokenizer_that_no_configuration_names_is_an_assumption(tmp_path, monkeypatch):
+    monkeypatch.setattr("mcd.data.tokenizer.load_tokenizer", lambda name: words(66))
+    argv = ["import", str(FIXTURES / "sdtt.ckpt"), "--length", "16", "--out", str(tmp_path / "model")]
+    assert main(argv) == 0
+    origin = json.loads((tmp_path / "model" / "origin.json").read_text())
+    assert origin["tokenizer"] == "gpt2" and "tokenizer gpt2: of the published checkpoints" in origin["assumed"]
+
+
+def test_networks_beside_the_student_are_named_once(tmp_path, capsys):
+    folder = tmp_path / "idlm"
+    shutil.copytree(FIXTURES / "mdlm-hub", folder)
+    tensors = load_file(folder / "model.safetensors")
+    others = {n.replace("backbone.", f"{o}."): v + 1 for n, v in tensors.items() for o in ("teacher", "fake_model")}
+    save_file(tensors | others, folder / "model.safetensors")
+    assert main(["import", str(folder), "--tokenizer", "none", "--out", str(tmp_path / "model")]) == 0
+    n = len(tensors)
+    shown = capsys.readouterr().out
+    assert f"left out: fake_model.* ({n} tensors), teacher.* ({n} tensors), backbone.rotary_emb.inv_freq\n" in shown
+
+
+def test_a_folder_of_one_ckpt_needs_no_configuration(tmp_path):
+    (tmp_path / "folder").mkdir()
+    shutil.copy(FIXTURES / "mdlm.ckpt", tmp_path / "folder" / "model.ckpt")
+    assert main(["import", str(tmp_path / "folder"), "--out", str(tmp_path / "model")]) == 0
+    assert from_pretrained(str(tmp_path / "model")).config.vocab_size == 66
 
 
 def test_both_sets_of_weights(tmp_path):

@@ -113,6 +113,29 @@ def test_batched_scores_and_gen_ppl_agree_with_one_text_at_a_time(smollm2):
     assert smollm2.tokens_per_second is not None and smollm2.tokens_per_second > 0
 
 
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("^123^45^", 0),  # of a row that begins with the end of text both score the same tokens
+        ("^^12", 0),
+        # of another MDLM scores the first end of text, and not the first token, in front of which nothing stands
+        ("0123^45^6", 0),
+        ("123", -1),
+    ],
+)
+def test_which_tokens_mdlms_code_scores(text, more):
+    """`first_eos[..., 1:] + token_mask[..., 1:]` of its compute_generative_perplexity, beside ours."""
+    ids = torch.tensor([10 if c == "^" else int(c) for c in text])
+    first_eos, token_mask = (ids == 10).cumsum(-1) == 1, ids != 10
+    mdlm = first_eos[1:] | token_mask[1:]
+    scorer = toy(margin=2.0)
+    (ours,) = scorer.nll([text.split("^")])
+    assert ours.tokens + more == int(mdlm.sum())
+    nll = -torch.nn.functional.one_hot((ids + 1) % VOCABULARY, VOCABULARY).mul(2.0).log_softmax(-1)
+    theirs = sum(nll[i, ids[i + 1]].item() for i in range(len(ids) - 1) if mdlm[i])
+    assert (theirs == pytest.approx(ours.nll)) == (text[0] == "^")
+
+
 def test_what_shares_a_batch_does_not_change_a_score(smollm2):
     alone = [smollm2.nll([text])[0] for text in TEXTS[1:]]
     together = smollm2.nll([TEXTS[3], *TEXTS[:0:-1]])[1:][::-1]

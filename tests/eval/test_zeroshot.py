@@ -86,7 +86,7 @@ def test_without_the_hub_the_message_names_the_mend(monkeypatch):
             raise ConnectionError("no route")
 
     monkeypatch.setitem(sys.modules, "datasets", Unreachable())
-    with pytest.raises(DataError, match=r"did not give fancyzhx/ag_news.*ConnectionError.*network.*ag_news=FILE"):
+    with pytest.raises(DataError, match=r"is the hub dataset fancyzhx/ag_news.*ConnectionError.*network.*ag_news=FILE"):
         list(documents_of("ag_news"))
     with pytest.raises(DataError, match="no preset; known: ptb"):
         list(documents_of("bookcorpus"))

@@ -44,6 +44,29 @@ def test_squared_difference_of_log_probs(log_p, log_q):
     torch.testing.assert_close(divergence_rows(log_p, log_q, "mse"), expected)
 
 
+def test_sdtts_own_mse_and_tvd_have_a_column_more():
+    """Its `_subs_parameterization` in float32 and `F.mse_loss` over all columns: ours, and the mask's column."""
+    V, generator = 31, torch.Generator().manual_seed(0)
+    raw = [3 * torch.randn(7, V + 1, generator=generator) for _ in range(2)]
+
+    def public(logits):
+        logits = logits.clone()
+        logits[:, V] += -1_000_000.0
+        return logits - torch.logsumexp(logits, dim=-1, keepdim=True)
+
+    log_p, log_q = (public(logits) for logits in raw)
+    d = log_p[:, V] - log_q[:, V]
+    assert torch.equal(d * 16, (d * 16).round()) and d.abs().max() > 0.5
+    ours = [divergence_rows(log_p[:, :V], log_q[:, :V], direction) for direction in ("mse", "reverse", "forward")]
+    torch.testing.assert_close(
+        torch.nn.functional.mse_loss(log_p, log_q), ((V * ours[0] + d.square()) / (V + 1)).mean()
+    )
+    for direction, kl in (("reverse", ours[1]), ("forward", ours[2])):  # while the others give the mask no weight
+        p, q = (log_q, log_p) if direction == "reverse" else (log_p, log_q)
+        public_kl = torch.nn.functional.kl_div(p, q, log_target=True, reduction="batchmean")
+        torch.testing.assert_close(public_kl, kl.mean())
+
+
 def test_total_variation_is_the_largest_difference_of_an_event(log_p, log_q):
     p, q = log_p.exp(), log_q.exp()
     event = p > q

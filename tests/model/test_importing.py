@@ -25,6 +25,8 @@ CASES = [
     ("duo.ckpt", "ema", "duo", "logits_ema"),
     ("duo.ckpt", "raw", "duo", "logits"),
     ("duo-hub", None, "duo", "logits"),
+    ("sdtt.ckpt", None, "sdtt", "logits_ema"),
+    ("sdtt.ckpt", "raw", "sdtt", "logits"),
     ("sdtt-hub", None, "sdtt-hub", "logits"),
     ("sdtt-hub-teacher", None, "sdtt-hub-teacher", "logits"),
 ]
@@ -46,7 +48,7 @@ def logits_of(model, expected):
 
 @pytest.mark.parametrize(("source", "weights", "expected", "which"), CASES)
 def test_logits_are_those_of_the_public_code(source, weights, expected, which, tmp_path):
-    found = imported(FIXTURES / source, tmp_path / "model", weights=weights)
+    found = imported(FIXTURES / source, tmp_path / "model", weights=weights, length=16)
     model = from_pretrained(str(tmp_path / "model"))
     expected = load_file(FIXTURES / f"{expected}.expected.safetensors")
     got = logits_of(model, expected)
@@ -55,7 +57,7 @@ def test_logits_are_those_of_the_public_code(source, weights, expected, which, t
     for other in {"logits", "logits_ema"} & expected.keys() - {which}:
         assert (got - expected[other]).abs().max() > 0.1
     assert model.config.process == ("uniform" if source.startswith("duo") else "masked")
-    assert model.config.time_conditioned == source.startswith("duo")
+    assert model.config.time_conditioned == (source.startswith("duo") or source == "sdtt.ckpt")
     if model.config.time_conditioned:
         sigma = -model.config.schedule.alpha(expected["t"]).log()
         assert torch.allclose(sigma, expected["sigma"]) and sigma[0] != sigma[1]
@@ -272,13 +274,146 @@ def test_bare_weights_need_to_be_told_what_they_are(tmp_path):
     with pytest.raises(ModelError, match="give --length"):
         understand(open_checkpoint(path), family="mdlm", heads=2)
     found = imported(path, tmp_path / "model", family="mdlm", heads=2, length=16)
-    assert found.layout == "mdlm-bare" and [line.split()[0] for line in found.assumed] == ["dropout"]
+    assert found.layout == "mdlm-bare" and named(found.assumed) == ["dropout", "time_conditioned", "eps"]
     expected = load_file(FIXTURES / "mdlm.expected.safetensors")
     assert (logits_of(from_pretrained(str(tmp_path / "model")), expected) - expected["logits"]).abs().max() < CLOSE
     torch.save(tensors, tmp_path / "weights.pt")
     assert understand(open_checkpoint(tmp_path / "weights.pt"), None, "duo", 2, 16).config.mask_id is None
     with pytest.raises(ModelError, match="--layout duo"):
         understand(open_checkpoint(FIXTURES / "mdlm-hub"), family="duo")
+
+
+def named(assumed):
+    """The first word of each assumption: what it is of."""
+    return [line.split()[0] for line in assumed]
+
+
+@pytest.fixture
+def sdtt(tmp_path):
+    """A function that writes the .ckpt of SDTT's own module with its parts changed, and opens it."""
+
+    def write(**parts):
+        path = tmp_path / "changed.ckpt"
+        whole = torch.load(FIXTURES / "sdtt.ckpt", weights_only=True)
+        torch.save({name: value for name, value in (whole | parts).items() if value is not None}, path)
+        return open_checkpoint(path)
+
+    return write
+
+
+def test_sdtts_own_file_is_recognised_and_what_it_does_not_say_is_listed():
+    opened = open_checkpoint(FIXTURES / "sdtt.ckpt")
+    assert opened.config == {} and "hyper_parameters" not in opened.unused
+    found = understand(opened, length=16)
+    assert found.layout == "sdtt-lightning" and (found.chosen, found.available) == ("ema", ["ema", "raw"])
+    assert named(found.assumed) == ["layout", "dropout", "time_conditioned", "eps"]
+    assert origin_of(found)["assumed"] == found.assumed
+    assert "--no-time-conditioned" in found.warning and found.config.mask_id == 66
+    assert found.config.time_conditioned and found.config.schedule == LogLinear(1e-3)
+    with pytest.raises(ModelError, match="give --length"):
+        understand(opened)
+
+
+def test_what_the_user_says_is_not_assumed():
+    opened = open_checkpoint(FIXTURES / "sdtt.ckpt")
+    found = understand(opened, family="sdtt", length=16, time_conditioned=False, eps=0.01)
+    assert named(found.assumed) == ["dropout"] and found.warning is None
+    assert not found.config.time_conditioned and found.config.schedule == LogLinear(0.01)
+
+
+@pytest.mark.parametrize(
+    ("source", "said", "words"),
+    [
+        ("mdlm-hub", {"time_conditioned": True}, "--time-conditioned says True, its configuration says False"),
+        ("duo.ckpt", {"time_conditioned": False}, "--no-time-conditioned: .* Duo"),
+        ("duo.ckpt", {"eps": 0.5}, "--eps says 0.5, its configuration says 0.001"),
+    ],
+)
+def test_the_user_does_not_overrule_a_configuration(source, said, words):
+    with pytest.raises(ModelError, match=words):
+        understand(open_checkpoint(FIXTURES / source), **said)
+
+
+def test_a_file_of_lightning_with_a_sampler_is_not_taken_for_sdtts(sdtt):
+    with pytest.raises(ModelError, match="give --layout"):
+        understand(sdtt(sampler={"random_state": None}), length=16)
+
+
+def test_weights_and_average_tell_whether_there_was_a_time_input(sdtt):
+    """The sines of sigma = 0 are 0, so that what reads them is never trained in a network without the time."""
+    whole = torch.load(FIXTURES / "sdtt.ckpt", weights_only=True)
+    name = "backbone.backbone.sigma_map.mlp.0.weight"
+    index = [key for key in whole["state_dict"] if key != "backbone.backbone.rotary_emb.inv_freq"].index(name)
+    shadow = whole["ema"]["shadow_params"]
+    assert not torch.equal(shadow[index][:, 128:], whole["state_dict"][name][:, 128:])
+    shadow[index][:, 128:] = whole["state_dict"][name][:, 128:]
+    found = understand(sdtt(ema=whole["ema"]), length=16)
+    assert not found.config.time_conditioned and "to the bit" in found.warning
+    found = understand(sdtt(ema=None), length=16)
+    assert not found.config.time_conditioned and "nothing in the file says it" in found.warning
+    for source, trained in (("mdlm.ckpt", False), ("duo.ckpt", True)):  # by the public code, without the time and with
+        opened = open_checkpoint(FIXTURES / source)
+        opened.config.clear()
+        assert understand(opened, family="mdlm", heads=2, length=16).config.time_conditioned == trained
+
+
+@pytest.mark.parametrize(
+    ("marks", "chosen"),
+    [
+        ({}, "raw"),
+        ({"checkpoint_weights": "ema"}, "ema"),  # dlm-mmd's MMDCheckpointIO
+        ({"checkpoint_weights": "raw"}, "raw"),
+        ({"current_model_state": {}, "averaging_state": {}}, "ema"),  # Lightning's WeightAveraging
+    ],
+)
+def test_weights_that_say_they_are_an_average_are_labelled_so(marks, chosen, sdtt):
+    found = understand(sdtt(ema=None, **marks), length=16)
+    assert (found.chosen, found.available, list(found.sets)) == (chosen, [chosen], ["ema"])
+    other = {"ema": "raw", "raw": "ema"}[chosen]
+    with pytest.raises(ModelError, match=f"--weights {other}: .* one set"):
+        understand(sdtt(ema=None, **marks), other, length=16)
+
+
+@pytest.mark.parametrize("where", ["hub", "lightning"])
+def test_of_idlms_networks_the_student_is_taken(where, hub, sdtt, tmp_path):
+    """Its files hold the student as `backbone`, its teacher, and `fake_model`, a model of what the student writes."""
+    if where == "hub":
+        others = ("teacher.", "fake_model.")
+        changed(hub, lambda t: t | {n.replace("backbone.", o): v + 1 for n, v in t.items() for o in others})
+        opened, expected, which = open_checkpoint(hub), "mdlm", "logits"
+    else:
+        state = torch.load(FIXTURES / "sdtt.ckpt", weights_only=True)["state_dict"]
+        inside = {n.removeprefix("backbone."): v + 1 for n, v in state.items()}
+        both = {f"{other}.{n}": v for n, v in inside.items() for other in ("teacher", "fake_model")}
+        opened, expected, which = sdtt(state_dict=state | both), "sdtt", "logits_ema"
+    found = understand(opened, length=16)
+    assert sum(name.startswith("fake_model.") for name in found.ignored) == len(found.shapes) + 1
+    write_import(found, tmp_path / "model", None, origin_of(found))
+    expected = load_file(FIXTURES / f"{expected}.expected.safetensors")
+    assert (logits_of(from_pretrained(str(tmp_path / "model")), expected) - expected[which]).abs().max() < CLOSE
+    ignored = json.loads((tmp_path / "model" / "origin.json").read_text())["ignored_keys"]
+    assert sum(name.startswith("fake_model.") for name in ignored) == len(found.shapes) + 1
+
+
+def mmd_config(**algo):
+    """Of the configuration that dlm-mmd's files hold (configs/ at 068eba4), what is read."""
+    algo = {"name": "mmd", "backbone": "hf_dit", "parameterization": "subs", "time_conditioning": False} | algo
+    model = {"n_heads": 2, "length": 16, "dropout": 0.1}
+    return {"algo": algo, "model": model, "noise": {"type": "log-linear", "eps": 0.01}, "data": {}}
+
+
+def test_a_folder_of_dlm_mmd_is_its_average(tmp_path, sdtt):
+    """As its MMDCheckpointIO writes it for evaluation: the average as state_dict, marked so, and the configuration."""
+    sdtt(ema=None, checkpoint_weights="ema", hyper_parameters={"config": mmd_config()})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "changed.ckpt").rename(tmp_path / "folder" / "model.ckpt")
+    found = imported(tmp_path / "folder", tmp_path / "model")
+    assert (found.layout, found.chosen, found.warning) == ("mdlm-lightning", "ema", None)
+    assert found.assumed == [] and found.config.mask_id == 66
+    assert found.config.schedule == LogLinear(1e-3)  # its code passes over noise.eps
+    assert json.loads((tmp_path / "model" / "origin.json").read_text())["licence"] == "mit"
+    with pytest.raises(ModelError, match="algo 'sedd'"):
+        understand(sdtt(hyper_parameters={"config": mmd_config(name="sedd")}))
 
 
 def test_published_sizes_are_known():
@@ -327,11 +462,14 @@ def test_folders_that_are_incomplete(hub, tmp_path):
         open_checkpoint(hub)
     with pytest.raises(ModelError, match="no such file or folder"):
         open_checkpoint(tmp_path / "no")
-    shutil.copy(FIXTURES / "mdlm.ckpt", hub / "last.ckpt")
     (hub / "config.json").write_text("{}")
     (hub / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"name one of its files \(last\.ckpt\)"):
+    for name in ("first.ckpt", "last.ckpt"):
+        shutil.copy(FIXTURES / "mdlm.ckpt", hub / name)
+    with pytest.raises(ModelError, match=r"name one of its files \(first\.ckpt, last\.ckpt\)"):
         open_checkpoint(hub)
+    (hub / "first.ckpt").unlink()
+    assert understand(open_checkpoint(hub)).layout == "mdlm-lightning"  # and needs no config.json
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=repr)

@@ -25,7 +25,8 @@ def run_fit(tiny_denoiser, tiny_data) -> Callable[..., Denoiser]:
         config = TrainConfig(**options)
         student = (student or tiny_denoiser(V=300, length=16, dropout=0.1)).train()
         loader = open_loader(tiny_data, "train", config.batch_size, seed=config.seed)
-        run = RunFolder(out, {"objective": asdict(objective), "train": asdict(config) | asdict(budget)})
+        asked = {"objective": asdict(objective), "train": asdict(config) | asdict(budget)}
+        run = RunFolder(out, asked, at_progress=objective.at_progress)
         return fit(student, objective, loader, config, budget, run, "{}", validate, watch)
 
     return run

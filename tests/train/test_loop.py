@@ -1,5 +1,6 @@
 """The loop: what a run leaves behind, and that stopping it, however rudely, changes no bit of the outcome."""
 
+import contextlib
 import json
 import math
 import os
@@ -431,6 +432,48 @@ def test_fewer_steps_than_were_done_are_refused_and_change_nothing(run_fit, tmp_
     assert (tmp_path / "run" / "run.json").read_bytes() == before
     run_fit(tmp_path / "run", objective=NELBO(), budget=Budget(steps=7))
     assert read_stats(tmp_path / "run")[-1]["step"] == 7
+
+
+def test_more_steps_are_one_run_and_both_lengths_are_recorded(run_fit, undisturbed, tmp_path):
+    """Where nothing depends on the share that is done, 6 steps and then 9 are the steps of a run of 9."""
+    longer = {"objective": NELBO(), "budget": Budget(steps=9)}
+    run_fit(tmp_path / "run", objective=NELBO(), budget=Budget(steps=6))
+    run_fit(tmp_path / "run", **longer)
+    assert outcome(tmp_path / "run") == undisturbed(run_fit, **longer)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["config"]["train"]["steps"] == 9
+    assert [(part["config"]["train"]["steps"], part["until_step"]) for part in record["earlier"]] == [(6, 6)]
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "stop", "step"),
+    [
+        (NELBO(), {"lr_decay": 0.5}, None, 4),  # at 4 of 6 it has begun to fall, at 4 of 9 it has not
+        (NELBO(), {"lr_decay": 0.5}, 5, 4),
+        (NELBO(warm_start=0.5), {}, 2, 1),
+        (CD4LM(lambda_hold=0.25), {}, 3, 2),
+    ],
+    ids=["done", "stopped", "warm-start", "cd4lm"],
+)
+def test_more_steps_than_a_schedule_was_made_for_are_refused(run_fit, tmp_path, objective, options, stop, step):
+    options = options | {"objective": objective}
+    with contextlib.suppress(Interrupted):
+        watch = stop_at(stop, terminate) if stop else lambda progress: None
+        run_fit(tmp_path / "run", budget=Budget(steps=6), watch=watch, **options)
+    before = (tmp_path / "run" / "run.json").read_bytes(), outcome(tmp_path / "run") if stop is None else None
+    told = "new folder$" if stop else "mcd train --init"
+    with pytest.raises(RunConflict, match=rf"from {step} on .* of 6 steps; one of 9 steps has another there.*{told}"):
+        run_fit(tmp_path / "run", budget=Budget(steps=9), **options)
+    assert before == ((tmp_path / "run" / "run.json").read_bytes(), outcome(tmp_path / "run") if stop is None else None)
+    run_fit(tmp_path / "run", budget=Budget(steps=6), **options)
+
+
+def test_more_steps_before_the_schedule_has_begun_are_one_run(run_fit, undisturbed, tmp_path):
+    longer = {"objective": NELBO(), "budget": Budget(steps=9), "lr_decay": 0.5}
+    with pytest.raises(Interrupted):
+        run_fit(tmp_path / "run", **longer | {"budget": Budget(steps=6)}, watch=stop_at(4, terminate))
+    run_fit(tmp_path / "run", **longer)
+    assert outcome(tmp_path / "run") == undisturbed(run_fit, **longer)
 
 
 def test_a_checkpoint_that_is_passed_over_is_told(run_fit, tmp_path, capsys):

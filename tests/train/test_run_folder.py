@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mcd.train import run_lock
+from mcd.train import run_folder, run_lock
 from mcd.train.run_folder import RunConflict, RunFolder, read_stats
 
 CONFIG = {"command": "distill", "objective": {"name": "mcd", "tau0": 0.96}}
@@ -76,6 +76,53 @@ def test_a_run_from_before_there_was_an_option_had_its_default(out):
 def test_how_long_and_how_often_may_change(out, change):
     RunFolder(out, config(**{change: 77}))
     assert json.loads((out / "run.json").read_text())["config"]["train"][change] == 77
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "taken"),
+    [
+        ({"minutes": 10.0}, {"minutes": 20.0}, True),  # 8 of 10 and 8 of 20 minutes, which fall over the last fifth
+        ({"minutes": 9.0}, {"minutes": 20.0}, False),
+        ({"minutes": 20.0}, {"minutes": 9.0}, False),
+        ({"minutes": 20.0}, {"steps": 50}, True),  # of 40 steps that were done
+        ({"minutes": 20.0}, {"steps": 45}, False),
+        ({"steps": 45}, {"steps": 45}, True),
+        ({"steps": 45}, {"steps": 46}, False),
+    ],
+    ids=str,
+)
+def test_a_length_is_taken_when_the_steps_done_are_its_own(tmp_path, was, now, taken):
+    def options(length):
+        return config(**{"steps": None, "lr_decay": 0.2} | length)
+
+    with RunFolder(tmp_path / "a", options(was), "first") as run:
+        run.log({"step": 40, "elapsed_s": 480.0})
+        run.log({"step": 41, "elapsed_s": 9999.0})  # after the checkpoint: it will be done again
+        (run.checkpoints / "step-00000040").mkdir(parents=True)
+    before = contents(tmp_path / "a")
+    if taken:
+        RunFolder(tmp_path / "a", options(now), "second").close()
+        record = json.loads((tmp_path / "a" / "run.json").read_text())
+        told = [(part["command"], part["until_step"]) for part in record.get("earlier", [])]
+        assert told == ([] if was == now else [("first", 40)])
+        assert record["config"] == json.loads(json.dumps(options(now))) and record["command"] == "second"
+    else:
+        with pytest.raises(RunConflict, match=r"of the 40 steps it holds, .* new folder$"):
+            RunFolder(tmp_path / "a", options(now))
+        assert contents(tmp_path / "a") == before
+
+
+def test_what_was_done_before_stays_in_the_record(out, monkeypatch):
+    """Each configuration and environment under which steps were done, and no other."""
+    monkeypatch.setattr(run_folder, "environment", lambda: {"mcd": "a"})
+    for name, change in (("valid_every", 5), ("valid_every", 6), ("valid_every", 7)):  # no step is done under 5 and 6
+        RunFolder(out, config(**{name: change})).close()
+    (out / "checkpoints" / "step-00000003").mkdir()
+    monkeypatch.setattr(run_folder, "environment", lambda: {"mcd": "b"})
+    RunFolder(out, config(valid_every=7)).close()
+    earlier = json.loads((out / "run.json").read_text())["earlier"]
+    assert [(part["until_step"], part["config"]["train"]["valid_every"]) for part in earlier] == [(1, 0), (3, 7)]
+    assert earlier[0]["environment"].keys() > {"mcd", "torch"} and earlier[1]["environment"] == {"mcd": "a"}
 
 
 def test_the_steps_of_several_rounds_may_not_change(tmp_path):

@@ -94,16 +94,28 @@ class Adapted(Backbone):
         self._recomputes = on
 
     def stored_name(self, name: str) -> str:
-        return self.config.family.stored_name(name)
+        """As the family has it; the bias of an untied projection is the projection's own (see `tidied`)."""
+        family = self.config.family
+        return f"{family.decoder}.bias" if name == "bias" and self.weight is not None else family.stored_name(name)
 
     def tidied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without other heads, buffers, and second copies of what is tied; old names of norms made new."""
+        """Without other heads, buffers, and second copies of what is tied; old names of norms made new.
+
+        A head of BERT or RoBERTa has two names for its bias. Where it is tied they are one tensor, and must agree. If
+        not, transformers 5 stores two tensors and computes with the projection's; transformers 4 had one there too, and
+        stored it under the other name.
+        """
         family, found = self.config.family, {}
         for name, value in tensors.items():
             name = re.sub(r"(LayerNorm)\.(gamma|beta)$", _of_old_norm, name)
             if not re.fullmatch(family.unread, name) and not name.endswith((".position_ids", ".rotary_emb.inv_freq")):
                 found[name] = value
-        copies = [(f"{family.decoder}.bias", self.stored_name("bias"))] if self.bias is not None else []
+        copies, own_bias = [], self.stored_name("bias")
+        if self.weight is not None and family.bias is not None and family.bias in found:
+            unread = found.pop(family.bias)
+            found.setdefault(own_bias, unread)
+        if self.bias is not None:
+            copies.append((f"{family.decoder}.bias", own_bias))
         if self.weight is None:
             table = next(name for name, p in self.named_parameters() if p is self.table())
             copies.append((f"{family.decoder}.weight", self.stored_name(table)))

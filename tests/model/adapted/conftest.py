@@ -66,13 +66,13 @@ def causal_network(kind: str, settings: dict[str, Any]) -> nn.Module:
     return network(config(tie_word_embeddings=False, **settings))
 
 
-def network_of(kind: str) -> nn.Module:
+def network_of(kind: str, **settings: Any) -> nn.Module:
     """A tiny network of `transformers` itself, its weights random everywhere, also where they start at 0 or 1."""
     torch.manual_seed(0)
     if kind in ("llada", "dream"):
         network = causal_network(kind, CONFIGS[kind])
     else:
-        config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind])
+        config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind] | settings)
         network = transformers.AutoModelForMaskedLM.from_config(config)
     with torch.no_grad():
         for p in network.parameters():
@@ -192,6 +192,19 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Publi
             folder = tmp_path_factory.mktemp("published") / kind
             made[kind] = Published(kind, folder, write_folder(folder, kind))
         return made[kind]
+
+    return build
+
+
+@pytest.fixture
+def untied(tmp_path: Path) -> Callable[[str], Published]:
+    """A folder of a family whose head is not tied to the embedding, as the library itself saves it."""
+
+    def build(kind: str) -> Published:
+        network: Any = network_of(kind, tie_word_embeddings=False)
+        network.save_pretrained(tmp_path / kind)
+        write_tokenizer(tmp_path / kind)
+        return Published(kind, tmp_path / kind, network)
 
     return build
 

@@ -92,6 +92,32 @@ def test_the_library_reads_what_was_saved(published, kind, tmp_path, z):
     torch.testing.assert_close(network(input_ids=z).logits[..., 6:39], logits[..., 6:39], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "distilbert", "electra"])
+def test_a_head_that_is_not_tied_goes_both_ways(untied, kind, tmp_path, z):
+    """transformers 5 stores two biases of BERT's and RoBERTa's, and reads the projection's own; 4 stored the other."""
+    from transformers import AutoModelForMaskedLM
+
+    theirs = untied(kind)
+    model = from_pretrained(str(theirs.folder))
+
+    def close(logits):
+        ours = model.logits(model.hidden(z, torch.ones(3))).view(3, 16, -1)
+        torch.testing.assert_close(ours[..., 6:39], logits[..., 6:39], atol=1e-5, rtol=1e-5)
+
+    close(theirs.logits(z))
+    save_pretrained(model, tmp_path / "ours")
+    assert same(from_pretrained(str(tmp_path / "ours")), model)
+    close(AutoModelForMaskedLM.from_pretrained(tmp_path / "ours").eval()(input_ids=z).logits)
+    if kind in ("bert", "roberta"):
+        path = theirs.folder / "model.safetensors"
+        tensors = load_file(path)
+        (own,) = [name for name in tensors if name.endswith("decoder.bias")]
+        other = own.replace("decoder.", "")
+        assert not torch.equal(tensors[own], tensors[other])
+        save_file({name: value for name, value in tensors.items() if name != own} | {other: tensors[own]}, path)
+        assert same(from_pretrained(str(path.parent)), model)
+
+
 def test_configurations_go_through_json(theirs):
     config = from_pretrained(str(theirs.folder)).config
     assert config_of_json(json.loads(json.dumps(config_to_json(config)))) == config

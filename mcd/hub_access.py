@@ -1,0 +1,82 @@
+"""Asking the Hugging Face hub without waiting for one that is not there. Imports nothing of ours.
+
+The hub's client repeats a request that meets no server five times, in 23 s, for every file it is asked for. Here one
+connection is tried first. Where there is none the client works as under HF_HUB_OFFLINE: what is in its cache is found,
+and the rest fails at once.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+SECONDS = 4.0
+"""How long a connection is waited for, the look-up of the name included."""
+_TRUE = ("1", "ON", "YES", "TRUE")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Whether the hub can be asked: `fault` says why not, and is None where it can."""
+
+    fault: str | None
+
+    def refusal(self, error: BaseException) -> str:
+        """What is said of a request that failed, to stand behind the name of what was asked for."""
+        if self.fault is None:
+            return f"the Hugging Face hub did not give it ({type(error).__name__})"
+        return f"{self.fault}, and its cache on this machine does not hold it ({type(error).__name__})"
+
+
+@contextlib.contextmanager
+def hub_access() -> Iterator[Access]:
+    """Within, the client of the hub does not repeat requests to a server that is not there."""
+    access = _access()
+    with contextlib.suppress(ImportError):
+        import huggingface_hub.constants  # noqa: F401 - tokenizers imports it only when it asks
+    modules = [sys.modules.get(name) for name in ("huggingface_hub.constants", "datasets.config")]
+    held: list[tuple[Any, bool]] = [(module, module.HF_HUB_OFFLINE) for module in modules if module is not None]
+    try:
+        if access.fault is not None:
+            for module, _ in held:
+                module.HF_HUB_OFFLINE = True
+        yield access
+    finally:
+        for module, offline in held:
+            module.HF_HUB_OFFLINE = offline
+
+
+def _access() -> Access:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
+        return Access("HF_HUB_OFFLINE is set, so that the Hugging Face hub is not asked")
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    fault = _unreachable(endpoint)
+    return Access(None if fault is None else f"the Hugging Face hub ({endpoint}) cannot be reached ({fault})")
+
+
+def _unreachable(endpoint: str) -> str | None:
+    """Why no connection to `endpoint` can be made, within SECONDS; None where one can, or a proxy would make it."""
+    url = urlsplit(endpoint)
+    host, port = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
+    proxies = urllib.request.getproxies()
+    if (url.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host):
+        return None
+    found = ["no answer"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=SECONDS).close()
+            found[0] = ""
+        except (OSError, UnicodeError) as error:
+            found[0] = str(error) or type(error).__name__
+
+    thread = threading.Thread(target=connect, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(SECONDS)
+    return found[0] or None
