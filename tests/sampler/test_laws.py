@@ -371,7 +371,7 @@ def test_every_sampler_has_a_law():
 @pytest.mark.parametrize("kind, options", CASES, ids=name_of)
 def test_rows_and_calls_have_the_law_of_the_sampler(table_denoiser, kind, options, rows):
     """A network that is not told the time; where it has a mask, that is one of the columns, as of adapted networks."""
-    model = table_denoiser(V, L, kind.process, LogLinear(0.2), inside=True)
+    model = table_denoiser(V, L, kind.process, LogLinear(0.4), inside=True)
     follow(kind(**options, rows_per_call=1000), model, [EMPTY], rows)
 
 
