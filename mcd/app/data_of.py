@@ -194,7 +194,7 @@ def check_rows(option: str, ids: np.ndarray, model: Denoiser, tokenizer: Tokeniz
     if len(found):
         raise UsageError(
             f"{option}: holds {tokenizer.id_to_token(int(found[0]))}, which the model never says ({len(found):,} such "
-            "tokens); take them out of the text, or prepare it without --special-tokens, as names are then text, or with "
+            "tokens); take them out, or prepare the text without --special-tokens (names are then text), or with "
             "another --eos-token, where it is that one"
         )
 
