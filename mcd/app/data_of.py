@@ -194,7 +194,8 @@ def check_rows(option: str, ids: np.ndarray, model: Denoiser, tokenizer: Tokeniz
     if len(found):
         raise UsageError(
             f"{option}: holds {tokenizer.id_to_token(int(found[0]))}, which the model never says ({len(found):,} such "
-            "tokens); take them out of the text, or prepare it without --special-tokens: their names are then text"
+            "tokens); take them out, or prepare the text without --special-tokens (names are then text), or with "
+            "another --eos-token, where it is that one"
         )
 
 

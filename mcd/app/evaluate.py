@@ -210,7 +210,8 @@ def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
 
     names = args.likelihood.likelihood
     if all((Path(name) / MANIFEST).is_file() for name in names):
-        refuse_idle(argv, {"--wrap": "data is prepared already, wrapped or not"})
+        prepared = "data is prepared already, wrapped or not, and each text with its end"
+        refuse_idle(argv, dict.fromkeys(("--wrap", "--eos-token"), prepared))
     denoiser = open_model(args.source, args.sampling.weights)
     if denoiser.config.process == "autoregressive":
         refuse_idle(argv, {"--draws": "the likelihood of an autoregressive model is exact"})

@@ -59,10 +59,10 @@ def end_of_text(
             if found is not None:
                 return found
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    present = [name for name in USUAL_ENDS if tokenizer.token_to_id(name) is not None]
+    present = {name: i for name in USUAL_ENDS if (i := tokenizer.token_to_id(name)) is not None}
     masked = ["[SEP]"] if tokenizer.token_to_id("[MASK]") is not None and "[SEP]" in present else []
     for name in (*masked, *filter(special.__contains__, present), *present):
-        return Found(int(tokenizer.token_to_id(name)), GUESSED)
+        return Found(present[name], GUESSED)
     raise DataError(
         "--tokenizer: nothing says which token ends a text, and it has none of the usual names such as <|endoftext|> "
         f"(no end-of-text token); {mend}, or in a tokenizer_config.json beside it"
@@ -100,7 +100,9 @@ def _said(tokenizer: Tokenizer, notes: dict[str, dict[str, Any]], kind: str, men
             return Found(i, f"{kind}_token of {file}")
     number = notes["config.json"].get(f"{kind}_token_id")
     number = number[0] if isinstance(number, list) and number else number
-    token = tokenizer.get_added_tokens_decoder().get(number) if type(number) is int else None
+    if not isinstance(number, int):
+        return None
+    token = tokenizer.get_added_tokens_decoder().get(number)
     # transformers writes defaults there (2), which may be any letter of this vocabulary
     return Found(number, f"{kind}_token_id of config.json") if token is not None and token.special else None
 
@@ -113,18 +115,21 @@ def _specials(tokenizer: Tokenizer) -> str:
 
 def _of_hub(repository: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """The files as the hub, or the cache, has them; where neither can be reached, as if there were none."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     notes: dict[str, dict[str, Any]] = {note: {} for note in names}
     for name in names:
-        try:
-            path = Path(hf_hub_download(repository, name))
-        except RemoteEntryNotFoundError:
-            continue
-        except Exception:  # no network, for instance; to ask for the next would only cost its time-out
-            break
-        notes[name] = _json(path)
+        path = try_to_load_from_cache(repository, name)  # of the commit that the tokenizer was just read from
+        if path is None:
+            try:
+                path = hf_hub_download(repository, name)
+            except RemoteEntryNotFoundError:
+                continue
+            except Exception:  # no network, for instance; to ask for the next would only cost its time-out
+                break
+        if isinstance(path, str):  # else it is known that there is none
+            notes[name] = _json(Path(path))
     return notes
 
 

@@ -80,7 +80,7 @@ def test_an_end_of_text_can_be_named_and_the_message_says_how(folder):
     ):
         end_of_text(tokenizer, name)
     assert end_of_text(tokenizer, name, "<stop>") == (0, "--eos-token")
-    with pytest.raises(DataError, match="--eos-token <end>: the tokenizer has no such token; .*<stop>"):
+    with pytest.raises(DataError, match=r"--eos-token <end>: the tokenizer has no such token; .*<stop>"):
         end_of_text(tokenizer, name, "<end>")
     folder(tokenizer, tokenizer_config={"eos_token": "<end>"})
     with pytest.raises(DataError, match=r"tokenizer_config.json: names '<end>' as eos_token.*--eos-token"):
@@ -157,14 +157,14 @@ def test_a_word_that_is_the_end_of_text_is_refused(tmp_path, folder):
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "text.txt").write_text("\n\n".join("w1 w2 w3" for _ in range(12)))
     recipe = Recipe(str(tmp_path / "text.txt"), tokenizer=str(tmp_path), length=2, eos_token="w2")
-    with pytest.raises(DataError, match="a document spells w2.*--special-tokens"):
+    with pytest.raises(DataError, match=r"a document spells w2.*--special-tokens"):
         prepare(recipe, tmp_path / "out")
     prepare(Recipe(**vars(recipe) | {"special_tokens": True}), tmp_path / "meant")
 
 
 def test_the_tokens_around_a_row(folder):
     tokenizer = words(*BERT)
-    with pytest.raises(DataError, match="--frame: the tokenizer of .* says no tokens that begin and end a row"):
+    with pytest.raises(DataError, match=r"--frame: the tokenizer of .* says no tokens that begin and end a row"):
         frame_of(tokenizer, folder(tokenizer))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     assert frame_of(tokenizer, folder(tokenizer)) == (2, 3)

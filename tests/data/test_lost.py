@@ -14,6 +14,7 @@ from mcd.data.encoder import Encoder, lost_text
 from mcd.data.lost import Lost
 from mcd.data.readers import DataError
 from mcd.data.shards import Recipe, prepare, read_manifest, read_tokens
+from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer, train_bpe
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz."
@@ -180,3 +181,9 @@ def test_dropout_of_a_bpe_makes_no_draws(tmp_path, text_file):
     recipe = Recipe(str(text_file), tokenizer=str(tmp_path), length=16)
     whole = [prepare(recipe, tmp_path / name)["splits"] for name in ("a", "b")]
     assert whole[0] == whole[1]
+
+
+def test_templates_that_lose_text_are_refused():
+    for tokenizer, text in ((bpe(), "st\u00e9ne"), (word_pieces(), "ab xyz.")):
+        with pytest.raises(DataError, match="--template: the model's tokenizer cannot write"):
+            read_template(tokenizer, f"{text} [MASK:2]", tokenizer.get_vocab_size(), 16)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcd
-from mcd.data import shards, units, workers
+from mcd.data import companions, shards, units, workers
 from mcd.data.corpus import documents
 from mcd.data.journal import PROGRESS, locked
 from mcd.data.loader import open_loader
@@ -172,10 +172,11 @@ def test_a_tokenizer_of_the_hub_is_not_asked_for_again(recipe, tmp_path, monkeyp
     asked = []
     load = load_tokenizer(recipe.tokenizer)
     monkeypatch.setattr(units, "load_tokenizer", lambda name: asked.append(name) or load)
+    monkeypatch.setattr(companions, "_of_hub", lambda name, files: asked.append(name) or {file: {} for file in files})
     recipe = replace(recipe, tokenizer="owner/tokenizer")
     assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, tmp_path / "out")
     prepare(recipe, tmp_path / "out", SHARD)
-    assert asked == ["owner/tokenizer"]
+    assert asked == ["owner/tokenizer"] * 2  # it, and what stands beside it
     for split in ("train", "valid"):
         assert np.array_equal(read_tokens(tmp_path / "out", split), read_tokens(tmp_path / "whole", split))
 

@@ -109,14 +109,14 @@ def test_samples_are_drawn_within_the_frame(bert, tmp_path, seen):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert framed(seen)
     for row in rows:
-        assert len(row["ids"]) == 7 and not {CLS, MASK} & set(row["ids"][:3]) and row["protocol"]["frame"] is True
-        assert row["text"].split()[:2] == ["w1", "w2"] and row["protocol"]["length"] == 9
+        assert len(row["ids"]) == 7 and row["ids"][:2] == [7, 8] and MASK not in row["ids"]
+        assert row["protocol"]["frame"] is True and row["protocol"]["length"] == 9
 
 
 def test_figures_are_of_what_stands_between(bert, text, data, tmp_path, seen):
-    out, few = tmp_path / "m.json", ["--num", "4", "--threads", "1", "--frame", "--scorer", "none"]
+    out, few = tmp_path / "m.json", ["--num", "4", "--threads", "1", "--frame"]
     argv = ["eval", str(bert), "--out", str(out), "--length", "9", *few]
-    assert main([*argv, "--steps", "2"]) == 0
+    assert main([*argv, "--steps", "2", "--scorer", "none"]) == 0
     assert framed(seen) and json.loads(out.read_text())["rows"][0]["protocol"]["frame"] is True
     seen.clear()
     assert main([*argv, "--likelihood", str(text)]) == 0
@@ -137,9 +137,10 @@ def test_frames_without_tokens_or_room_are_refused(published, bert, text, tmp_pa
     assert "trained on the text has no tokens for it; give the network's --tokenizer" in refused(*prepare)
     assert "not together with --wrap" in refused(*prepare, "--tokenizer", bert, "--wrap")
     assert "not together with --prompt-field" in refused(*prepare, "--tokenizer", bert, "--prompt-field", "q")
-    assert "no end-of-text" in refused("prepare", "--data", "hmm", "--out", out, "--frame", "--tokenizer", bert)
+    assert "--frame: does nothing here" in refused("prepare", "--data", "hmm", "--out", out, "--frame")
     measure = ("eval", "--out", tmp_path / "m.json", "--frame")
-    assert "is no model to draw from" in refused(*measure, "sotu")
+    assert "--frame: does nothing here" in refused(*measure, "sotu")
+    assert "--eos-token: does nothing here" in refused(*measure, bert, "--eos-token", "w1")
     assert "not together with --wrap" in refused(*measure, bert, "--likelihood", text, "--wrap")
     assert main(["prepare", "--data", str(text), "--out", str(out), "--tokenizer", str(bert), "--length", "9"]) == 0
     assert "was prepared without" in refused(*measure, bert, "--likelihood", out)
