@@ -126,7 +126,7 @@ def idle_options(args: Any, kind: str) -> dict[str, str]:
     if kind == "likelihood":
         idle |= dict.fromkeys(("--scorer", "--reference", *SCORED), "--likelihood needs no scorer")
         return idle | _FILE_ONLY
-    idle |= dict.fromkeys(("--draws", "--wrap"), "it is an option of --likelihood")
+    idle |= dict.fromkeys(("--draws", "--wrap", "--eos-token"), "it is an option of --likelihood")
     if args.scoring.scorer == "none":
         idle |= dict.fromkeys(SCORED, "there is no scorer")
     elif not args.scoring.retokenise:
