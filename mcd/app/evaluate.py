@@ -210,8 +210,7 @@ def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
 
     names = args.likelihood.likelihood
     if all((Path(name) / MANIFEST).is_file() for name in names):
-        prepared = "data is prepared already, wrapped or not, and each text with its end"
-        refuse_idle(argv, dict.fromkeys(("--wrap", "--eos-token"), prepared))
+        refuse_idle(argv, dict.fromkeys(("--wrap", "--eos-token"), "data is prepared already, its rows as they are"))
     denoiser = open_model(args.source, args.sampling.weights)
     if denoiser.config.process == "autoregressive":
         refuse_idle(argv, {"--draws": "the likelihood of an autoregressive model is exact"})

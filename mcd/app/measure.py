@@ -65,7 +65,7 @@ def measure_model(
     texts = [writer.documents(row) for row in ids.tolist()]
     protocol = Protocol(
         **sampler.protocol(),
-        borders=scoring.borders,
+        borders=writer.borders,
         length=length,
         frame=True if frame else None,
         weights=weights,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mcd.app.arguments import check_out, parse, show_dry_run
 from mcd.app.errors import UsageError
+from mcd.app.typed_options import refuse_idle
 
 GPT2 = 50_258
 SIZES_8B = {"hidden": 4096, "layers": 32, "heads": 32}
@@ -66,6 +67,8 @@ class PlanArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(PlanArgs, argv, "plan")
+    if args.gpus == 1:
+        refuse_idle(argv, {"--strategy": "there is one device, which has all weights (--gpus)"})
     if args.json is not None:
         check_out(args.json, option="--json")
     from mcd.train.estimate import DEVICES, Setup

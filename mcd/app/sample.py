@@ -90,10 +90,10 @@ def main(argv: list[str]) -> int:
         )
     if args.out:
         check_out(args.out)
-    return _sample(args, sampler)
+    return _sample(args, argv, sampler)
 
 
-def _sample(args: SampleArgs, sampler: Any) -> int:
+def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     import torch
 
     from mcd.app.processes import open_model, sample_in_shares
@@ -115,9 +115,12 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
     if args.template is not None:
         inner = length if frame is None else length - 2
         template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
+    writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
+    if writer.end_id is None:
+        refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
     protocol = Protocol(
         **sampler.protocol(),
-        borders=args.borders,
+        borders=writer.borders,
         length=length,
         frame=True if frame else None,
         weights=args.sampling.weights,
@@ -132,7 +135,6 @@ def _sample(args: SampleArgs, sampler: Any) -> int:
         "template": args.template,
         **({"special_tokens": True} if args.special_tokens else {}),
     }
-    writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
     given = {} if template is None else {i: x for i, x in enumerate(template.tolist()) if x != denoiser.blank_id}
     done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()

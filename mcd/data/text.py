@@ -79,9 +79,11 @@ def _one_end(documents: list[str]) -> Documents:
 
 
 def writer_of(tokenizer: Tokenizer, folder: Path | None = None, borders: Borders = "kept") -> Writer:
-    """The writer of a model's tokenizer, from its folder; its end of text is that of prepared data (`end_of_text`)."""
+    """The writer of a model's tokenizer, from its folder; its end of text is that of prepared data (`end_of_text`).
+
+    Without one, as in a known language whose rows are one stream, no border can be kept.
+    """
     try:
-        end_id = end_of_text(tokenizer, None if folder is None else str(folder)).id
-    except DataError:  # of a known language: its rows are one stream
-        end_id = None
-    return Writer(tokenizer, end_id, borders)
+        return Writer(tokenizer, end_of_text(tokenizer, None if folder is None else str(folder)).id, borders)
+    except DataError:
+        return Writer(tokenizer, None, "dropped")

@@ -31,13 +31,14 @@ def pretrained(name: str) -> tuple[Any, Any]:
     try:
         with nullcontext() if Path(name).exists() else hub_access():
             tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
-            model, told = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            read: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
         reason = str(error).strip().splitlines()[0]
         raise MissingScorer(
             f"--scorer {name} is not a causal language model that can be loaded: {reason}\n"
             f"Give a folder or hub id that transformers can read, or leave --scorer out for smollm2. {MEND}"
         ) from error
+    model, told = read
     lacks = sorted({*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])})
     if lacks:
         some = ", ".join(lacks[:3]) + (" and more" if len(lacks) > 3 else "")

@@ -90,9 +90,10 @@ def _model(reader: Any, value: Any) -> Any:
             weight = weight.reshape(n, -1, 2, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
         weights[_name(tensor.name)] = torch.from_numpy(np.require(weight, requirements=["C", "W"]))
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-    model, told = LlamaForCausalLM.from_pretrained(
+    read: Any = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
     )
+    model, told = read
     if any(told[kind] for kind in ("missing_keys", "mismatched_keys", "unexpected_keys")):  # they would be random
         raise KeyError(f"{told}")
     return model.eval()

@@ -118,7 +118,10 @@ IDLE = [
     ("eval masked --likelihood theirs.txt --out m.json --reference data", "needs no scorer"),
     ("eval ar --likelihood data --out m.json --draws 2", "exact"),
     ("eval masked --likelihood data --out m.json --wrap", "prepared already"),
+    ("eval masked --likelihood data --out m.json --eos-token X", "prepared already"),
     ("eval masked --out m.json --draws 2", "option of --likelihood"),
+    ("eval masked --out m.json --eos-token X", "option of --likelihood"),
+    ("eval data --out m.json --frame", "nothing is drawn"),
     ("eval masked --out m.json --wrap", "option of --likelihood"),
     # without a scorer
     *(
@@ -132,6 +135,7 @@ IDLE = [
     ),
     # samplers
     ("sample ar --steps 4", "one step a token"),
+    ("sample hmm --borders kept", "no end of text"),
     ("eval ar --out m.json --steps 4", "one step a token"),
     ("sample masked --sampler confidence --greedy --temperature 0.7", "--greedy takes the likeliest"),
     ("sample masked --sampler cad --greedy --top-p 0.7", "--greedy takes the likeliest"),
@@ -154,6 +158,7 @@ IDLE = [
     ("push masked ./here --revision x", "no repository"),
     ("bench step_mcd_b2_l256 --full --dry-run", "single rows"),
     ("reproduce duality --jobs 2 --dry-run", "trains nothing"),
+    ("plan --strategy fsdp", "one device"),
     ("demo --rounds 1 --round-steps 4", "the one round is the last"),
     ("demo --scorer none --borders kept", "there is no scorer"),
     ("demo --student-steps 4 --control-steps 16", "--student-steps"),
