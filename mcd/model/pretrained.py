@@ -19,7 +19,13 @@ from mcd.files import read_json, sync_folder, write_durably
 from mcd.hub_access import hub_access
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.families import family_of
-from mcd.model.adapted.folder import COMPANIONS, config_from_published, config_to_published, read_published
+from mcd.model.adapted.folder import (
+    FETCHED,
+    config_from_published,
+    config_to_published,
+    copy_companions,
+    read_published,
+)
 from mcd.model.checks import ModelError, check_config, check_finite, check_size, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -151,7 +157,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
     run folders have both). Raises ModelError for a missing, truncated or foreign checkpoint, with the keys that do not
     fit; ImportError, which names the extra, for a network of Hugging Face without its library.
     """
-    folder = locate(name, files=["*.json", "*.safetensors"])
+    folder = locate(name, files=list(FETCHED))
     config = read_config(folder)
     path = folder / WEIGHTS[weights]
     tensors: dict[str, Tensor] = {}
@@ -253,16 +259,19 @@ def save_pretrained(
     """Write a model folder; the weights last, each file by way of a temporary one.
 
     raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. An adapted network
-    is written as it is published, so that `transformers` reads it too; what LoRA has learnt is added to its weights,
-    and written once more by itself, in the folder "adapter", as PEFT reads it.
+    is written as it is published, so that `transformers` reads it too, with the dtype of what is stored and what stood
+    beside it (`copy_companions`); what LoRA has learnt is added to its weights, and written once more by itself, in the
+    folder "adapter", as PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / "config.json", json.dumps(config_to_json(model.config), indent=2) + "\n")
+    config = config_to_json(model.config)
+    if isinstance(model.config.backbone, AdaptedConfig):  # `transformers` rounds what it loads to what it reads here
+        config |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
+    write_durably(folder / "config.json", json.dumps(config, indent=2) + "\n")
     if tokenizer_json is not None:
         write_durably(folder / "tokenizer.json", tokenizer_json)
-    for name in COMPANIONS:  # without them `transformers` would guess, and lower the case of a cased BERT's text
-        if model.folder is not None and model.folder != folder and (model.folder / name).is_file():
-            write_durably(folder / name, (model.folder / name).read_text(encoding="utf-8"))
+    if model.folder is not None and model.folder != folder:
+        copy_companions(model.folder, folder)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))
