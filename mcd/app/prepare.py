@@ -74,8 +74,9 @@ class PrepareArgs:
     """Instruction data: the text of a prompt; names of special tokens in it become these."""
     too_long: Literal["drop", "cut"] = "drop"
     """Instruction data longer than a row: leave it out, or cut the beginning off the prompt."""
-    diffuse_padding: bool = False
-    """Instruction data: learn the padding behind an answer too, as LLaDA does."""
+    diffuse_padding: bool = True
+    """Instruction data: learn the end of text that fills a row behind an answer, as LLaDA does, so that a model finds
+    where its answer ends. If not, training shows it, and a model must be given the length of its answers."""
     dedup: bool = False
     """Of documents with the same text keep the first, so that none is both in train and held out."""
     eos_token: str | None = None

@@ -23,8 +23,9 @@ class Recipe:
 
     Instruction data has `prompt_field` and `answer_field`, or `messages_field` (a list of {"role", "content"}).
     template: the text of a prompt, with {prompt} in it. too_long: what becomes of a prompt and answer that are longer
-    than a row: "drop" leaves them out, "cut" takes the beginning off the prompt. diffuse_padding: the <|endoftext|>
-    behind the first are learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3).
+    than a row: "drop" leaves them out, "cut" takes the beginning off the prompt. diffuse_padding: the end of text that
+    fills a row is learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3), so that a model finds where its answer
+    ends; else it is shown in training, and the model expects to be given the length of its answer.
 
     eos_token: the name of the token that ends a text, where the tokenizer's own files say none or another.
     special_tokens: names of special tokens that a text spells become these; else they are text as any other.
@@ -51,7 +52,7 @@ class Recipe:
     messages_field: str | None = None
     template: str = "{prompt}"
     too_long: str = "drop"
-    diffuse_padding: bool = False
+    diffuse_padding: bool = True
     dedup: bool = False
     eos_token: str | None = None
     special_tokens: bool = False
@@ -82,8 +83,12 @@ class Recipe:
         return self.length - 2 if self.wrap or self.frame else self.length
 
     def identity(self) -> dict[str, Any]:
-        """The choices as JSON values; those that came later than the others only where they are made."""
-        first = ("source", "text_field", "tokenizer", "vocab_size", "length", "wrap", "valid_every")
+        """The choices as JSON values; those that came later than the others only where they are made.
+
+        How padding is learnt is always said of instruction data: its default was once another.
+        """
+        first = ["source", "text_field", "tokenizer", "vocab_size", "length", "wrap", "valid_every"]
+        first += ["diffuse_padding"] if self.packing == "rows" else []
         default = {field.name: field.default for field in fields(self)}
         return {k: v for k, v in asdict(self).items() if k in first or v != default[k]}
 

@@ -125,6 +125,38 @@ def test_every_row_has_something_to_learn_and_an_end(folder):
     assert (ends == read_manifest(folder)["eos_id"]).all()
 
 
+def test_the_end_of_text_that_fills_a_row_is_learnt_unless_it_is_shown(tiny_data, tmp_path):
+    """By default, as LLaDA does: a row whose padding is shown tells where its answer ends. Answers and their first end
+    are what counts, either way; and neither kind of folder is taken for the other, finished or not."""
+    recipe = Recipe(write(tmp_path / "a.jsonl", pairs(40)), tokenizer=str(tiny_data), length=40, prompt_field="prompt")
+    recipe = replace(recipe, valid_every=3)
+    shown = replace(recipe, diffuse_padding=False)
+    assert recipe.diffuse_padding and recipe.identity() != shown.identity()
+    prepare(recipe, tmp_path / "learnt")
+    prepare(shown, tmp_path / "shown")
+    learnt, told = (spread_batch(open_loader(tmp_path / name, "valid", 1), 1000) for name in ("learnt", "shown"))
+    assert torch.equal(learnt.x0, told.x0)
+    assert torch.equal(told.counted, told.diffused.sum(1)) and torch.equal(learnt.counted, told.counted)
+    assert learnt.diffused[:, -1].all() and not told.diffused[:, -1].all()
+    assert (learnt.diffused == (told.diffused.int().cumsum(1) > 0)).all()
+    assert all(torch.equal(a, b) for a, b in zip(learnt.split(2)[1], (part[2:4] for part in learnt), strict=True))
+    for other, name in ((shown, "learnt"), (recipe, "shown")):
+        with pytest.raises(DataError, match="holds data of another recipe"):
+            prepare(other, tmp_path / name)
+    identity = {key: value for key, value in recipe.identity().items() if key != "diffuse_padding"}
+    assert identity not in (recipe.identity(), shown.identity())  # what was left unfinished before it was always said
+
+
+def test_text_prepared_when_padding_was_shown_by_default_is_still_the_same(tiny_data, tmp_path):
+    path = tmp_path / "out" / MANIFEST
+    recipe = Recipe("sotu", tokenizer=str(tiny_data), length=24)
+    prepare(recipe, tmp_path / "out")
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["diffuse_padding"] = False
+    path.write_text(json.dumps(manifest))
+    assert prepare(recipe, tmp_path / "out")["splits"] == manifest["splits"]
+
+
 def test_rows_have_one_length(folder):
     assert open_loader(folder, "train", 2, length=12).length == 12
     with pytest.raises(DataError, match=r"--length 8: .*holds rows of 12"):
