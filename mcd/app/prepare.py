@@ -1,5 +1,6 @@
 """`mcd prepare`: text to packed tokens."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,8 +71,10 @@ class PrepareArgs:
     """Instruction data: the field of the answer."""
     messages_field: str | None = None
     """Instruction data: a field with a list of messages, {"role", "content"}; the last answer is learnt."""
-    template: str = "{prompt}"
-    """Instruction data: the text of a prompt; names of special tokens in it become these."""
+    template: str | None = None
+    """Instruction data: the text of a prompt with {prompt} in it, or a chat template (Jinja, or a FILE.jinja); by
+    default the tokenizer's own chat template, else the prompt as it is. Names of special tokens in it become these;
+    what the records hold stays text."""
     too_long: Literal["drop", "cut"] = "drop"
     """Instruction data longer than a row: leave it out, or cut the beginning off the prompt."""
     diffuse_padding: bool = True
@@ -150,6 +153,8 @@ def show(manifest: dict[str, Any], out: Path) -> None:
         for what, count in manifest.get("counts", {}).get(split, {}).items():
             if count:
                 print(f"{split}: {count:,} records longer than a row were {what}")
+    if "template_from" in manifest:
+        print(f"{manifest['template_from']} used; --template gives another", file=sys.stderr)
     length = manifest["recipe"]["length"]
     if manifest["eos_id"] is not None:
         name = tokenizer_of(out).id_to_token(manifest["eos_id"])

@@ -22,7 +22,8 @@ class Recipe:
     is kept, so that none is both in train and held out.
 
     Instruction data has `prompt_field` and `answer_field`, or `messages_field` (a list of {"role", "content"}).
-    template: the text of a prompt, with {prompt} in it. too_long: what becomes of a prompt and answer that are longer
+    template: the text of a prompt, with {prompt} in it, or a chat template in Jinja or a FILE.jinja; None for the chat
+    template of the tokenizer, else the prompt as it is (`mcd.data.chat.with_template`). too_long: what becomes of a prompt and answer that are longer
     than a row: "drop" leaves them out, "cut" takes the beginning off the prompt. diffuse_padding: the end of text that
     fills a row is learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3), so that a model finds where its answer
     ends; else it is shown in training, and the model expects to be given the length of its answer.
@@ -50,7 +51,7 @@ class Recipe:
     prompt_field: str | None = None
     answer_field: str = "answer"
     messages_field: str | None = None
-    template: str = "{prompt}"
+    template: str | None = None
     too_long: str = "drop"
     diffuse_padding: bool = True
     dedup: bool = False
@@ -117,10 +118,15 @@ class Recipe:
         if self.packing == "rows":
             if self.wrap or self.group_documents:
                 raise DataError("--wrap: prompts and answers are rows of their own; leave it out")
-            if self.template.count("{prompt}") != 1:
-                raise DataError(f"--template {self.template!r}: must hold {{prompt}} once")
+            if self.template is not None and not is_jinja(self.template) and self.template.count("{prompt}") != 1:
+                raise DataError(f"--template {self.template!r:.80}: must hold {{prompt}} once, or be a chat template")
             if self.length < 2:
                 raise DataError(f"--length {self.length}: must be at least 2 for an answer and its end")
+
+
+def is_jinja(template: str) -> bool:
+    """Is it a chat template, in the field's language of templates?"""
+    return "{{" in template or "{%" in template
 
 
 _MDLM = {"tokenizer": "gpt2", "length": 1024, "wrap": True, "group_documents": 1000, "valid_last": 100_000}

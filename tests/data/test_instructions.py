@@ -16,7 +16,7 @@ from mcd.data.manifest import MANIFEST
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
 from mcd.data.shards import prepare, read_manifest, read_tokens, tokenizer_of
-from mcd.data.tokenizer import EOS
+from mcd.data.tokenizer import EOS, with_special_tokens
 
 WORDS = "the people of our union and states".split()
 
@@ -74,7 +74,7 @@ def test_rows_and_what_is_learnt(
     rows = {"train": [], "valid": []}
     kept = [record for record in records if record["answer"].strip()]
     for i, record in enumerate(kept):
-        prompt = tokenizer.encode(template.replace("{prompt}", record["prompt"])).ids
+        prompt = with_special_tokens(tokenizer).encode(template.replace("{prompt}", record["prompt"])).ids
         row = twin(prompt, tokenizer.encode(record["answer"]).ids, length, eos, too_long, diffuse_padding)
         held_out = i >= len(kept) - valid_last if valid_last else i % 3 == 0
         rows["valid" if held_out else "train"].append(row)
@@ -183,19 +183,18 @@ def test_the_last_answer_of_a_conversation_is_learnt(tiny_data, tmp_path, kind):
     talks += [conversation("the", "states", system="our union"), conversation("of", "the")]
     flat = [("<of>", "our"), (f"<the>people{EOS}<and>", "states"), ("<of>", "union")]
     flat += [("<our union\n\nthe>", "states"), ("<of>", "the")]
-    for name, records in (
-        ("talks", talks),
-        ("flat", [{"prompt": prompt, "answer": answer} for prompt, answer in flat]),
-    ):
-        write(tmp_path / f"{name}.jsonl", records)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / f"{name}.parquet")
+    write(tmp_path / "talks.jsonl", talks)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talks), tmp_path / "talks.parquet")
     recipe = Recipe(str(tmp_path / f"talks.{kind}"), tokenizer=str(tiny_data), length=40, valid_every=2)
     prepare(replace(recipe, messages_field="messages", template="<{prompt}>"), tmp_path / "a")
-    recipe = replace(recipe, source=str(tmp_path / f"flat.{kind}"), prompt_field="prompt")
-    prepare(recipe, tmp_path / "b")
-    for split, count in (("train", 2), ("valid", 3)):
-        rows = read_tokens(tmp_path / "a", split)[:].reshape(count, 42)
-        assert rows.tolist() == read_tokens(tmp_path / "b", split)[:].reshape(count, 42).tolist()
+    tokenizer = tokenizer_of(tiny_data)
+    eos, rows = tokenizer.token_to_id(EOS), []
+    for prompt, answer in flat:
+        begun = with_special_tokens(tokenizer).encode(prompt).ids
+        ids = begun + tokenizer.encode(answer).ids
+        rows.append([len(begun), 40, *ids, *[eos] * (40 - len(ids))])
+    for split, expected in (("train", rows[1::2]), ("valid", rows[::2])):
+        assert read_tokens(tmp_path / "a", split)[:].reshape(len(expected), 42).tolist() == expected
 
 
 @pytest.mark.parametrize(
