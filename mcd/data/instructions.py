@@ -98,8 +98,8 @@ class Pairs:
 def _no_turns(said: list[tuple[str, str]], field: str | None, place: str) -> DataError:
     roles = ", ".join(role for role, _ in said) or "none"
     return DataError(
-        f"{place}: field {field!r} must go from user to assistant by turns and end with an assistant (a system may come "
-        f"first, and a chat template may know other roles); its roles are {roles}"
+        f"{place}: field {field!r} must go from user to assistant by turns and end with an assistant (a system may "
+        f"come first, and a chat template may know other roles); its roles are {roles}"
     )
 
 

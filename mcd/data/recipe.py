@@ -23,10 +23,11 @@ class Recipe:
 
     Instruction data has `prompt_field` and `answer_field`, or `messages_field` (a list of {"role", "content"}).
     template: the text of a prompt, with {prompt} in it, or a chat template in Jinja or a FILE.jinja; None for the chat
-    template of the tokenizer, else the prompt as it is (`mcd.data.chat.with_template`). too_long: what becomes of a prompt and answer that are longer
-    than a row: "drop" leaves them out, "cut" takes the beginning off the prompt. diffuse_padding: the end of text that
-    fills a row is learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3), so that a model finds where its answer
-    ends; else it is shown in training, and the model expects to be given the length of its answer.
+    template of the tokenizer, else the prompt as it is (`mcd.data.chat.with_template`). too_long: what becomes of a
+    prompt and answer that are longer than a row: "drop" leaves them out, "cut" takes the beginning off the prompt.
+    diffuse_padding: the end of text that fills a row is learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3), so
+    that a model finds where its answer ends; else it is shown in training, and the model expects to be given the length
+    of its answer.
 
     eos_token: the name of the token that ends a text, where the tokenizer's own files say none or another.
     special_tokens: names of special tokens that a text spells become these; else they are text as any other.

@@ -1,21 +1,18 @@
 """Models on disk: a folder of config.json, model.safetensors and tokenizer.json; ours, or one of Hugging Face."""
 
 import contextlib
-import errno
 import json
-import os
-import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mcd.files import read_json, sync_folder, write_durably
+from mcd.files import read_json, write_durably
 from mcd.hub_access import hub_access
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.families import family_of
@@ -30,6 +27,7 @@ from mcd.model.checks import ModelError, check_config, check_finite, check_size,
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.lora import adapter_of, merged
+from mcd.model.tensor_file import write_tensors
 from mcd.process.schedule import config_of_schedule, schedule_of_config
 
 FORMAT = "mcd-model-1"
@@ -288,20 +286,3 @@ def stored_tensors(model: Denoiser, tensors: dict[str, Tensor], dtype: torch.dty
         tensors = merged(tensors, model.lora)
     stored = model.backbone.stored_name
     return {stored(name.removeprefix("backbone.")): value.to(dtype) for name, value in tensors.items()}
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors by way of a temporary file: whole or not at all. Raises OSError when the disk refuses."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)  # safetensors leaves files that only their owner can read
-    except SafetensorError as error:  # it hides the system's number in its text
-        partial.unlink(missing_ok=True)
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from None
-    partial.replace(path)
-    sync_folder(path.parent)

@@ -147,9 +147,9 @@ def test_the_end_of_text_that_fills_a_row_is_learnt_unless_it_is_shown(tiny_data
     assert identity not in (recipe.identity(), shown.identity())  # what was left unfinished before it was always said
 
 
-def test_text_prepared_when_padding_was_shown_by_default_is_still_the_same(tiny_data, tmp_path):
+def test_text_prepared_when_padding_was_shown_by_default_is_still_the_same(tiny_data, text_file, tmp_path):
     path = tmp_path / "out" / MANIFEST
-    recipe = Recipe("sotu", tokenizer=str(tiny_data), length=24)
+    recipe = Recipe(str(text_file), tokenizer=str(tiny_data), length=24)
     prepare(recipe, tmp_path / "out")
     manifest = json.loads(path.read_text())
     manifest["recipe"]["diffuse_padding"] = False

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mcd.model import pretrained
+from mcd.model import tensor_file
 from mcd.model.pretrained import ModelError, config_of_json, config_to_json, from_pretrained, lengthened, write_tensors
 from mcd.model.pretrained import save_pretrained as save
 from mcd.process.schedule import Cosine, Linear, LogLinear
@@ -170,7 +170,7 @@ def test_nothing_pickled_is_ever_read(folder, monkeypatch, tmp_path):
 
 
 def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser, monkeypatch):
-    monkeypatch.setattr(pretrained, "save_file", fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr(tensor_file, "save_file", fail_with(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         save(tiny_denoiser(seed=9), folder)
     assert same(from_pretrained(str(folder)), model)
@@ -178,7 +178,7 @@ def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser
 
 def test_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
     """safetensors hides it in a text; whoever explains the fault to the user needs it."""
-    monkeypatch.setattr(pretrained, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
+    monkeypatch.setattr(tensor_file, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
     with pytest.raises(OSError) as error:
         write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.safetensors")
