@@ -16,6 +16,7 @@ from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
 from mcd.data.companions import NOTES
 from mcd.data.loader import Loader, open_loader, spread_batch
+from mcd.data.recipe import is_jinja
 from mcd.data.shards import read_manifest
 from mcd.data.text import Writer
 from mcd.data.tokenizer import load_tokenizer
@@ -74,7 +75,9 @@ def train_run(
     tokenizer = load_tokenizer(str(data))
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
     batches = spread_batch(valid, VALID_ROWS).split(32)
-    identity = "".join(shard["sha256"] for split in read_manifest(data)["splits"].values() for shard in split)
+    manifest = read_manifest(data)
+    identity = "".join(shard["sha256"] for split in manifest["splits"].values() for shard in split)
+    template = manifest["recipe"]["template"] or ""
     config = {**config, "data_sha256": hashlib.sha256(identity.encode()).hexdigest()}
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
@@ -100,7 +103,19 @@ def train_run(
             watch.tell(progress.fraction, note)
 
         try:
-            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric)
+            fit(
+                student,
+                objective,
+                loader,
+                train,
+                budget,
+                run,
+                tokenizer.to_str(),
+                validate,
+                show,
+                fabric,
+                chat_template=template if is_jinja(template) else None,
+            )
         except Interrupted as stop:
             return fail(str(stop), 1) if rank() == 0 else 1
     if rank() == 0:

@@ -253,13 +253,14 @@ def save_pretrained(
     tokenizer_json: str | None = None,
     raw: dict[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    chat_template: str | None = None,
 ) -> None:
     """Write a model folder; the weights last, each file by way of a temporary one.
 
     raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. An adapted network
     is written as it is published, so that `transformers` reads it too, with the dtype of what is stored and what stood
-    beside it (`copy_companions`); what LoRA has learnt is added to its weights, and written once more by itself, in the
-    folder "adapter", as PEFT reads it.
+    beside it (`copy_companions`; `chat_template` in place of its own); what LoRA has learnt is added to its weights,
+    and written once more by itself, in the folder "adapter", as PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_to_json(model.config)
@@ -270,6 +271,8 @@ def save_pretrained(
         write_durably(folder / "tokenizer.json", tokenizer_json)
     if model.folder is not None and model.folder != folder:
         copy_companions(model.folder, folder)
+    if chat_template is not None:
+        write_durably(folder / "chat_template.jinja", chat_template)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))

@@ -67,6 +67,7 @@ def fit(
     validate: Validate | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
     fabric: Fabric | None = None,
+    chat_template: str | None = None,
 ) -> Denoiser | None:
     """Train `student` and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
 
@@ -77,7 +78,8 @@ def fit(
     with the same numbers up to rounding. A step whose loss or gradient is not finite changes no weight; it is counted,
     and after BAD_STEPS of them in a row the run ends.
 
-    fabric: that of this process, by `join`; on all but the first, `run` writes nothing and None is returned.
+    chat_template: that of the data, which is saved with the model. fabric: that of this process, by `join`; on all but
+    the first, `run` writes nothing and None is returned.
     Raises Interrupted after saving when told to stop; Diverged, with what was found, when the loss is no longer finite
     or stays above `max_loss`; LostRank when another process is gone; ValueError for a model that is not of the
     objective's process; MissingCompiler when `compile` is asked for and the machine has none.
@@ -90,7 +92,8 @@ def fit(
     if config.compile and fabric.device.type == "cpu":
         check_compiler()
     with others_needed():
-        return _Run(student, objective, config, budget, run, tokenizer_json, validate, watch, fabric).through(loader)
+        texts = (tokenizer_json, chat_template)
+        return _Run(student, objective, config, budget, run, texts, validate, watch, fabric).through(loader)
 
 
 class _Run:
@@ -103,13 +106,13 @@ class _Run:
         config: TrainConfig,
         budget: Budget,
         run: RunFolder,
-        tokenizer_json: str,
+        texts: tuple[str, str | None],
         validate: Validate | None,
         watch: Callable[[Progress], None],
         fabric: Fabric,
     ):
         self.objective, self.config, self.budget, self.run, self.fabric = objective, config, budget, run, fabric
-        self.tokenizer_json, self.validate, self.watch = tokenizer_json, validate, watch
+        self.texts, self.validate, self.watch = texts, validate, watch
         student.backbone.checkpointing = config.checkpoint_activations
         self.blank = Blank(student)
         teacher = teacher_of(student, shared=config.strategy != "fsdp") if objective.distils else None
@@ -228,7 +231,8 @@ class _Run:
         """Write both weight sets as a model folder and return the EMA model (None on all but the first process)."""
         model, raw = self._ema_model(), self.blank.filled(self.state.student, {}, keep=rank() == 0)
         if model is not None and raw is not None:
-            save_pretrained(model, folder, self.tokenizer_json, raw=raw.state_dict())
+            tokenizer_json, chat_template = self.texts
+            save_pretrained(model, folder, tokenizer_json, raw=raw.state_dict(), chat_template=chat_template)
             model.folder = folder
         barrier()
         return model
