@@ -71,7 +71,7 @@ class ChatTemplate:
         conversation, where a content is not in what it renders (white space around it aside), and where it does not say
         where the answer begins.
         """
-        said = [{"role": self._guarded(role, place), "content": self._guarded(text, place)} for role, text in messages]
+        said = self._guarded(messages, place)
         whole, spans = self._render(said, place)
         if self.tracks and spans:
             begin = spans[-1][0]
@@ -87,22 +87,30 @@ class ChatTemplate:
         trimmed = answer.rstrip()
         if any(trimmed.endswith(name) for name in self.marks.names):
             answer = trimmed
-        for i, (role, text) in enumerate(messages):
-            if text.strip() not in self.marks.freed(answer if i == len(messages) - 1 else prompt):
-                raise DataError(
-                    f"{place}: the chat template leaves out or changes what the {role} says, {text.strip()[:40]!r}; "
-                    "change the text, or give a template of your own: --template FILE.jinja"
-                )
+        self._check(prompt, messages[:-1], place)
+        self._check(answer, messages[-1:], place)
         return self._marked(prompt), self._marked(answer)
 
     def prompt(self, messages: list[tuple[str, str]], place: str) -> str:
         """A conversation that is to be answered, with marks. Raises DataError as `parts`."""
-        said = [{"role": self._guarded(role, place), "content": self._guarded(text, place)} for role, text in messages]
-        return self._marked(self._render(said, place, True)[0])
+        rendered = self._render(self._guarded(messages, place), place, True)[0]
+        self._check(rendered, messages, place)
+        return self._marked(rendered)
 
-    def _guarded(self, text: str, place: str) -> str:
-        self.marks.check(text, place)
-        return self.marks.guarded(text)
+    def _guarded(self, messages: list[tuple[str, str]], place: str) -> list[dict[str, str]]:
+        """Messages as templates take them, in which no special token is spelled."""
+        for part in (part for message in messages for part in message):
+            self.marks.check(part, place)
+        return [{"role": self.marks.guarded(role), "content": self.marks.guarded(text)} for role, text in messages]
+
+    def _check(self, rendered: str, messages: list[tuple[str, str]], place: str) -> None:
+        """Raise DataError for a content that was not rendered as it is, white space around it aside."""
+        for role, text in messages:
+            if text.strip() not in self.marks.freed(rendered):
+                raise DataError(
+                    f"{place}: the chat template leaves out or changes what the {role} says, {text.strip()[:40]!r}; "
+                    "change the text, or give a template of your own: --template FILE.jinja"
+                )
 
     def _marked(self, rendered: str) -> str:
         return self.marks.freed(self.marks.marked(rendered))
