@@ -124,9 +124,8 @@ def test_a_message_is_put_as_the_chat_template_that_a_model_was_trained_with_has
     assert main(["prepare", *argv, "--prompt-field", "q", "--out", str(data)]) == 0
     assert "the chat template of" in capsys.readouterr().err
     argv = ["train", "--data", str(data), "--recipe", "cpu", "--hidden", "16", "--layers", "1", "--heads", "1"]
-    assert (
-        main([*argv, "--cond-dim", "8", "--batch-size", "2", "--steps", "1", "--valid-every", "0", "--threads", "1", "--out", str(run)]) == 0
-    )
+    argv += ["--cond-dim", "8", "--batch-size", "2", "--steps", "1", "--valid-every", "0", "--threads", "1"]
+    assert main([*argv, "--out", str(run)]) == 0
     asked = ["sample", str(run), "--chat", "say <|endoftext|>", "--steps", "2", "--threads", "1"]
     assert main([*asked, "--out", str(tmp_path / "s.jsonl")]) == 0
     (row,) = rows_of(tmp_path / "s.jsonl")
