@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mcd.data.companions import NOTES, notes_of
 from mcd.data.marks import Marks
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe, is_jinja
@@ -140,8 +141,10 @@ def _own_template(tokenizer: str | None) -> tuple[str, str | None]:
         found = named.get("default")
         if found is None:
             names = ", ".join(map(str, named))
-            raise DataError(f"--tokenizer {tokenizer}: its chat templates are {names}, none of them the default; "
-                            "give one: --template FILE.jinja")  # fmt: skip
+            raise DataError(
+                f"--tokenizer {tokenizer}: its chat templates are {names}, none of them the default; "
+                "give one: --template FILE.jinja"
+            )
     if isinstance(found, str):
         return found, f"the chat template of {tokenizer} (tokenizer_config.json)"
     return AS_IT_IS, None
@@ -164,25 +167,20 @@ def _with_values(template: str, tokenizer: str | None) -> str:
 
 
 def _notes(tokenizer: str | None) -> dict[str, Any]:
-    """What special_tokens_map.json and tokenizer_config.json say, the latter first."""
+    """What the NOTES beside a tokenizer say together, the first that says a thing."""
     notes: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        try:
-            value = json.loads(_beside(tokenizer, name) or "{}")
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"--tokenizer {tokenizer}: {name} cannot be read ({error})") from None
-        notes |= {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else {}
+    said = {} if tokenizer is None or _is_missing(tokenizer) else notes_of(tokenizer)
+    for name in reversed(NOTES):
+        notes |= {key: value for key, value in said.get(name, {}).items() if value is not None}
     return notes
 
 
 def _beside(tokenizer: str | None, name: str) -> str | None:
     """The text of a file beside a tokenizer.json, here or on the hub; None where there is none."""
-    if tokenizer is None:
+    if tokenizer is None or _is_missing(tokenizer):
         return None
     path = Path(tokenizer)
     if not path.exists():
-        if tokenizer.startswith((".", "/", "~")) or path.suffix == ".json":
-            return None  # which `load_tokenizer` will say
         return _on_hub(tokenizer, name)
     path = (path if path.is_dir() else path.parent) / name
     try:
@@ -191,12 +189,16 @@ def _beside(tokenizer: str | None, name: str) -> str | None:
         raise DataError(f"--tokenizer {tokenizer}: {name} cannot be read ({error})") from None
 
 
+def _is_missing(tokenizer: str) -> bool:
+    """Can it only be a path, and is it not there? `load_tokenizer` will say so."""
+    path = Path(tokenizer)
+    return not path.exists() and (tokenizer.startswith((".", "/", "~")) or path.suffix == ".json")
+
+
 def _on_hub(tokenizer: str, name: str) -> str | None:
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError:
-        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     try:
         return Path(hf_hub_download(tokenizer, name)).read_text(encoding="utf-8")
     except Exception as error:  # the hub client raises many kinds
@@ -204,5 +206,5 @@ def _on_hub(tokenizer: str, name: str) -> str | None:
             return None
         raise DataError(
             f"--tokenizer {tokenizer}: the hub did not say whether it has a chat template ({type(error).__name__}); "
-            f"with a copy in a folder it is not asked"
+            "ask again, name a copy in a folder, or give a --template, such as '{prompt}'"
         ) from None

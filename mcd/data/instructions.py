@@ -26,8 +26,9 @@ class Pairs:
         self.recipe, self.marks = recipe, Marks(tokenizer)
         self.chat = ChatTemplate(recipe.template, self.marks) if is_jinja(recipe.template) else None
         self.eos_id = eos_id
-        known = tokenizer is not None and eos_id is not None
-        self._end_of_text = self.marks.marked(str(tokenizer.id_to_token(eos_id))) if known else ""
+        self._end_of_text = ""
+        if tokenizer is not None and eos_id is not None:
+            self._end_of_text = self.marks.marked(str(tokenizer.id_to_token(eos_id)))
         if self.chat is None:
             self.marks.check(recipe.template, "--template")
             self._around = [self.marks.marked(part) for part in recipe.template.split("{prompt}")]

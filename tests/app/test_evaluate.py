@@ -234,7 +234,9 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
     language = LANGUAGES["hmm"]()
-    (x0, diffused, _), loader = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, LikelihoodOptions(), speaker)
+    (x0, diffused, _), loader = text_rows(
+        "hmm", word_tokenizer(language.symbols), 16, 400, LikelihoodOptions(), speaker
+    )
     nats = -language.log_likelihood(x0).mean().item() / 16
     entropy, _ = language.entropy(16)
     assert x0.shape == (400, 16) and diffused is None and loader is None and nats == pytest.approx(entropy, abs=0.1)
