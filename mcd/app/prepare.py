@@ -33,7 +33,8 @@ class PrepareArgs:
       mcd prepare --data my.jsonl --text-field body --vocab-size 8192 --length 256 --out data/mine
       mcd prepare --preset owt-mdlm --out data/owt
       mcd prepare --preset owt-mdlm --data parquet-files/ --tokenizer gpt2/ --out data/owt
-      mcd prepare --data chats.jsonl --prompt-field prompt --answer-field answer --tokenizer gpt2 --out data/chats
+      mcd prepare --data pairs.jsonl --prompt-field prompt --answer-field answer --tokenizer gpt2 --out data/pairs
+      mcd prepare --data chats.jsonl --messages-field messages --tokenizer MODEL_FOLDER --out data/chats
       mcd prepare --verify --out data/owt
     """
 

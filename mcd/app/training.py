@@ -1,7 +1,6 @@
 """What `mcd train` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
 import hashlib
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -88,9 +87,10 @@ def train_run(
         run = RunFolder(out, config, command, objective.at_progress) if rank() == 0 else FollowedRun(out)
     except RunConflict as error:
         raise UsageError(str(error)) from None
-    special = data / NOTES[0]
-    if rank() == 0 and special.is_file() and not (out / special.name).exists():
-        shutil.copyfile(special, out / special.name)  # the model's end of text, where its tokenizer.json does not say
+    beside = {"chat_template.jinja": template} if is_jinja(template) else {}
+    special = data / NOTES[0]  # the model's end of text, where its tokenizer.json does not say
+    if special.is_file() and (student.folder is None or not (student.folder / special.name).is_file()):
+        beside[special.name] = special.read_text(encoding="utf-8")
     with run, watching(out.name) as watch:
 
         def show(progress: Progress) -> None:
@@ -103,19 +103,7 @@ def train_run(
             watch.tell(progress.fraction, note)
 
         try:
-            fit(
-                student,
-                objective,
-                loader,
-                train,
-                budget,
-                run,
-                tokenizer.to_str(),
-                validate,
-                show,
-                fabric,
-                chat_template=template if is_jinja(template) else None,
-            )
+            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric, beside)
         except Interrupted as stop:
             return fail(str(stop), 1) if rank() == 0 else 1
     if rank() == 0:

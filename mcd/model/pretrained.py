@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -253,26 +254,26 @@ def save_pretrained(
     tokenizer_json: str | None = None,
     raw: dict[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
-    chat_template: str | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model folder; the weights last, each file by way of a temporary one.
 
-    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. An adapted network
-    is written as it is published, so that `transformers` reads it too, with the dtype of what is stored and what stood
-    beside it (`copy_companions`; `chat_template` in place of its own); what LoRA has learnt is added to its weights,
-    and written once more by itself, in the folder "adapter", as PEFT reads it.
+    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. beside: texts to
+    write by the names of their files, in place of what stood beside the model, which goes along (`copy_companions`). An
+    adapted network is written as it is published, so that `transformers` reads it too, with the dtype of what is
+    stored; what LoRA has learnt is added to its weights, and written once more by itself, in the folder "adapter", as
+    PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_to_json(model.config)
     if isinstance(model.config.backbone, AdaptedConfig):  # `transformers` rounds what it loads to what it reads here
         config |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
     write_durably(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    if tokenizer_json is not None:
-        write_durably(folder / "tokenizer.json", tokenizer_json)
     if model.folder is not None and model.folder != folder:
         copy_companions(model.folder, folder)
-    if chat_template is not None:
-        write_durably(folder / "chat_template.jinja", chat_template)
+    tokenizer = {} if tokenizer_json is None else {"tokenizer.json": tokenizer_json}
+    for name, text in {**tokenizer, **(beside or {})}.items():
+        write_durably(folder / name, text)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from mcd.data import units, workers
 from mcd.data.chat import ChatTemplate, with_template
 from mcd.data.loader import open_loader
 from mcd.data.marks import CLOSE, GUARD, OPEN, Marks
@@ -225,6 +226,25 @@ def test_an_answer_that_is_closed_by_the_end_of_text_ends_once(chatty, tmp_path)
         tmp_path / "just",
     )
     assert read_manifest(tmp_path / "just")["counts"]["train"] == {"dropped": 0, "cut": 0}
+
+
+def test_the_number_of_processes_changes_nothing(chatty, tmp_path, monkeypatch):
+    """Marks go through the processes that tokenise; and what is lost of a text is counted once."""
+    monkeypatch.setattr(units, "UNIT_RECORDS", 2)
+    monkeypatch.setattr(workers, "FEW_UNITS", 1)
+    words = ["river?", "lamp?", "a", "stone", "quiet", "be", "brief", "user", "assistant", "system", "?"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([*NAMES, "<|endoftext|>"])
+    folder = chatty(CHATML, tokenizer=tokenizer)
+    talk = [*TALK[:-1], ("assistant", "quiet <|im_end|>")]
+    recipe = Recipe(write(tmp_path / "talks.jsonl", [talk] * 9), tokenizer=str(folder), length=64, valid_every=2)
+    recipe = replace(recipe, messages_field="messages")
+    made = [prepare(recipe, tmp_path / str(count), workers=count, most_lost=1.0) for count in (1, 2)]
+    assert made[0] == made[1]
+    lost, (prompt, answer) = made[0]["lost"], next(rows_of(tmp_path / "1"))
+    assert lost["unknown"] == 9 and lost["tokens"] == 9 * len(prompt + answer)
+    assert [tokenizer.id_to_token(i) for i in answer] == ["quiet", "?", "<|im_end|>"]
 
 
 def test_an_answer_does_not_begin_a_text(chatty, tmp_path):

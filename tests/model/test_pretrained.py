@@ -61,6 +61,17 @@ def test_no_random_weights_are_made_to_be_overwritten(model, folder):
     assert not torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_is_given_replaces_what_stood_beside_a_model(model, folder, tmp_path):
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (folder / name).write_text(name)
+    model.folder = folder
+    save(model, tmp_path / "saved", '{"a": 1}', beside={"chat_template.jinja": "another"})
+    texts = {path.name: path.read_text() for path in (tmp_path / "saved").iterdir() if path.suffix != ".safetensors"}
+    assert texts.pop("config.json")
+    beside = {"chat_template.jinja": "another", "tokenizer_config.json": "tokenizer_config.json"}
+    assert texts == {"tokenizer.json": '{"a": 1}', **beside}
+
+
 def test_stored_in_half_the_bytes_and_read_as_float32(model, folder, tmp_path):
     save(model, tmp_path / "half", dtype=torch.bfloat16)
     assert load_file(tmp_path / "half" / "model.safetensors")["backbone.embedding"].dtype == torch.bfloat16
