@@ -119,8 +119,12 @@ class Recipe:
         if self.packing == "rows":
             if self.wrap or self.group_documents:
                 raise DataError("--wrap: prompts and answers are rows of their own; leave it out")
-            if self.template is not None and not is_jinja(self.template) and self.template.count("{prompt}") != 1:
-                raise DataError(f"--template {self.template!r:.80}: must hold {{prompt}} once, or be a chat template")
+            template = "{prompt}" if self.template is None else self.template
+            if not is_jinja(template) and not template.endswith(".jinja") and template.count("{prompt}") != 1:
+                raise DataError(
+                    f"--template {template!r:.80}: must hold {{prompt}} once, or be a chat template (Jinja, or a "
+                    "FILE.jinja)"
+                )
             if self.length < 2:
                 raise DataError(f"--length {self.length}: must be at least 2 for an answer and its end")
 
