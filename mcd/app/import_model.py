@@ -90,6 +90,7 @@ def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:
 
 def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
     from mcd.data.corpus import file_sha256
+    from mcd.model.adapted.folder import COMPANIONS, OF_TOKENIZER, copy_companions
     from mcd.model.importing import origin_of, understand, write_import
     from mcd.model.pretrained import locate
     from mcd.model.sources import open_checkpoint
@@ -113,6 +114,9 @@ def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
     }
     with written_whole(args.out) as partial:
         write_import(found, partial, tokenizer_json, origin)
+        copy_companions(folder, partial, COMPANIONS)
+        if args.tokenizer is not None:
+            copy_companions(Path(args.tokenizer), partial, OF_TOKENIZER)
     _tell(found, tokenizer_from, args.out)
     return 0
 

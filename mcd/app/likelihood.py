@@ -62,7 +62,8 @@ def likelihood_row(
     frame: bool = False,
 ) -> dict[str, Any]:
     """The row of metrics.json of one model on one text: `valid_nelbo`, nats a token, with its standard error and 95 %
-    bootstrap interval over rows, and `valid_ppl`, its exponential. `exact` says that it is no bound but the likelihood.
+    bootstrap interval over rows, and `valid_ppl`, its exponential. `exact` says that it is no bound but the likelihood;
+    `counted` what tokens of instruction data are counted.
 
     frame: rows begin and end with the tokens that the tokenizer puts around a text, which are visible and not judged.
     Raises UsageError or DataError where the text is not there, or prepared for another vocabulary, holds what the model
@@ -100,8 +101,18 @@ def likelihood_row(
         "rows": len(text.x0),
         "draws": draws,
         "wrap": loader is not None and loader.wrap,
+        "counted": counted_of(text),
         "protocol": {**protocol.as_dict(), "digest": protocol.digest()},
     }
+
+
+def counted_of(text: Batch) -> str | None:
+    """What the figures of instruction data are of, in words; None for text, which counts as it is."""
+    if text.diffused is None or text.counted is None:
+        return None
+    if text.diffused.sum(1).equal(text.counted):
+        return "answers with their first end of text, their length given"
+    return "answers with their first end of text; nats of the padding behind are in it"
 
 
 def text_rows(

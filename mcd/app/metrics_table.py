@@ -21,6 +21,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     likelihoods = [row for row in rows if "valid_nelbo" in row]
     if likelihoods:
         _print(("text", "nats a token", "s.e.", "PPL", "rows", "draws"), likelihoods, _likelihood)
+    for row in likelihoods:
+        if row.get("counted"):
+            print(f"{Path(row['text']).name}: {row['counted']}")
 
 
 def notes(row: dict[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """`mcd prepare`: text to packed tokens."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,8 @@ class PrepareArgs:
       mcd prepare --data my.jsonl --text-field body --vocab-size 8192 --length 256 --out data/mine
       mcd prepare --preset owt-mdlm --out data/owt
       mcd prepare --preset owt-mdlm --data parquet-files/ --tokenizer gpt2/ --out data/owt
-      mcd prepare --data chats.jsonl --prompt-field prompt --answer-field answer --tokenizer gpt2 --out data/chats
+      mcd prepare --data pairs.jsonl --prompt-field prompt --answer-field answer --tokenizer gpt2 --out data/pairs
+      mcd prepare --data chats.jsonl --messages-field messages --tokenizer MODEL_FOLDER --out data/chats
       mcd prepare --verify --out data/owt
     """
 
@@ -70,12 +72,15 @@ class PrepareArgs:
     """Instruction data: the field of the answer."""
     messages_field: str | None = None
     """Instruction data: a field with a list of messages, {"role", "content"}; the last answer is learnt."""
-    template: str = "{prompt}"
-    """Instruction data: the text of a prompt; names of special tokens in it become these."""
+    template: str | None = None
+    """Instruction data: the text of a prompt with {prompt} in it, or a chat template (Jinja, or a FILE.jinja); by
+    default the tokenizer's own chat template, else the prompt as it is. Names of special tokens in it become these;
+    what the records hold stays text."""
     too_long: Literal["drop", "cut"] = "drop"
     """Instruction data longer than a row: leave it out, or cut the beginning off the prompt."""
-    diffuse_padding: bool = False
-    """Instruction data: learn the padding behind an answer too, as LLaDA does."""
+    diffuse_padding: bool = True
+    """Instruction data: learn the end of text that fills a row behind an answer, as LLaDA does, so that a model finds
+    where its answer ends. If not, training shows it, and a model must be given the length of its answers."""
     dedup: bool = False
     """Of documents with the same text keep the first, so that none is both in train and held out."""
     eos_token: str | None = None
@@ -149,6 +154,8 @@ def show(manifest: dict[str, Any], out: Path) -> None:
         for what, count in manifest.get("counts", {}).get(split, {}).items():
             if count:
                 print(f"{split}: {count:,} records longer than a row were {what}")
+    if "template_from" in manifest:
+        print(f"{manifest['template_from']} used; --template gives another", file=sys.stderr)
     length = manifest["recipe"]["length"]
     if manifest["eos_id"] is not None:
         name = tokenizer_of(out).id_to_token(manifest["eos_id"])

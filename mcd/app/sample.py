@@ -64,6 +64,8 @@ class SampleArgs:
     borders: Literal["kept", "dropped"] = "kept"
     """Where a document ends in a row: kept, as the name of the end of text; or dropped, so that documents run
     together."""
+    chat: str | None = None
+    """In place of a template: a message to the model, put as its chat template has it; the model writes the answer."""
     watch: bool = False
     """Show every state on the way (on stderr)."""
     sampling: SamplingOptions = SamplingOptions()
@@ -80,6 +82,8 @@ def main(argv: list[str]) -> int:
     check_seed(args.seed)
     if args.special_tokens and args.template is None:
         raise UsageError("--special-tokens: is of the text of a --template; leave it out")
+    if args.chat is not None and args.template is not None:
+        raise UsageError("--chat: stands in place of --template; give one of them")
     if args.template is not None:
         from mcd.data.template import parse_template
 
@@ -111,10 +115,16 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     length = args.sampling.length_for(denoiser)
     sampler = fitted(sampler, denoiser, length)
     frame = args.sampling.frame_for(denoiser, tokenizer)
+    inner = length if frame is None else length - 2
     template = None
     if args.template is not None:
-        inner = length if frame is None else length - 2
         template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
+    text, special_tokens = args.template, args.special_tokens
+    if args.chat is not None:
+        from mcd.app.chat_prompt import chat_prompt
+
+        text, ids = chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, inner)
+        template, special_tokens = torch.tensor(ids), True
     writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
     if writer.end_id is None:
         refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
@@ -132,8 +142,8 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
         "weights_sha256": weights_digest(denoiser, args.sampling.weights),
         "seed": args.seed,
         "steps": sampler.steps,
-        "template": args.template,
-        **({"special_tokens": True} if args.special_tokens else {}),
+        "template": text,
+        **({"special_tokens": True} if special_tokens else {}),
     }
     given = {} if template is None else {i: x for i, x in enumerate(template.tolist()) if x != denoiser.blank_id}
     done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)

@@ -1,7 +1,6 @@
 """What `mcd train` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
 import hashlib
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mcd.app.sampling import DEFAULT_SAMPLER
 from mcd.app.watch import watching
 from mcd.data.companions import NOTES
 from mcd.data.loader import Loader, open_loader, spread_batch
+from mcd.data.recipe import is_jinja
 from mcd.data.shards import read_manifest
 from mcd.data.text import Writer
 from mcd.data.tokenizer import load_tokenizer
@@ -74,7 +74,9 @@ def train_run(
     tokenizer = load_tokenizer(str(data))
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
     batches = spread_batch(valid, VALID_ROWS).split(32)
-    identity = "".join(shard["sha256"] for split in read_manifest(data)["splits"].values() for shard in split)
+    manifest = read_manifest(data)
+    identity = "".join(shard["sha256"] for split in manifest["splits"].values() for shard in split)
+    template = manifest["recipe"]["template"] or ""
     config = {**config, "data_sha256": hashlib.sha256(identity.encode()).hexdigest()}
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
@@ -85,9 +87,10 @@ def train_run(
         run = RunFolder(out, config, command, objective.at_progress) if rank() == 0 else FollowedRun(out)
     except RunConflict as error:
         raise UsageError(str(error)) from None
-    special = data / NOTES[0]
-    if rank() == 0 and special.is_file() and not (out / special.name).exists():
-        shutil.copyfile(special, out / special.name)  # the model's end of text, where its tokenizer.json does not say
+    beside = {"chat_template.jinja": template} if is_jinja(template) else {}
+    special = data / NOTES[0]  # the model's end of text, where its tokenizer.json does not say
+    if special.is_file() and (student.folder is None or not (student.folder / special.name).is_file()):
+        beside[special.name] = special.read_text(encoding="utf-8")
     with run, watching(out.name) as watch:
 
         def show(progress: Progress) -> None:
@@ -100,7 +103,7 @@ def train_run(
             watch.tell(progress.fraction, note)
 
         try:
-            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric)
+            fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric, beside)
         except Interrupted as stop:
             return fail(str(stop), 1) if rank() == 0 else 1
     if rank() == 0:

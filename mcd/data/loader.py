@@ -15,16 +15,21 @@ from mcd.data.tokens import Tokens
 
 
 class Batch(NamedTuple):
-    """Rows of a step: x0 (B, L) int64, and which of their positions are to be learnt, (B, L) bool; None for all."""
+    """Rows of a step: x0 (B, L) int64, and which of their positions are to be learnt, (B, L) bool; None for all.
+
+    counted: (B,), of how many tokens a figure per token is: an answer and its first end of text, but not the padding
+    behind it, which is learnt and says no more. None for all that are to be learnt.
+    """
 
     x0: Tensor
     diffused: Tensor | None = None
+    counted: Tensor | None = None
 
     def split(self, rows: int) -> list["Batch"]:
         """The batch in parts of so many rows, the last one perhaps of fewer."""
         x0 = self.x0.split(rows)
-        diffused = [None] * len(x0) if self.diffused is None else self.diffused.split(rows)
-        return [Batch(*part) for part in zip(x0, diffused, strict=True)]
+        diffused, counted = ([None] * len(x0) if part is None else part.split(rows) for part in self[1:])
+        return [Batch(*part) for part in zip(x0, diffused, counted, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,14 @@ def spread_rows(loader: Loader, num: int) -> Tensor:
 
 
 def spread_batch(loader: Loader, num: int) -> Batch:
-    """The rows of `spread_rows`, with their frame and with what is to be learnt of them."""
+    """The rows of `spread_rows`, with their frame, what is to be learnt of them and what counts."""
     num = min(num, loader.rows)
-    return loader.at([i * loader.rows // num * loader.stride for i in range(num)])
+    batch = loader.at([i * loader.rows // num * loader.stride for i in range(num)])
+    if batch.diffused is None or not loader.spans:
+        return batch
+    begin = batch.diffused.int().argmax(1)
+    ends = (batch.x0 == loader.eos_id).flip(1).int().cumprod(1).sum(1)  # how many fill the row
+    return batch._replace(counted=loader.length - ends + 1 - begin)
 
 
 def open_loader(

@@ -74,6 +74,8 @@ def _is_whole_recipe(recipe: dict[str, Any]) -> bool:
     for field in fields(Recipe):
         if field.name not in recipe and field.default is not MISSING:
             recipe[field.name] = field.default
+    if recipe.get("prompt_field") is None and recipe.get("messages_field") is None:
+        recipe |= {"diffuse_padding": True, "template": None}  # these say nothing of text; their defaults have changed
     kinds = get_type_hints(Recipe)
     if recipe.keys() != kinds.keys() or not all(isinstance(recipe[name], kind) for name, kind in kinds.items()):
         return False

@@ -27,8 +27,8 @@ class Prefetch:
         return wanted.result()
 
     def _cut(self, step: int) -> Batch:
-        x0, diffused = self.batch_of(step)
-        return Batch(x0.pin_memory() if self.pinned else x0, diffused)
+        batch = self.batch_of(step)
+        return batch._replace(x0=batch.x0.pin_memory()) if self.pinned else batch
 
     def __enter__(self) -> "Prefetch":
         return self

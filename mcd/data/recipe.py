@@ -22,9 +22,12 @@ class Recipe:
     is kept, so that none is both in train and held out.
 
     Instruction data has `prompt_field` and `answer_field`, or `messages_field` (a list of {"role", "content"}).
-    template: the text of a prompt, with {prompt} in it. too_long: what becomes of a prompt and answer that are longer
-    than a row: "drop" leaves them out, "cut" takes the beginning off the prompt. diffuse_padding: the <|endoftext|>
-    behind the first are learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3).
+    template: the text of a prompt, with {prompt} in it, or a chat template in Jinja or a FILE.jinja; None for the chat
+    template of the tokenizer, else the prompt as it is (`mcd.data.chat.with_template`). too_long: what becomes of a
+    prompt and answer that are longer than a row: "drop" leaves them out, "cut" takes the beginning off the prompt.
+    diffuse_padding: the end of text that fills a row is learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3), so
+    that a model finds where its answer ends; else it is shown in training, and the model expects to be given the length
+    of its answer.
 
     eos_token: the name of the token that ends a text, where the tokenizer's own files say none or another.
     special_tokens: names of special tokens that a text spells become these; else they are text as any other.
@@ -49,9 +52,9 @@ class Recipe:
     prompt_field: str | None = None
     answer_field: str = "answer"
     messages_field: str | None = None
-    template: str = "{prompt}"
+    template: str | None = None
     too_long: str = "drop"
-    diffuse_padding: bool = False
+    diffuse_padding: bool = True
     dedup: bool = False
     eos_token: str | None = None
     special_tokens: bool = False
@@ -82,8 +85,12 @@ class Recipe:
         return self.length - 2 if self.wrap or self.frame else self.length
 
     def identity(self) -> dict[str, Any]:
-        """The choices as JSON values; those that came later than the others only where they are made."""
-        first = ("source", "text_field", "tokenizer", "vocab_size", "length", "wrap", "valid_every")
+        """The choices as JSON values; those that came later than the others only where they are made.
+
+        How padding is learnt is always said of instruction data: its default was once another.
+        """
+        first = ["source", "text_field", "tokenizer", "vocab_size", "length", "wrap", "valid_every"]
+        first += ["diffuse_padding"] if self.packing == "rows" else []
         default = {field.name: field.default for field in fields(self)}
         return {k: v for k, v in asdict(self).items() if k in first or v != default[k]}
 
@@ -112,10 +119,19 @@ class Recipe:
         if self.packing == "rows":
             if self.wrap or self.group_documents:
                 raise DataError("--wrap: prompts and answers are rows of their own; leave it out")
-            if self.template.count("{prompt}") != 1:
-                raise DataError(f"--template {self.template!r}: must hold {{prompt}} once")
+            template = "{prompt}" if self.template is None else self.template
+            if not is_jinja(template) and not template.endswith(".jinja") and template.count("{prompt}") != 1:
+                raise DataError(
+                    f"--template {template!r:.80}: must hold {{prompt}} once, or be a chat template (Jinja, or a "
+                    "FILE.jinja)"
+                )
             if self.length < 2:
                 raise DataError(f"--length {self.length}: must be at least 2 for an answer and its end")
+
+
+def is_jinja(template: str) -> bool:
+    """Is it a chat template, in the field's language of templates?"""
+    return "{{" in template or "{%" in template
 
 
 _MDLM = {"tokenizer": "gpt2", "length": 1024, "wrap": True, "group_documents": 1000, "valid_last": 100_000}

@@ -24,10 +24,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from mcd.data.chat import with_template
 from mcd.data.companions import GUESSED, NOTES, end_of_text, frame_of
 from mcd.data.corpus import BUNDLED, files_of, source_sha256
 from mcd.data.duplicates import Seen
 from mcd.data.hub import commit_of
+from mcd.data.instructions import Pairs
 from mcd.data.journal import PROGRESS, clear, finished, is_ours, locked, purpose_of, recorded
 from mcd.data.language import LANGUAGES
 from mcd.data.manifest import FORMATS, MANIFEST, read_manifest
@@ -75,6 +77,7 @@ def prepare(
     Raises DataError also for text that cannot be used, HubStopped and WorkerDied where the rest can be done later.
     """
     fingerprint = source_sha256(source_of(recipe))
+    recipe, template_from = with_template(recipe) if recipe.packing == "rows" else (recipe, None)
     if (out / MANIFEST).is_file():
         return finished(recipe, out, fingerprint)
     if out.exists() and not (out.is_dir() and all(is_ours(path) for path in out.iterdir())):
@@ -110,6 +113,7 @@ def prepare(
             "recipe": asdict(recipe),
             "packing": recipe.packing,
             "preset": preset_of(recipe, vocab_size),
+            **({"template_from": template_from} if template_from else {}),
             "source_sha256": fingerprint,
             "vocab_size": vocab_size,
             "tokenizer_sha256": tokenizer_sha256(tokenizer),
@@ -145,8 +149,10 @@ def _prepare_text(
     record, tokenizer, packer = work or _begun(recipe, out, purpose)
     eos_id, commit = record["eos_id"], record["commit"]
     left_out, seen = Counter(packer.left_out), Seen(map(int, packer.seen()) if recipe.dedup else ())
-    units = units_of(_pinned(recipe, commit), record["position"], str(tokenizer.id_to_token(eos_id)), left_out, seen)
-    encoded = tokenised(units, tokenizer.to_str(), packer.dtype, workers, recipe.special_tokens)
+    pairs = Pairs(recipe, tokenizer, eos_id) if recipe.packing == "rows" else None
+    units = units_of(_pinned(recipe, commit), record["position"], pairs, left_out, seen)
+    reader, dtype = (tokenizer.to_str(), packer.dtype) if pairs is None else (pairs.marks.reader(), np.dtype("<u4"))
+    encoded = tokenised(units, reader, dtype, workers, recipe.special_tokens)
     last, position = time.monotonic(), record["position"]
 
     def keep() -> None:
@@ -155,6 +161,8 @@ def _prepare_text(
 
     with packer, contextlib.closing(units), contextlib.closing(encoded):
         for unit in encoded:
+            if pairs is not None:
+                pairs.finish(unit)
             _check_ends(recipe, unit, tokenizer, eos_id)
             packer.add(unit)
             position = unit.position

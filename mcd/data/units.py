@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from mcd.data.corpus import Records, Source, files_of, text_of
 from mcd.data.duplicates import Seen, key_of
-from mcd.data.instructions import pair_of
+from mcd.data.instructions import Pairs
 from mcd.data.readers import DataError, suffix_of
 from mcd.data.recipe import Recipe
 from mcd.data.token_ids import check_ids
@@ -21,17 +21,18 @@ UNIT_BYTES, UNIT_RECORDS = 1 << 19, 4096
 
 
 def units_of(
-    recipe: Recipe, start: Any, end_of_text: str, left_out: Counter[str], seen: Seen
+    recipe: Recipe, start: Any, pairs: Pairs | None, left_out: Counter[str], seen: Seen
 ) -> Generator[Unit, None, None]:
     """The records of a recipe's source from position `start` on, in units. Raises DataError as `documents` does.
 
-    left_out: counts records that are left out, by why ("null", "blank", "copies"). seen: the keys of those before.
+    pairs: of instruction data, what its records are. left_out: counts records that are left out, by why ("null",
+    "blank", "copies"). seen: the keys of those before.
     """
     texts: list[str] = []
     keys: list[int] = []
     size = 0
     reader = Records(source_of(recipe), start)
-    for record, key in _texts(recipe, reader, end_of_text, left_out, seen):
+    for record, key in _texts(recipe, reader, pairs, left_out, seen):
         texts += record
         keys.append(key)
         size += sum(map(len, record))
@@ -50,24 +51,26 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
     if recipe.packing == "rows" and any(suffix_of(path) == ".txt" for path in files_of(source_of(recipe)).files):
         option = "--prompt-field" if recipe.messages_field is None else "--messages-field"
         raise DataError(f"{option}: a .txt has no fields; give --data .jsonl, .json, .parquet or .arrow")
-    if len(list(islice(_all(recipe), 2))) < 2:
+    tokenizer = None if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
+    pairs = Pairs(recipe, tokenizer) if recipe.packing == "rows" else None
+    if len(list(islice(_all(recipe, pairs), 2))) < 2:
         if len(recipe.fields) > 1 or recipe.messages_field:
             raise DataError(f"--data {recipe.source}: fewer than two records have a prompt and an answer with text")
         raise DataError(
             f"--data {recipe.source}: one document cannot be split into train and held-out text; "
             "give more (documents in a .txt are parted by blank lines)"
         )
-    if recipe.tokenizer is not None:
-        tokenizer = load_tokenizer(recipe.tokenizer)
+    if tokenizer is not None:
         check_ids(tokenizer, f"--tokenizer {recipe.tokenizer}", tokenizer.get_vocab_size())
         return tokenizer
     if recipe.valid_last:
-        count = sum(1 for _ in _all(recipe))
+        count = sum(1 for _ in _all(recipe, pairs))
         check_valid_last(recipe, count)
-        train = islice(_all(recipe), count - recipe.valid_last)
+        train = islice(_all(recipe, pairs), count - recipe.valid_last)
     else:
-        train = (record for i, record in enumerate(_all(recipe)) if i % recipe.valid_every)
-    return train_bpe((text for record in train for text in record), recipe.vocab_size)
+        train = (record for i, record in enumerate(_all(recipe, pairs)) if i % recipe.valid_every)
+    texts = (text for record in train for text in record[: recipe.arity])
+    return train_bpe(texts if pairs is None else map(pairs.marks.unmarked, texts), recipe.vocab_size)
 
 
 def check_valid_last(recipe: Recipe, count: int) -> None:
@@ -84,12 +87,12 @@ def source_of(recipe: Recipe) -> Source:
     return Source(recipe.source, recipe.fields, recipe.subset, recipe.split, recipe.revision)
 
 
-def _all(recipe: Recipe) -> Iterator[tuple[str, ...]]:
-    return (record for record, _ in _texts(recipe, Records(source_of(recipe)), "", Counter(), Seen()))
+def _all(recipe: Recipe, pairs: Pairs | None) -> Iterator[tuple[str, ...]]:
+    return (record for record, _ in _texts(recipe, Records(source_of(recipe)), pairs, Counter(), Seen()))
 
 
 def _texts(
-    recipe: Recipe, reader: Records, end_of_text: str, left_out: Counter[str], seen: Seen
+    recipe: Recipe, reader: Records, pairs: Pairs | None, left_out: Counter[str], seen: Seen
 ) -> Iterator[tuple[tuple[str, ...], int]]:
     """The texts of each record, and its key; those left out are counted.
 
@@ -100,11 +103,11 @@ def _texts(
         if any(value is None for value in values):
             left_out["null"] += 1
             continue
-        if recipe.packing == "rows":
-            record = pair_of(values, recipe, end_of_text, reader.place)
+        if pairs is not None:
+            record = pairs.texts(values, reader.place)
         else:
             record = (text_of(values[0], recipe.text_field, reader.place),)
-        if not record[-1].strip() and recipe.packing != "groups":
+        if record is None or (not record[-1].strip() and recipe.packing != "groups"):
             left_out["blank"] += 1
             continue
         key = key_of(record)

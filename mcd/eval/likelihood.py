@@ -107,17 +107,22 @@ def nelbo_means(
 
     The rows' spread is what standard errors and intervals come from: it holds both the draws' noise, which more draws
     make smaller, and that rows differ, which only more rows do. Draws of a row are as if independent. A batch that is
-    a tensor (B, L) is to be judged whole, else what is diffused of it.
+    a tensor (B, L) is to be judged whole, else what is diffused of it. Where a batch says what is `counted`, a row's
+    nats are of all that is diffused of it, per token that counts: of an answer, its end and the padding behind, per
+    token of the answer and its end. That bounds -log p(answer and end) from above, since the padding follows from them.
     own: the batches to do, all by default; the others' numbers are drawn and passed over, so that rows do not change.
     """
     generator, rows = torch.Generator().manual_seed(seed), [torch.zeros(0)]
     draw, _ = KINDS[denoiser.config.process]
     for i, batch in enumerate(batches):
-        x0, diffused = (batch, None) if isinstance(batch, Tensor) else batch
+        x0, diffused, counted = (batch, None, None) if isinstance(batch, Tensor) else batch
         x0, diffused = x0.to(denoiser.device), None if diffused is None else diffused.to(denoiser.device)
         if own is None or i in own:
             drawn = [nelbo_rows(denoiser, x0, generator, diffused=diffused) for _ in range(draws)]
-            rows.append(torch.stack(drawn).mean(0).cpu())
+            mean = torch.stack(drawn).mean(0).cpu()
+            if diffused is not None and counted is not None:
+                mean *= diffused.sum(1).cpu() / counted.cpu()
+            rows.append(mean)
         else:
             for _ in range(draws):
                 draw(denoiser, x0, generator, T_MIN)

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mcd.model.adapted.folder import copy_companions
 from mcd.model.checks import check_finite, dit_of
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -25,7 +26,7 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
     """Write the model in the folder `model` to the new folder `out` as MDLM's: config.json and model.safetensors.
 
     Keys are `backbone.` and the public model's, with its rotary buffer; config.json has the fields of MDLMConfig and,
-    as "mcd", our own, so that `mcd import` gives back the same model. A tokenizer.json goes along.
+    as "mcd", our own, so that `mcd import` gives back the same model. A tokenizer.json and its companions go along.
     weights: "ema" or "raw", where the folder holds both. Raises ModelError for a model that has no such layout, and for
     weights that are missing or do not fit.
     """
@@ -60,6 +61,7 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
     write_streamed(out / "model.safetensors", shapes, read)
     if (model / "tokenizer.json").is_file():
         shutil.copyfile(model / "tokenizer.json", out / "tokenizer.json")
+    copy_companions(model, out)
     (out / "config.json").write_text(json.dumps(mdlm_config(config), indent=2) + "\n", encoding="utf-8")
 
 

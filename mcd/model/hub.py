@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from mcd.model.adapted.folder import companions_of
 from mcd.model.checks import check_finite_file
 from mcd.model.importing import ORIGIN
-from mcd.model.pretrained import COMPANIONS, WEIGHTS, ModelError, parts_of_weights, read_config
+from mcd.model.pretrained import WEIGHTS, ModelError, parts_of_weights, read_config
 
 CARD = "README.md"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -32,7 +33,7 @@ def published(model: Path, card: str) -> dict[str, Path | bytes]:
         if path.is_file():
             check_finite_file(path)
     names = ["config.json", *(part.name for part in weights), f"{WEIGHTS['ema']}.index.json", WEIGHTS["raw"]]
-    names += ["tokenizer.json", *COMPANIONS, ORIGIN]
+    names += ["tokenizer.json", ORIGIN, *(path.relative_to(model).as_posix() for path in companions_of(model))]
     names += [f"adapter/{path.name}" for path in sorted((model / "adapter").glob("adapter_*"))]
     files: dict[str, Path | bytes] = {name: model / name for name in names if (model / name).is_file()}
     return {**files, CARD: card.encode()}

@@ -1,29 +1,34 @@
 """Models on disk: a folder of config.json, model.safetensors and tokenizer.json; ours, or one of Hugging Face."""
 
 import contextlib
-import errno
 import json
-import os
-import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mcd.files import read_json, sync_folder, write_durably
+from mcd.files import read_json, write_durably
 from mcd.hub_access import hub_access
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.families import family_of
-from mcd.model.adapted.folder import COMPANIONS, config_from_published, config_to_published, read_published
+from mcd.model.adapted.folder import (
+    FETCHED,
+    config_from_published,
+    config_to_published,
+    copy_companions,
+    read_published,
+)
 from mcd.model.checks import ModelError, check_config, check_finite, check_size, check_weights_file, why_no_model
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.lora import adapter_of, merged
+from mcd.model.tensor_file import write_tensors
 from mcd.process.schedule import config_of_schedule, schedule_of_config
 
 FORMAT = "mcd-model-1"
@@ -151,7 +156,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
     run folders have both). Raises ModelError for a missing, truncated or foreign checkpoint, with the keys that do not
     fit; ImportError, which names the extra, for a network of Hugging Face without its library.
     """
-    folder = locate(name, files=["*.json", "*.safetensors"])
+    folder = locate(name, files=list(FETCHED))
     config = read_config(folder)
     path = folder / WEIGHTS[weights]
     tensors: dict[str, Tensor] = {}
@@ -249,20 +254,26 @@ def save_pretrained(
     tokenizer_json: str | None = None,
     raw: dict[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model folder; the weights last, each file by way of a temporary one.
 
-    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. An adapted network
-    is written as it is published, so that `transformers` reads it too; what LoRA has learnt is added to its weights,
-    and written once more by itself, in the folder "adapter", as PEFT reads it.
+    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. beside: texts to
+    write by the names of their files, in place of what stood beside the model, which goes along (`copy_companions`). An
+    adapted network is written as it is published, so that `transformers` reads it too, with the dtype of what is
+    stored; what LoRA has learnt is added to its weights, and written once more by itself, in the folder "adapter", as
+    PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / "config.json", json.dumps(config_to_json(model.config), indent=2) + "\n")
-    if tokenizer_json is not None:
-        write_durably(folder / "tokenizer.json", tokenizer_json)
-    for name in COMPANIONS:  # without them `transformers` would guess, and lower the case of a cased BERT's text
-        if model.folder is not None and model.folder != folder and (model.folder / name).is_file():
-            write_durably(folder / name, (model.folder / name).read_text(encoding="utf-8"))
+    config = config_to_json(model.config)
+    if isinstance(model.config.backbone, AdaptedConfig):  # `transformers` rounds what it loads to what it reads here
+        config |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
+    write_durably(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    if model.folder is not None and model.folder != folder:
+        copy_companions(model.folder, folder)
+    tokenizer = {} if tokenizer_json is None else {"tokenizer.json": tokenizer_json}
+    for name, text in {**tokenizer, **(beside or {})}.items():
+        write_durably(folder / name, text)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))
@@ -279,20 +290,3 @@ def stored_tensors(model: Denoiser, tensors: dict[str, Tensor], dtype: torch.dty
         tensors = merged(tensors, model.lora)
     stored = model.backbone.stored_name
     return {stored(name.removeprefix("backbone.")): value.to(dtype) for name, value in tensors.items()}
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write safetensors by way of a temporary file: whole or not at all. Raises OSError when the disk refuses."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.chmod(0o644)  # safetensors leaves files that only their owner can read
-    except SafetensorError as error:  # it hides the system's number in its text
-        partial.unlink(missing_ok=True)
-        number = re.search(r"os error (\d+)", str(error))
-        code = int(number[1]) if number else errno.EIO
-        raise OSError(code, os.strerror(code), str(path)) from None
-    partial.replace(path)
-    sync_folder(path.parent)

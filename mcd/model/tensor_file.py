@@ -1,13 +1,19 @@
-"""safetensors written a tensor at a time, so that a model larger than memory can be converted."""
+"""safetensors written whole or not at all: at once, or a tensor at a time for a model larger than memory."""
 
+import errno
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
+
+from mcd.files import sync_folder
 
 
 def write_streamed(path: Path, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> None:
@@ -37,3 +43,20 @@ def write_streamed(path: Path, shapes: Mapping[str, tuple[int, ...]], read: Call
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write safetensors by way of a temporary file: whole or not at all. Raises OSError when the disk refuses."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)  # safetensors leaves files that only their owner can read
+    except SafetensorError as error:  # it hides the system's number in its text
+        partial.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from None
+    partial.replace(path)
+    sync_folder(path.parent)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mcd.data.corpus import file_sha256
 from mcd.files import read_json, sync_folder, write_json
-from mcd.model.pretrained import write_tensors
+from mcd.model.tensor_file import write_tensors
 from mcd.train.ranks import barrier, broadcast, first_alone, is_sharded, rank
 from mcd.train.state import Counters, TrainState
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ def fit(
     validate: Validate | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
     fabric: Fabric | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Denoiser | None:
     """Train `student` and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
 
@@ -77,6 +78,7 @@ def fit(
     with the same numbers up to rounding. A step whose loss or gradient is not finite changes no weight; it is counted,
     and after BAD_STEPS of them in a row the run ends.
 
+    beside: texts that are saved with the model, by the names of their files, such as the chat template of the data.
     fabric: that of this process, by `join`; on all but the first, `run` writes nothing and None is returned.
     Raises Interrupted after saving when told to stop; Diverged, with what was found, when the loss is no longer finite
     or stays above `max_loss`; LostRank when another process is gone; ValueError for a model that is not of the
@@ -90,7 +92,8 @@ def fit(
     if config.compile and fabric.device.type == "cpu":
         check_compiler()
     with others_needed():
-        return _Run(student, objective, config, budget, run, tokenizer_json, validate, watch, fabric).through(loader)
+        texts = {"tokenizer.json": tokenizer_json, **(beside or {})}
+        return _Run(student, objective, config, budget, run, texts, validate, watch, fabric).through(loader)
 
 
 class _Run:
@@ -103,13 +106,13 @@ class _Run:
         config: TrainConfig,
         budget: Budget,
         run: RunFolder,
-        tokenizer_json: str,
+        texts: Mapping[str, str],
         validate: Validate | None,
         watch: Callable[[Progress], None],
         fabric: Fabric,
     ):
         self.objective, self.config, self.budget, self.run, self.fabric = objective, config, budget, run, fabric
-        self.tokenizer_json, self.validate, self.watch = tokenizer_json, validate, watch
+        self.texts, self.validate, self.watch = texts, validate, watch
         student.backbone.checkpointing = config.checkpoint_activations
         self.blank = Blank(student)
         teacher = teacher_of(student, shared=config.strategy != "fsdp") if objective.distils else None
@@ -228,7 +231,7 @@ class _Run:
         """Write both weight sets as a model folder and return the EMA model (None on all but the first process)."""
         model, raw = self._ema_model(), self.blank.filled(self.state.student, {}, keep=rank() == 0)
         if model is not None and raw is not None:
-            save_pretrained(model, folder, self.tokenizer_json, raw=raw.state_dict())
+            save_pretrained(model, folder, raw=raw.state_dict(), beside=self.texts)
             model.folder = folder
         barrier()
         return model

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from mcd.app.likelihood import LikelihoodOptions, text_rows
 from mcd.app.page.gather import gather
 from mcd.data.companions import end_of_text
 from mcd.data.language import LANGUAGES
-from mcd.data.shards import tokenizer_of
+from mcd.data.shards import Recipe, prepare, tokenizer_of
 from mcd.data.tokenizer import word_tokenizer
 from mcd.eval import clouds, scorer
 from mcd.eval.likelihood import nelbo_rows
@@ -205,6 +206,18 @@ def test_an_autoregressive_sample_says_the_steps_it_took(models, tmp_path):
     assert row["steps"] == row["nfe"] == 16
 
 
+@pytest.mark.parametrize("shown, words", [(False, "nats of the padding behind are in it"), (True, "length given")])
+def test_the_likelihood_of_answers_says_what_it_counts(models, tiny_data, tmp_path, capsys, shown, words):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "of the", "answer": "people"}\n' * 20)
+    recipe = Recipe(str(tmp_path / "a.jsonl"), tokenizer=str(tiny_data), length=16, prompt_field="prompt")
+    prepare(replace(recipe, diffuse_padding=not shown), tmp_path / "qa")
+    argv = ["eval", str(models["masked"]), "--likelihood", "qa", "--out", "l.json", *SHORT]
+    assert main(argv) == 0
+    row = json.loads((tmp_path / "l.json").read_text())["rows"][0]
+    assert row["counted"].startswith("answers with their first end of text") and row["counted"].endswith(words)
+    assert f"qa: {row['counted']}" in capsys.readouterr().out
+
+
 @pytest.fixture
 def speaker(tiny_denoiser, tmp_path, monkeypatch):
     """A model of `hmm`, of noise."""
@@ -221,7 +234,9 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
     language = LANGUAGES["hmm"]()
-    (x0, diffused), loader = text_rows("hmm", word_tokenizer(language.symbols), 16, 400, LikelihoodOptions(), speaker)
+    (x0, diffused, _), loader = text_rows(
+        "hmm", word_tokenizer(language.symbols), 16, 400, LikelihoodOptions(), speaker
+    )
     nats = -language.log_likelihood(x0).mean().item() / 16
     entropy, _ = language.entropy(16)
     assert x0.shape == (400, 16) and diffused is None and loader is None and nats == pytest.approx(entropy, abs=0.1)

@@ -16,7 +16,7 @@ from mcd.app.cli import main
 from mcd.app.import_model import fitted
 from mcd.app.model_card import model_card
 from mcd.data.tokenizer import tokenizer_of_model
-from mcd.model.pretrained import from_pretrained
+from mcd.model.pretrained import DEMO, from_pretrained
 
 FIXTURES = Path(__file__).parents[1] / "model" / "fixtures"
 
@@ -200,6 +200,22 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
     refused(capsys, ["import", FIXTURES / "duo.ckpt", "--out", tmp_path / "model"], "no space left", status=1)
     refused(capsys, ["export", "demo", "--out", tmp_path / "model"], "no space left", status=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_stands_beside_a_model_goes_out_and_comes_back(tmp_path):
+    shutil.copytree(DEMO, tmp_path / "model")
+    beside = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")
+    for name in beside:
+        (tmp_path / "model" / name).write_text('{"a": "{{ messages }}"}')
+    mdlm, again, other = (tmp_path / name for name in ("mdlm", "again", "other"))
+    assert main(["export", str(tmp_path / "model"), "--out", str(mdlm)]) == 0
+    assert main(["import", str(mdlm), "--out", str(again)]) == 0
+    (mdlm / "tokenizer_config.json").unlink()
+    (tmp_path / "model" / "LICENSE").write_text("of the tokenizer")
+    assert main(["import", str(mdlm), "--tokenizer", str(tmp_path / "model"), "--out", str(other)]) == 0
+    for folder in (mdlm, again, other):
+        assert all((folder / name).is_file() for name in beside if (folder, name) != (mdlm, beside[2]))
+    assert not (other / "LICENSE").exists()
 
 
 def test_the_demo_goes_out_and_comes_back(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from mcd.app.cli import main
 from mcd.data import workers
 from mcd.data.hub import HubStopped
-from mcd.data.shards import read_manifest, read_tokens
+from mcd.data.shards import read_manifest, read_tokens, tokenizer_of
 
 
 def refused(capsys, argv, *words, status=2):
@@ -228,6 +228,23 @@ def test_pairs_that_do_not_fit_are_counted(capsys, tmp_path, tiny_data):
     assert f"train: {counts['train']['dropped']} records longer than a row were dropped" in capsys.readouterr().out
     assert main(["prepare", *argv, "--too-long", "cut", "--out", str(tmp_path / "cut")]) == 0
     assert read_manifest(tmp_path / "cut")["counts"]["train"] == {"dropped": 0, "cut": counts["train"]["dropped"]}
+
+
+def test_a_chat_template_of_a_file(capsys, tmp_path, tiny_data):
+    pytest.importorskip("transformers")
+    (tmp_path / "a.jsonl").write_text('{"q": "the people", "answer": "our union"}\n' * 4)
+    (tmp_path / "mine.jinja").write_text("{% for m in messages %}of {{ m.content }} {% endfor %}")
+    argv = ["--data", str(tmp_path / "a.jsonl"), "--tokenizer", str(tiny_data), "--length", "20", "--prompt-field", "q"]
+    template, out = str(tmp_path / "mine.jinja"), tmp_path / "out"
+    assert main(["prepare", *argv, "--template", template, "--out", str(out)]) == 0
+    assert "chat template" not in capsys.readouterr().err
+    row = read_tokens(out, "valid")[:][2:]
+    assert tokenizer_of(out).decode(row.tolist()) == "of the people of our union "
+    for wrong, words in (("not.jinja", "cannot be read"), ("ask", "or be a chat template")):
+        assert main(["prepare", *argv, "--template", wrong, "--out", str(tmp_path / "never")]) == 2
+        said = capsys.readouterr().err
+        assert f"--template {wrong}" in said.replace("'", "") and words in said
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize("fault", [HubStopped("the hub stopped"), workers.WorkerDied("a process ended")])

@@ -1,6 +1,7 @@
 """`mcd sample --template` and `--watch` on the bundled model."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 import mcd.data.tokenizer
 from mcd.app.cli import main
 from mcd.app.sample import states_as_text
+from mcd.data.loader import open_loader
+from mcd.data.shards import read_manifest
 from mcd.data.tokenizer import tokenizer_of_model
 from mcd.model.pretrained import locate
 
@@ -103,3 +106,33 @@ def test_watch_ends_with_the_text_of_the_row(capsys, sampler):
     states = "".join(shown.err.split("t = ")[-1].split("  ", 1)[1]).split("\nsample:")[0]
     assert states.replace("\n", " ").split() == text.replace("\n", " ").split()
     assert "peace···" in shown.err
+
+
+CHAT = """\
+{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}
+{% if add_generation_prompt %}assistant:{% endif %}"""
+
+
+def test_a_message_is_put_as_the_chat_template_that_a_model_was_trained_with_has_it(tmp_path, capsys):
+    """From instruction data on: the run keeps the template of its data, and `--chat` renders it as the data was."""
+    demo, data, run = locate("demo"), tmp_path / "data", tmp_path / "run"
+    shutil.copytree(demo, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(CHAT)
+    (tmp_path / "base" / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    (tmp_path / "a.jsonl").write_text('{"q": "say <|endoftext|>", "answer": "peace"}\n' * 4)
+    argv = ["--data", str(tmp_path / "a.jsonl"), "--tokenizer", str(tmp_path / "base"), "--length", "48"]
+    assert main(["prepare", *argv, "--prompt-field", "q", "--out", str(data)]) == 0
+    assert "the chat template of" in capsys.readouterr().err
+    argv = ["train", "--data", str(data), "--recipe", "cpu", "--hidden", "16", "--layers", "1", "--heads", "1"]
+    argv += ["--cond-dim", "8", "--batch-size", "2", "--steps", "1", "--valid-every", "0", "--threads", "1"]
+    assert main([*argv, "--out", str(run)]) == 0
+    asked = ["sample", str(run), "--chat", "say <|endoftext|>", "--steps", "2", "--threads", "1"]
+    assert main([*asked, "--out", str(tmp_path / "s.jsonl")]) == 0
+    (row,) = rows_of(tmp_path / "s.jsonl")
+    x0, diffused = open_loader(data, "valid", 1).batch(0)[:2]
+    prompt = x0[0][~diffused[0]].tolist()
+    assert row["ids"][: len(prompt)] == prompt and prompt.count(read_manifest(data)["eos_id"]) == 1
+    assert row["template"] == "user: say <|endoftext|><|endoftext|>assistant:" and row["special_tokens"]
+    refused(capsys, [*asked, "--length", "9"], "--chat", "--length 9")
+    refused(capsys, [*asked, "--template", "[MASK]"], "--chat", "--template")
+    refused(capsys, ["sample", "demo", "--chat", "hello"], "--chat", "no chat template", "--template")

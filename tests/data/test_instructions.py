@@ -16,7 +16,7 @@ from mcd.data.manifest import MANIFEST
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
 from mcd.data.shards import prepare, read_manifest, read_tokens, tokenizer_of
-from mcd.data.tokenizer import EOS
+from mcd.data.tokenizer import EOS, with_special_tokens
 
 WORDS = "the people of our union and states".split()
 
@@ -74,7 +74,7 @@ def test_rows_and_what_is_learnt(
     rows = {"train": [], "valid": []}
     kept = [record for record in records if record["answer"].strip()]
     for i, record in enumerate(kept):
-        prompt = tokenizer.encode(template.replace("{prompt}", record["prompt"])).ids
+        prompt = with_special_tokens(tokenizer).encode(template.replace("{prompt}", record["prompt"])).ids
         row = twin(prompt, tokenizer.encode(record["answer"]).ids, length, eos, too_long, diffuse_padding)
         held_out = i >= len(kept) - valid_last if valid_last else i % 3 == 0
         rows["valid" if held_out else "train"].append(row)
@@ -125,6 +125,38 @@ def test_every_row_has_something_to_learn_and_an_end(folder):
     assert (ends == read_manifest(folder)["eos_id"]).all()
 
 
+def test_the_end_of_text_that_fills_a_row_is_learnt_unless_it_is_shown(tiny_data, tmp_path):
+    """By default, as LLaDA does: a row whose padding is shown tells where its answer ends. Answers and their first end
+    are what counts, either way; and neither kind of folder is taken for the other, finished or not."""
+    recipe = Recipe(write(tmp_path / "a.jsonl", pairs(40)), tokenizer=str(tiny_data), length=40, prompt_field="prompt")
+    recipe = replace(recipe, valid_every=3)
+    shown = replace(recipe, diffuse_padding=False)
+    assert recipe.diffuse_padding and recipe.identity() != shown.identity()
+    prepare(recipe, tmp_path / "learnt")
+    prepare(shown, tmp_path / "shown")
+    learnt, told = (spread_batch(open_loader(tmp_path / name, "valid", 1), 1000) for name in ("learnt", "shown"))
+    assert torch.equal(learnt.x0, told.x0)
+    assert torch.equal(told.counted, told.diffused.sum(1)) and torch.equal(learnt.counted, told.counted)
+    assert learnt.diffused[:, -1].all() and not told.diffused[:, -1].all()
+    assert (learnt.diffused == (told.diffused.int().cumsum(1) > 0)).all()
+    assert all(torch.equal(a, b) for a, b in zip(learnt.split(2)[1], (part[2:4] for part in learnt), strict=True))
+    for other, name in ((shown, "learnt"), (recipe, "shown")):
+        with pytest.raises(DataError, match="holds data of another recipe"):
+            prepare(other, tmp_path / name)
+    identity = {key: value for key, value in recipe.identity().items() if key != "diffuse_padding"}
+    assert identity not in (recipe.identity(), shown.identity())  # what was left unfinished before it was always said
+
+
+def test_text_prepared_when_padding_was_shown_by_default_is_still_the_same(tiny_data, text_file, tmp_path):
+    path = tmp_path / "out" / MANIFEST
+    recipe = Recipe(str(text_file), tokenizer=str(tiny_data), length=24)
+    prepare(recipe, tmp_path / "out")
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["diffuse_padding"] = False
+    path.write_text(json.dumps(manifest))
+    assert prepare(recipe, tmp_path / "out")["splits"] == manifest["splits"]
+
+
 def test_rows_have_one_length(folder):
     assert open_loader(folder, "train", 2, length=12).length == 12
     with pytest.raises(DataError, match=r"--length 8: .*holds rows of 12"):
@@ -151,19 +183,18 @@ def test_the_last_answer_of_a_conversation_is_learnt(tiny_data, tmp_path, kind):
     talks += [conversation("the", "states", system="our union"), conversation("of", "the")]
     flat = [("<of>", "our"), (f"<the>people{EOS}<and>", "states"), ("<of>", "union")]
     flat += [("<our union\n\nthe>", "states"), ("<of>", "the")]
-    for name, records in (
-        ("talks", talks),
-        ("flat", [{"prompt": prompt, "answer": answer} for prompt, answer in flat]),
-    ):
-        write(tmp_path / f"{name}.jsonl", records)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / f"{name}.parquet")
+    write(tmp_path / "talks.jsonl", talks)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talks), tmp_path / "talks.parquet")
     recipe = Recipe(str(tmp_path / f"talks.{kind}"), tokenizer=str(tiny_data), length=40, valid_every=2)
     prepare(replace(recipe, messages_field="messages", template="<{prompt}>"), tmp_path / "a")
-    recipe = replace(recipe, source=str(tmp_path / f"flat.{kind}"), prompt_field="prompt")
-    prepare(recipe, tmp_path / "b")
-    for split, count in (("train", 2), ("valid", 3)):
-        rows = read_tokens(tmp_path / "a", split)[:].reshape(count, 42)
-        assert rows.tolist() == read_tokens(tmp_path / "b", split)[:].reshape(count, 42).tolist()
+    tokenizer = tokenizer_of(tiny_data)
+    eos, rows = tokenizer.token_to_id(EOS), []
+    for prompt, answer in flat:
+        begun = with_special_tokens(tokenizer).encode(prompt).ids
+        ids = begun + tokenizer.encode(answer).ids
+        rows.append([len(begun), 40, *ids, *[eos] * (40 - len(ids))])
+    for split, expected in (("train", rows[1::2]), ("valid", rows[::2])):
+        assert read_tokens(tmp_path / "a", split)[:].reshape(len(expected), 42).tolist() == expected
 
 
 @pytest.mark.parametrize(

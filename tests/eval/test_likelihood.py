@@ -101,3 +101,6 @@ def test_the_bound_of_an_answer_does_not_judge_its_prompt(tiny_denoiser, seeded,
         torch.testing.assert_close(found, expected)
     assert not torch.allclose(nelbo_means(model, [Batch(changed, diffused)], seed=5), found)  # the prompt does matter
     assert nelbo_means(model, [x0], seed=5).shape == found.shape == (6,)
+    counted = torch.arange(2, 8)  # the rest is padding, whose nats are in the sum
+    fewer = nelbo_means(model, [Batch(x0, diffused, counted)], seed=5)
+    torch.testing.assert_close(fewer * counted, found * diffused.sum(1))

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mcd.model import pretrained
+from mcd.model import tensor_file
 from mcd.model.pretrained import ModelError, config_of_json, config_to_json, from_pretrained, lengthened, write_tensors
 from mcd.model.pretrained import save_pretrained as save
 from mcd.process.schedule import Cosine, Linear, LogLinear
@@ -59,6 +59,17 @@ def test_no_random_weights_are_made_to_be_overwritten(model, folder):
     assert same(longer, model) and torch.equal(torch.get_rng_state(), before)
     type(model)(model.config)  # the next one made is filled again
     assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_given_replaces_what_stood_beside_a_model(model, folder, tmp_path):
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (folder / name).write_text(name)
+    model.folder = folder
+    save(model, tmp_path / "saved", '{"a": 1}', beside={"chat_template.jinja": "another"})
+    texts = {path.name: path.read_text() for path in (tmp_path / "saved").iterdir() if path.suffix != ".safetensors"}
+    assert texts.pop("config.json")
+    beside = {"chat_template.jinja": "another", "tokenizer_config.json": "tokenizer_config.json"}
+    assert texts == {"tokenizer.json": '{"a": 1}', **beside}
 
 
 def test_stored_in_half_the_bytes_and_read_as_float32(model, folder, tmp_path):
@@ -170,7 +181,7 @@ def test_nothing_pickled_is_ever_read(folder, monkeypatch, tmp_path):
 
 
 def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser, monkeypatch):
-    monkeypatch.setattr(pretrained, "save_file", fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr(tensor_file, "save_file", fail_with(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         save(tiny_denoiser(seed=9), folder)
     assert same(from_pretrained(str(folder)), model)
@@ -178,7 +189,7 @@ def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser
 
 def test_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
     """safetensors hides it in a text; whoever explains the fault to the user needs it."""
-    monkeypatch.setattr(pretrained, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
+    monkeypatch.setattr(tensor_file, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
     with pytest.raises(OSError) as error:
         write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.safetensors")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,25 @@ from mcd.model.adapted.families import Settings
 
 MASKS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 """The mask under its usual names, when no file says which it is."""
-COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json")
+NOTES = ("tokenizer_config.json", "special_tokens_map.json")
 """What stands beside tokenizer.json: names of its special tokens, and the like."""
+OF_TOKENIZER = (
+    *NOTES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+)
+COMPANIONS = (*OF_TOKENIZER, "generation_config.json", "LICENSE*", "NOTICE*")
+"""Files beside config.json, weights and tokenizer.json that a model keeps when it is saved anew: without them
+`transformers` would guess (and lower the case of a cased BERT's text), or know no chat template."""
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*", "NOTICE*")
+"""What is fetched of a model on the hub. Its code (.py) is kept for `transformers`; nothing here runs it."""
+NOT_OF_NETWORK = ("mcd", "dtype", "torch_dtype")
+"""Keys of config.json that speak of the file's own weights, or are ours."""
 _UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")
 
 
@@ -21,12 +39,12 @@ def config_to_published(config: AdaptedConfig, section: dict[str, Any]) -> dict[
     """The config.json of a saved network: as published, with a section "mcd" of what is ours beside `section`."""
     forbidden = ranges_of_ids(config.forbidden)
     ours = {**section, "length": config.length, "tokens": config.tokens, "forbidden": forbidden}
-    return {**{key: value for key, value in config.settings.items() if key != "mcd"}, "mcd": ours}
+    return {**_of_network(config.settings), "mcd": ours}
 
 
 def config_from_published(value: dict[str, Any]) -> AdaptedConfig:
     """What `config_to_published` wrote. Raises KeyError, TypeError or ValueError when it is damaged."""
-    settings, ours = {key: part for key, part in value.items() if key != "mcd"}, value["mcd"]
+    settings, ours = _of_network(value), value["mcd"]
     forbidden = ids_of_ranges(ours["forbidden"], rows_of(settings))
     return AdaptedConfig(settings, forbidden, ours["tokens"], ours["length"])
 
@@ -40,7 +58,7 @@ def read_published(folder: Path, settings: Settings) -> tuple[AdaptedConfig, int
     """
     rows = rows_of(settings)
     tokenizer = _tokenizer(folder)
-    notes = [_json(folder / name) for name in COMPANIONS]
+    notes = [_json(folder / name) for name in NOTES]
     ids = {kind: _special_id(kind, settings, notes, tokenizer) for kind in ("mask", "pad", "eos", "sep")}
     if ids["mask"] is None:
         ids["mask"] = next((i for i in map(tokenizer.token_to_id, MASKS) if i is not None), None)
@@ -54,7 +72,30 @@ def read_published(folder: Path, settings: Settings) -> tuple[AdaptedConfig, int
         if token is None or _UNUSED.fullmatch(token):
             never.add(i)
     tokens = tokenizer.get_vocab_size()
-    return AdaptedConfig(settings, tuple(sorted(i for i in never if i is not None)), tokens), ids["mask"]
+    forbidden = tuple(sorted(i for i in never if i is not None))
+    return AdaptedConfig(_of_network(settings), forbidden, tokens), ids["mask"]
+
+
+def companions_of(folder: Path, names: tuple[str, ...] | None = None) -> list[Path]:
+    """The files of `names` in a folder. By default COMPANIONS, and code (.py) if config.json names classes of it."""
+    if names is None:
+        config = folder / "config.json"
+        names = (*COMPANIONS, "*.py") if config.is_file() and "auto_map" in _json(config) else COMPANIONS
+    return [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
+
+
+def copy_companions(source: Path, target: Path, names: tuple[str, ...] | None = None) -> None:
+    """Copy the files of `companions_of` to the folder `target`, each whole or not at all. Raises OSError."""
+    for path in companions_of(source, names):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        partial = copy.with_name(copy.name + ".partial")
+        shutil.copyfile(path, partial)
+        partial.replace(copy)
+
+
+def _of_network(settings: Settings) -> Settings:
+    return {key: value for key, value in settings.items() if key not in NOT_OF_NETWORK}
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from mcd.data.companions import end_of_text
 from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
+from mcd.model import hub
 from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids
 from mcd.model.adapted.families import FAMILIES
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -75,7 +76,58 @@ def test_a_saved_model_has_the_names_it_came_with(theirs, tmp_path):
     assert all(torch.equal(stored[name], published[name]) for name in stored)
     settings = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert settings.pop("mcd").keys() == {"format", "mask_id", "schedule", "length", "tokens", "forbidden"}
-    assert settings == json.loads((theirs.folder / "config.json").read_text())
+    dtypes = {"dtype": "float32", "torch_dtype": "float32"}
+    assert settings == json.loads((theirs.folder / "config.json").read_text()) | dtypes
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_the_library_does_not_round_what_was_trained(copied, key, tmp_path):
+    """The dtype in config.json is that of the stored weights, whatever the folder was that they began from."""
+    from transformers import AutoModelForMaskedLM
+
+    folder = copied("bert")
+    change(folder, dtype=..., torch_dtype=...)
+    change(folder, **{key: "bfloat16"})
+    model = from_pretrained(str(folder))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1 + 1e-4)  # less than a step of bfloat16
+    for dtype in (torch.float32, torch.bfloat16):
+        save_pretrained(model, tmp_path / "saved", dtype=dtype)
+        network = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved")
+        stored = load_file(tmp_path / "saved" / "model.safetensors")
+        assert {value.dtype for value in stored.values()} == {dtype}
+        assert all(network.get_parameter(name).equal(value) for name, value in stored.items())
+
+
+def test_what_stands_beside_a_model_is_kept(copied, tmp_path):
+    """By a saved model and what is published of it; code only where config.json names it, and it is never run."""
+    folder = copied("llada")
+    beside = {
+        "chat_template.jinja": "{{ messages }}",
+        "additional_chat_templates/tools.jinja": "{{ tools }}",
+        "generation_config.json": "{}",
+        "special_tokens_map.json": "{}",
+        "spiece.model": b"\x00\xff",
+        "LICENSE": "yours",
+        "modeling_llada.py": "raise SystemExit",
+    }
+    (folder / "additional_chat_templates").mkdir()
+    for name, content in beside.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "run.json").write_text("{}")
+    (folder / "notes.txt").write_text("mine")
+    kept = {*beside, "tokenizer_config.json"}
+    for code in (True, False):
+        if not code:
+            change(folder, auto_map=...)
+            kept.remove("modeling_llada.py")
+        saved = tmp_path / f"saved-{code}"
+        save_pretrained(from_pretrained(str(folder)), saved)
+        found = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+        assert found == kept | {"config.json", "model.safetensors"}
+        assert all((saved / name).read_bytes() == (folder / name).read_bytes() for name in kept)
+        assert set(hub.published(saved, "")) == found | {"README.md"}
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "distilbert", "electra"])

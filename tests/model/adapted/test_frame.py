@@ -71,7 +71,7 @@ def test_rows_are_cut_for_the_frame_and_it_is_not_learnt(data):
     )
     valid = open_loader(data, "valid", 3)
     tokens = torch.from_numpy(read_tokens(data, "valid")[: 3 * 8].astype("int64")).view(3, 8)
-    x0, diffused = valid.batch(0)
+    x0, diffused, _ = valid.batch(0)
     assert torch.equal(x0[:, 1:-1], tokens) and (x0[:, 0] == CLS).all() and (x0[:, -1] == SEP).all()
     assert diffused.tolist() == [[False, *[True] * 8, False]] * 3
     assert torch.equal(spread_rows(valid, valid.rows)[:3], tokens)  # text, for whoever reads or measures it
