@@ -1,6 +1,7 @@
 """A run folder: what was asked for, what was logged, checkpoints, and the models that came out."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -239,22 +240,28 @@ def flat_config(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 class _Length:
     """How long a run is, and over which share of it the learning rate falls, as its configuration says."""
 
-    steps: Any
-    minutes: Any
-    lr_decay: float
+    steps: int | float | None
+    minutes: int | float | None
+    lr_decay: int | float
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "_Length":
-        train = config.get("train", {})
-        return cls(train.get("steps"), train.get("minutes"), train.get("lr_decay", TrainConfig.lr_decay))
+        """Of a configuration, also a damaged one: what is no number is not said."""
+        train = config.get("train")
+        said = {
+            name: value
+            for name, value in (train if isinstance(train, dict) else {}).items()
+            if type(value) in (int, float) and 0 < value < math.inf
+        }
+        return cls(said.get("steps"), said.get("minutes"), said.get("lr_decay", TrainConfig.lr_decay))
 
     def __str__(self) -> str:
-        return f"{self.minutes:g} minutes" if self.steps is None else f"{self.steps} steps"
+        return f"{self.minutes} minutes" if self.steps is None else f"{self.steps} steps"
 
     def progress(self, step: float, seconds: float) -> float:
-        if self.steps is None and self.minutes is None:
-            return 0.0
-        return min(1.0, seconds / (60 * self.minutes) if self.steps is None else step / self.steps)
+        if self.steps is not None:
+            return min(1.0, step / self.steps)
+        return 0.0 if self.minutes is None else min(1.0, seconds / (60 * self.minutes))
 
 
 def _differs(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:

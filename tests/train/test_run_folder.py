@@ -160,6 +160,24 @@ def test_a_run_json_of_another_kind_is_refused_untouched(tmp_path, text):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("train", ["x", 3, None, {"steps": "10"}, {"steps": 0, "minutes": []}, {"lr_decay": "0.2"}])
+def test_lengths_that_are_no_numbers_are_not_said(tmp_path, train):
+    """In the run.json of a run without results, whose place another may take."""
+    (tmp_path / "run.json").write_text(json.dumps({"config": CONFIG | {"train": train}}))
+    RunFolder(tmp_path, config()).close()
+    assert json.loads((tmp_path / "run.json").read_text())["config"] == json.loads(json.dumps(config()))
+
+
+@pytest.mark.parametrize("earlier", [3, "x", [3], [{}], [{"until_step": "x"}], None])
+def test_a_damaged_record_of_what_was_before_is_refused_untouched(out, earlier):
+    record = json.loads((out / "run.json").read_text()) | {"earlier": earlier}
+    (out / "run.json").write_text(json.dumps(record))
+    before = {name: value for name, value in contents(out).items() if name != "lock"}
+    with pytest.raises(RunConflict, match=r"run\.json is damaged"):
+        RunFolder(out, config())
+    assert before == {name: value for name, value in contents(out).items() if name != "lock"}
+
+
 def test_a_kill_while_the_first_run_json_is_written_can_be_run_again(tmp_path):
     (tmp_path / "run.json.partial").write_text('{"conf')
     RunFolder(tmp_path, config())
