@@ -14,8 +14,14 @@ from jaxtyping import install_import_hook
 
 PACKAGES = ("process", "model", "data", "objective", "sampler", "train", "eval")
 install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
-settings.register_profile("mcd", deadline=None, derandomize=True)
-settings.load_profile("mcd")
+settings.register_profile("all", deadline=None, derandomize=True)
+settings.register_profile("quick", settings.get_profile("all"), max_examples=25)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make test`, which leaves out what is slow, tries fewer examples of each property."""
+    settings.load_profile("quick" if config.option.markexpr == "not slow" else "all")
+
 
 from mcd.data.shards import Recipe, prepare  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402

@@ -17,7 +17,11 @@ def test_there_is_something_to_check():
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if not call.startswith(("mcd report", "mcd doctor"))])
-def test_commands_resolve(call, capsys):
+def test_commands_resolve(call, capsys, tmp_path, monkeypatch):
+    """Where the files that are the user's own are there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("my.jsonl", "chat.jsonl"):
+        (tmp_path / name).write_text('{"text": "a"}\n', encoding="utf-8")
     argv = shlex.split(call)[1:]
     assert argv[0] in COMMANDS
     assert main([*argv, "--dry-run"]) == 0

@@ -78,6 +78,9 @@ class FileRecords:
             if error.errno is not None or packed_as(self.path) not in (".bz2", ".zst"):
                 raise
             raise DataError(f"--data {self.path}: damaged compressed file ({error})") from None
+        finally:
+            if self._raw is not None:
+                self._raw.close()  # a fault keeps the generators that read it alive
         if not found:
             raise DataError(f"--data {self.path}: holds no text")
 

@@ -84,7 +84,7 @@ def slow_row(sampler, model, row, seed, z):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=repr)
+@pytest.mark.parametrize("schedule", [LogLinear(), pytest.param(Cosine(), marks=pytest.mark.slow)], ids=repr)
 def test_agrees_with_the_slow_twin(tiny_denoiser, sampler, schedule):
     model = tiny_denoiser(V=V, length=L, schedule=schedule, time_conditioned=True).requires_grad_(False)
     for length in (L, 13):

@@ -63,7 +63,7 @@ def test_a_function_of_seed_and_row(kind, model):
     assert len({tuple(row) for row in ids.tolist()}) == 6
 
 
-@pytest.mark.parametrize("rows_per_call", [1, 3, 8])
+@pytest.mark.parametrize("rows_per_call", [pytest.param(1, marks=pytest.mark.slow), 3, 8])
 def test_what_shares_a_batch_never_changes_a_row(kind, model, rows_per_call):
     """Bit for bit, with rows_per_call fixed. (Another rows_per_call is another shape of matrix products.)"""
     sampler = kind(8, rows_per_call=rows_per_call)
@@ -85,7 +85,7 @@ def test_hidden_states_of_a_row_have_the_same_bits_wherever_it_stands(model, see
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Linear(), Cosine()], ids=repr)
-@pytest.mark.parametrize("steps", [1, 2, 7, 64])
+@pytest.mark.parametrize("steps", [1, 7, pytest.param(64, marks=pytest.mark.slow)])
 def test_no_mask_is_left(kind, tiny_denoiser, schedule, steps):
     model = tiny_denoiser(V=V, length=L, schedule=schedule, process=kind.process).requires_grad_(False)
     ids, _ = sample(kind(steps), model, 4, L)
@@ -106,12 +106,12 @@ def test_a_template_is_kept(kind, model):
 def test_nfe_is_the_number_of_network_calls_made_for_a_row(kind, model, calls):
     """One row a call and no padding: each call is some row's, and the counts must add up, step by step."""
     sampler = kind(16, rows_per_call=1)
-    for row in range(4):
+    for row in range(2):
         calls.clear()
         for step in sampler.trajectory(model, blanks(model, 1), [row], 0):
             assert int(step.nfe[0]) == len(calls)
     calls.clear()
-    _, nfe = sample(sampler, model, 7, L)
+    _, nfe = sample(sampler, model, 3, L)
     assert int(nfe.sum()) == len(calls)
 
 

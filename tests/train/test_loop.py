@@ -160,7 +160,9 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize(
     "options", [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}, {"accumulate": 2}], ids=str
 )
-@pytest.mark.parametrize("step", [2, 4, 6])  # before the first checkpoint, at a round's border, in the middle of one
+@pytest.mark.parametrize(  # before the first checkpoint, at a round's border, in the middle of one
+    "step", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 6]
+)
 def test_stopped_and_started_again_is_the_same_run(run_fit, undisturbed, tmp_path, options, step):
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match=rf"stopped at step {step}; saved.*run the same command again"):

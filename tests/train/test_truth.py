@@ -20,6 +20,7 @@ GAPS = {"masked": 0.6, "uniform": 1.1, "autoregressive": 0.1}
 """Nats a token above the entropy that so short a training may leave (measured: 0.43, 0.85 and 0.02)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [NELBO(), Duo(), AR()], ids=lambda objective: objective.name)
 def test_a_bound_falls_towards_the_entropy(objective, tmp_path):
     """The unigrams' entropy lies 1.9 nats above; within its error a bound never reads below the language's own."""

@@ -48,6 +48,7 @@ def rows() -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 def test_rows_are_well_formed(rows, capsys):
     for found in rows.values():
         assert list(found)[:6] == COLUMNS
@@ -60,11 +61,13 @@ def test_rows_are_well_formed(rows, capsys):
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_both_sides_did_the_same_work(rows):
     assert rows["step"]["losses_differ_by"] < 1e-4
     assert rows["step"]["parameters"] == sum(p.numel() for p in random_denoiser(TINY, 0).parameters())
 
 
+@pytest.mark.slow
 def test_whole_and_scaled_rows_say_so(rows):
     assert rows["whole"]["how"] == "the whole run"
     assert rows["whole"]["peers_nfe"] <= 9
