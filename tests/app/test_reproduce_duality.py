@@ -37,6 +37,7 @@ def paths():
     return checks.draw_paths(32, 2000, 33, seeded(1))
 
 
+@pytest.mark.slow
 def test_run_writes_a_table_that_passes_and_a_figure(tmp_path):
     small = {2: 2400, 1024: 1600}
     result = duality.run(tmp_path, small, {2: 400, 1024: 64}, times=9, extra=1000)
@@ -59,6 +60,7 @@ def test_the_floor_parts_latent_and_scalar_paths_where_it_should(paths):
     assert not floors[1024]["binds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [16, 64])
 def test_the_theory_of_another_K_is_found_out(draws, paths, K):
     assert failed(checks.check_cdf(draws.y, 32)) == set()
@@ -132,6 +134,7 @@ def test_the_sentence_is_in_the_corpus():
         sentence_tokens("nobody ever said this")
 
 
+@pytest.mark.slow
 def test_figure1_is_drawn_from_the_process(tmp_path):
     result = figure1.run(tmp_path, draws=400, times=101)
     rows = json.loads(json.dumps(result, allow_nan=False))["rows"]
@@ -148,6 +151,7 @@ def test_figure1_is_drawn_from_the_process(tmp_path):
     assert (tmp_path / "figure1.png").stat().st_size <= 200_000
 
 
+@pytest.mark.slow
 def test_figure2_shows_what_each_view_sees(tmp_path):
     result = figure2.run(tmp_path, t=0.7, delta=0.25, draws=4000)
     rows = json.loads(json.dumps(result, allow_nan=False))["rows"]

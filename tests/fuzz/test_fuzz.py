@@ -40,6 +40,7 @@ def test_what_once_was_a_fault():
     assert sum(target["executions"] for target in targets.values()) >= len(list((HERE / "cases").glob("*/*")))
 
 
+@pytest.mark.slow
 def test_the_fuzzer_finds_what_is_there_to_be_found(tmp_path):
     """A reader that asserts, one that executes a pickle, one that takes memory, one that hangs."""
     script = f"""

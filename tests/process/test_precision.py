@@ -149,6 +149,7 @@ def test_float64_draws_the_exact_law_at_every_step_count(steps: int):
     assert abs(tail - exact) < 4 * math.sqrt(exact * (1 - exact) / POSITIONS)
 
 
+@pytest.mark.slow
 def test_float32_loses_entropy_and_tail_the_more_the_finer_the_steps():
     loss, tail_loss = [], []
     exact = ZIPF.mass[IN_TAIL].sum().item()

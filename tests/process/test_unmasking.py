@@ -18,7 +18,9 @@ def draws(name: str, low: float, n: int = 3000) -> torch.Tensor:
     return torch.stack([ORDERS[name](LENGTH, low, generator) for _ in range(n)])
 
 
-@pytest.mark.parametrize("low", [0.0, 1e-3, 0.4])
+@pytest.mark.parametrize(
+    "low", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(1e-3, marks=pytest.mark.slow), 0.4]
+)
 @pytest.mark.parametrize("name", ORDERS)
 def test_each_threshold_is_uniform_above_low(name: str, low: float):
     u = draws(name, low)

@@ -119,6 +119,7 @@ def test_the_surest_of_known_predictions_comes_first(oracle):
             assert (step.z != 2).tolist() == [[i < n for i in range(4)]] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

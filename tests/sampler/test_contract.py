@@ -63,7 +63,9 @@ def test_a_function_of_seed_and_row(kind, model):
     assert len({tuple(row) for row in ids.tolist()}) == 6
 
 
-@pytest.mark.parametrize("rows_per_call", [pytest.param(1, marks=pytest.mark.slow), 3, 8])
+@pytest.mark.parametrize(
+    "rows_per_call", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_what_shares_a_batch_never_changes_a_row(kind, model, rows_per_call):
     """Bit for bit, with rows_per_call fixed. (Another rows_per_call is another shape of matrix products.)"""
     sampler = kind(8, rows_per_call=rows_per_call)
@@ -183,6 +185,7 @@ def test_the_nucleus_is_all_that_is_drawn(kind, model, one_token):
     assert len(set(ids.flatten().tolist())) > 1 or size == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 def test_one_token_is_drawn_from_the_softmax(kind, model, one_token, steps):
     n, p = 3000, one_token[0].exp()

@@ -60,6 +60,7 @@ def test_at_eta_0_rows_are_those_of_ancestral(tiny_denoiser, schedule, kind):
         assert torch.equal(a.z, b.z) and torch.equal(a.nfe, b.nfe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [LogLinear(0.2), Cosine()], ids=repr)
 @pytest.mark.parametrize("kind, eta", [("cap", 0.3), ("rescale", 0.6), ("rescale", 1.0)])
 def test_visible_shares_and_moves_are_those_of_the_process(tiny_denoiser, schedule, kind, eta):

@@ -84,6 +84,7 @@ def test_rows_tend_to_the_data_as_steps_grow(exact):
     assert distance[0] > 0.1 and distance[-1] < 0.01
 
 
+@pytest.mark.slow
 def test_predictor_corrector_rows_tend_to_the_data_too(exact):
     n = 3000
     ids, _ = sample(Uniform(32, kappa=0.8, rows_per_call=500), exact, n, L, seed=5)

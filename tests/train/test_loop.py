@@ -233,6 +233,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_sigkill_and_the_same_command_again(tmp_path, tiny_data, tiny_denoiser, run_fit):
     """A real kill -9 from outside, at no particular point of a step; then to the end."""
     from mcd.model.pretrained import save_pretrained

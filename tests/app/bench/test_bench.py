@@ -100,6 +100,7 @@ def test_both_processes_hold_the_same_weights():
     assert not any((p == 0).all() for name, p in a.named_parameters() if "weight" in name)
 
 
+@pytest.mark.slow
 def test_a_failure_in_a_worker_is_told():
     with Worker("ours") as worker:
         with pytest.raises(WorkFailed, match="no_such_thing"):
