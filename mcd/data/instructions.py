@@ -10,6 +10,7 @@ from mcd.data.corpus import text_of
 from mcd.data.marks import Marks
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe, is_jinja
+from mcd.data.template import words_carry_spaces
 from mcd.data.workers import Unit
 
 
@@ -32,14 +33,16 @@ class Pairs:
         if self.chat is None:
             self.marks.check(recipe.template, "--template")
             self._around = [self.marks.marked(part) for part in recipe.template.split("{prompt}")]
+            self._space_is_answers = tokenizer is None or words_carry_spaces(tokenizer)
 
     def texts(self, values: tuple[Any, ...], place: str) -> tuple[str, ...] | None:
         """A record's texts with marks, from the values of `recipe.fields`; None where the answer is blank.
 
         They are prompt and answer, and with a chat template both together as well. A conversation's last answer is to
         be learnt. Its earlier turns are the prompt, as the chat template has them; without one, each answer is followed
-        by the end of text, and what the system says stands before the first turn. Raises DataError, beginning with
-        `place`, for values that are neither texts nor a conversation.
+        by the end of text, and what the system says stands before the first turn. A space between prompt and answer is
+        the answer's where words carry their space. Raises DataError, beginning with `place`, for values that are
+        neither texts nor a conversation.
         """
         said = self._said(values, place)
         if not said[-1][1].strip():
@@ -49,7 +52,10 @@ class Pairs:
             return prompt, answer, prompt + answer
         for _, text in said:
             self.marks.check(text, place)
-        return self._prompt(said, place), said[-1][1]
+        prompt, answer = self._prompt(said, place), said[-1][1]
+        if self._space_is_answers and prompt.endswith(" "):  # as a space before [MASK] is the mask's (`read_template`)
+            return prompt[:-1], f" {answer}"
+        return prompt, answer
 
     def finish(self, unit: Unit) -> None:
         """Make of the ids that `marks.reader()` gave those of prompts and answers, in place.

@@ -95,6 +95,11 @@ def read_template(tokenizer: Tokenizer, template: str, blank_id: int, length: in
     return Template(ids, changed)
 
 
+def words_carry_spaces(tokenizer: Tokenizer) -> bool:
+    """Does a space before a word belong to the word's token, as in byte-level BPE, and not to one of its own?"""
+    return bool(_Reader(tokenizer, -1).word)
+
+
 class _Reader:
     """Tokenises texts that have masks beside them."""
 

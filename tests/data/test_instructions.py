@@ -16,6 +16,7 @@ from mcd.data.manifest import MANIFEST
 from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
 from mcd.data.shards import prepare, read_manifest, read_tokens, tokenizer_of
+from mcd.data.template import read_template
 from mcd.data.tokenizer import EOS, with_special_tokens
 
 WORDS = "the people of our union and states".split()
@@ -274,3 +275,18 @@ def test_spans_that_lie_are_seen(folder, begin, end):
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(DataError, match=r"train-00000\.bin: .*rows with no answer"):
         read_tokens(folder, "train")
+
+
+def test_a_space_before_the_answer_is_the_answers_as_it_is_the_masks(tiny_data, tmp_path):
+    """What is visible in training is what `mcd sample --template` gives: no space as a token of its own."""
+    records = [{"prompt": f"the nation {i}", "answer": "union and peace"} for i in range(12)]
+    recipe = Recipe(write(tmp_path / "a.jsonl", records), tokenizer=str(tiny_data), length=32, valid_every=3)
+    prepare(replace(recipe, prompt_field="prompt", template="Q: {prompt} A: "), tmp_path / "out")
+    tokenizer = tokenizer_of(tiny_data)
+    loader = open_loader(tmp_path / "out", "valid", 4)
+    rows = loader.batch(0)
+    for row, learnt, i in zip(rows.x0.tolist(), rows.diffused.tolist(), (0, 3, 6, 9), strict=True):
+        given = row[: learnt.index(True)]
+        template = read_template(tokenizer, f"Q: the nation {i} A: [MASK:3]", 300, 32)
+        assert given == template.ids[: template.ids.index(300)]
+        assert tokenizer.decode(row).startswith(f"Q: the nation {i} A: union and peace")
