@@ -68,6 +68,15 @@ def read_json(path: Path, strict: bool = True) -> Any:
         return parse_json(file.read(LARGEST + 1), strict)
 
 
+def optional_object(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON; {} where there is no file, or another value in it. Raises JSONError, OSError."""
+    try:
+        value = read_json(path, strict=False)
+    except FileNotFoundError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a .jsonl file that hold more than white space, numbered from 1, not yet parsed; one longer than
     `LARGEST` is cut, so that `parse_json` refuses it. Raises OSError."""

@@ -1,12 +1,12 @@
 """What stands beside a tokenizer.json and says which of its tokens end a text, and begin and end a row."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from mcd.data.readers import DataError
+from mcd.files import optional_object
 
 NOTES = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that name special tokens; the first one that names a token is believed."""
@@ -134,11 +134,7 @@ def _of_hub(repository: str, names: tuple[str, ...]) -> dict[str, dict[str, Any]
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file that need not be there."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        return optional_object(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    return value if isinstance(value, dict) else {}

@@ -1,6 +1,5 @@
 """Folders of Hugging Face: what config.json and the tokenizer's files say of a masked language model."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mcd.files import optional_object
 from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids, rows_of
 from mcd.model.adapted.families import Settings
 
@@ -111,14 +111,10 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file that need not be there."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
+        return optional_object(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path.name}: cannot be read ({error})") from None
-    return value if isinstance(value, dict) else {}
 
 
 def _special_id(kind: str, settings: Settings, notes: list[dict[str, Any]], tokenizer: Tokenizer) -> int | None:
