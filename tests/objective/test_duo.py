@@ -103,7 +103,8 @@ def test_max_weight_scales_early_times_down_and_is_left_out_of_the_reading(unifo
     free, capped = (
         Duo(max_weight=w).loss(uniform(), None, x0, Clock(), Draws(generator(), *x0.shape)) for w in (math.inf, 2.0)
     )
-    assert capped.terms["nelbo"] == free.terms["nelbo"] == free.total
+    for nelbo in (capped.terms["nelbo"], free.terms["nelbo"]):  # summed in another way than the total
+        torch.testing.assert_close(nelbo, free.total.detach(), rtol=1e-5, atol=1e-7)
     assert capped.total < free.total
     one = x0[:1, :1]
     for seed in range(20):  # one time a loss
