@@ -60,7 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         gc.disable()  # until the command is imported
     try:
         try:
-            return _run(sys.argv[1:] if argv is None else argv, alone=argv is None)
+            status = _run(sys.argv[1:] if argv is None else argv, alone=argv is None)
+            if argv is None and (ranks := sys.modules.get("mcd.train.ranks")):
+                ranks.end(status)  # returns where this process is the only one
+            return status
         finally:
             if sys.stdout is not None:  # closed by the shell
                 sys.stdout.flush()

@@ -19,7 +19,7 @@ from mcd.objective import OBJECTIVES
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.launch import join
 from mcd.train.loop import Interrupted, fit
-from mcd.train.ranks import LostRank, leave, rank
+from mcd.train.ranks import LostRank, end, leave, rank
 from mcd.train.run_folder import FollowedRun, RunFolder
 
 
@@ -59,3 +59,4 @@ if __name__ == "__main__":
     for each in json.loads(sys.argv[3]):
         run(Path(sys.argv[1]), sys.argv[2], each)
     leave()
+    end(0)
