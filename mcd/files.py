@@ -69,11 +69,17 @@ def read_json(path: Path, strict: bool = True) -> Any:
 
 
 def optional_object(path: Path) -> dict[str, Any]:
-    """The object in a file of JSON; {} where there is no file, or another value in it. Raises JSONError, OSError."""
+    """The object in a file of JSON; {} where there is no file, or another value in it. Raises JSONError, OSError.
+
+    The file is from elsewhere, and its numbers may be of any length: transformers writes a `model_max_length` of 1e30.
+    """
     try:
-        value = read_json(path, strict=False)
+        with path.open("rb") as file:
+            value = json.loads(file.read(LARGEST))
     except FileNotFoundError:
         return {}
+    except (ValueError, RecursionError) as error:
+        raise JSONError(f"not JSON that is read here ({error})") from None
     return value if isinstance(value, dict) else {}
 
 

@@ -31,7 +31,10 @@ class Access:
         """What is said of a request that failed, to stand behind the name of what was asked for."""
         if self.fault is None:
             return f"the Hugging Face hub did not give it ({type(error).__name__})"
-        return f"{self.fault}, and its cache on this machine does not hold it ({type(error).__name__})"
+        return (
+            f"{self.fault}, and the cache on this machine does not hold it ({type(error).__name__}); download it where "
+            "there is a network, and give its folder"
+        )
 
 
 @contextlib.contextmanager

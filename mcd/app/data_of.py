@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from mcd.app.cli import nearest
 from mcd.app.errors import UsageError, WorkFailed
 from mcd.app.limits import usable_cores
+from mcd.app.run_record import trained_on
 from mcd.app.watch import watching
 from mcd.data.corpus import BUNDLED, DataError, documents, files_of, source_sha256
 from mcd.data.hub import HubStopped
@@ -23,7 +24,6 @@ from mcd.data.shards import MANIFEST, Recipe, prepare, read_manifest, read_token
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.units import source_of
 from mcd.data.workers import WorkerDied
-from mcd.files import JSONError, read_json
 from mcd.model.denoiser import Denoiser
 from mcd.model.pretrained import ModelError, locate
 
@@ -141,7 +141,7 @@ def data_of_model(model: Path) -> str:
     folder, seen = model, set()
     while folder not in seen:
         seen.add(folder)
-        data, teacher = _trained_on(folder / "run.json")
+        data, teacher = trained_on(folder / "run.json")
         if data:
             _must_be_found(data, folder / "run.json")
             return data
@@ -230,16 +230,6 @@ def _language_at(folder: Path) -> str | None:
         return language_of_data(data_of_model(folder))
     except (UsageError, DataError):
         return None
-
-
-def _trained_on(run: Path) -> tuple[str | None, str | None]:
-    """The data and the teacher of a run.json, None for what it does not say."""
-    try:
-        config = read_json(run, strict=False)["config"]
-        data, teacher = config.get("data"), config.get("teacher")
-    except (OSError, JSONError, KeyError, TypeError, AttributeError):
-        return None, None
-    return data if isinstance(data, str) else None, teacher if isinstance(teacher, str) else None
 
 
 def _must_be_found(data: str, run: Path) -> None:

@@ -210,7 +210,9 @@ def held_out_reference(
     writer = Writer(tokenizer_of(folder), loader.eos_id, borders)
     ids = spread_rows(loader, 2 * num)[1::2].tolist()
     if len(ids) < 4:
-        raise UsageError(f"--reference {name}: has {len(ids)} held-out rows of that length and --num; need 4")
+        raise UsageError(
+            f"--reference {name}: gives {len(ids)} held-out rows at that --length and --num; 4 or more are needed"
+        )
     return reference_of(name, [writer.documents(row) for row in ids], scorer, seed)
 
 

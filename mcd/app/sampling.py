@@ -1,6 +1,7 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
 import hashlib
+import sys
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 
 from mcd.app.arguments import Flat, check_threads, choose, parse, peek
 from mcd.app.errors import UsageError
+from mcd.app.run_record import frame_of_data
 from mcd.app.typed_options import options_of, positionals, typed
 from mcd.data.companions import frame_of
 from mcd.data.corpus import file_sha256
@@ -50,6 +52,8 @@ class SamplingOptions:
         """The tokens around each row, if they are asked for. Raises UsageError for a length without room for text, and
         DataError where the tokenizer of the model has none."""
         if not self.frame:
+            if denoiser.folder is not None and frame_of_data(denoiser.folder):
+                print("mcd: the model was trained on rows in a frame; --frame draws such rows", file=sys.stderr)
             return None
         if self.length_for(denoiser) < 3:
             raise UsageError(f"--length {self.length}: must be at least 3 with --frame")

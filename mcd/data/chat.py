@@ -127,7 +127,9 @@ class ChatTemplate:
             )
         except Exception as error:  # Jinja raises many kinds, and templates what they like
             fault = " ".join(str(error).split())[:300]
-            raise DataError(f"{place}: the chat template fails ({type(error).__name__}: {fault})") from None
+            raise DataError(
+                f"--template: at {place} the chat template fails ({type(error).__name__}: {fault})"
+            ) from None
         return texts[0], spans[0] if spans else []
 
 

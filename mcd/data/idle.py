@@ -25,7 +25,7 @@ def idle(recipe: Recipe) -> dict[str, str]:
             where = "bundled" if recipe.source in BUNDLED else "on this machine"
             reasons["split"] = f"--data {recipe.source} is {where}, and its files do not say of which split they are"
     if recipe.packing != "rows":
-        reason = "it is of instruction data; give --prompt-field or --messages-field too"
+        reason = "it is an option of instruction data (--prompt-field or --messages-field)"
         reasons |= dict.fromkeys(("answer_field", *_OF_INSTRUCTIONS), reason)
         if layout.files and all(suffix_of(path) == ".txt" for path in layout.files):
             reasons["text_field"] = "a .txt has no fields"
@@ -36,5 +36,5 @@ def idle(recipe: Recipe) -> dict[str, str]:
     if recipe.tokenizer is not None:
         reasons["vocab_size"] = f"it is of a tokenizer that is trained on the text, and {recipe.tokenizer} is given"
     if recipe.valid_last:
-        reasons["valid_every"] = f"--valid-last {recipe.valid_last} says what is held out; give one of the two"
+        reasons["valid_every"] = f"--valid-last {recipe.valid_last} says what is held out"
     return reasons

@@ -195,8 +195,8 @@ class FileRecords:
         for field in self.fields:
             if field not in record:
                 raise DataError(
-                    f"{self.place}: no JSON object with a {field!r} field, but with {_names(record)}; name the field: "
-                    "--text-field, or --prompt-field, --answer-field and --messages-field of instruction data"
+                    f"{self.place}: no JSON object with a {field!r} field, but with {_names(record)}; prepare it and "
+                    "name the field: mcd prepare --text-field, --prompt-field and --answer-field, or --messages-field"
                 )
         return tuple(record[field] for field in self.fields)
 

@@ -5,6 +5,8 @@
 be told from the same letters in a document. Here a row becomes its documents; only for reading are they joined by name.
 """
 
+import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -41,7 +43,18 @@ class Writer:
         if self.borders == "dropped" or self.end_id is None:
             return (self.tokenizer.decode(ids),)
         ends = [-1, *(i for i, token in enumerate(ids) if token == self.end_id), len(ids)]
-        return _one_end([self.tokenizer.decode(ids[start + 1 : end]) for start, end in pairwise(ends)])
+        return _one_end([self._document(ids[start + 1 : end]) for start, end in pairwise(ends)])
+
+    def _document(self, ids: Sequence[int]) -> str:
+        """The text of one document. WordPiece's `##` joins a piece to the word before; at its start there is none."""
+        text = self.tokenizer.decode(ids)
+        return text.removeprefix(self._joint) if self._joint else text
+
+    @functools.cached_property
+    def _joint(self) -> str:
+        """What a decoder of WordPiece leaves before a first piece that continues a word; "" for any other decoder."""
+        decoder = json.loads(self.tokenizer.to_str())["decoder"] or {}
+        return decoder.get("prefix", "") if decoder.get("type") == "WordPiece" else ""
 
     def ids(self, documents: Documents) -> list[int]:
         """Documents as ids, the end of text between them: the reverse of `documents`, up to how text is tokenised."""

@@ -173,7 +173,7 @@ def _agreed(what: str, said: Mapping[str, T | None], source: str) -> T | None:
     values = {who: value for who, value in said.items() if value is not None}
     if len(set(values.values())) > 1:
         told = ", ".join(f"{who} says {value}" for who, value in values.items())
-        raise ModelError(f"{source}: {told}, of the {what}")
+        raise ModelError(f"{source}: {told} ({what}); they must agree")
     return next(iter(values.values()), None)
 
 

@@ -60,7 +60,10 @@ class Import:
         told = next((line for line in self.assumed if line.startswith(CONDITIONING)), None)
         if told is None:
             return None
-        return f"{told}; if that is wrong, so is all it says: --time-conditioned or --no-time-conditioned settles it"
+        return (
+            f"the file does not say whether the network reads the time; taken: {told}. If that is wrong, so are its "
+            "predictions: say it by --time-conditioned or --no-time-conditioned"
+        )
 
 
 def understand(

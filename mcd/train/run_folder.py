@@ -124,7 +124,8 @@ class RunFolder:
                 more = f" (`mcd train --init {self.path}` goes on from its weights, with a schedule of its own)"
                 raise RunConflict(
                     f"--out {self.path}: of the {done} steps it holds, those from {step} on followed the schedule of a "
-                    f"run of {was}; one of {now} has another there. Ask for {was} again, or name a new folder"
+                    f"run of {was}; one of {now} has another there, since its learning rate (--lr-decay) or what the "
+                    f"method changes on the way (--warm-start) goes by the length. Ask for {was}, or name a new folder"
                     + more
                     * finished
                 )

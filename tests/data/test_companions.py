@@ -177,3 +177,10 @@ def test_the_tokens_around_a_row(folder):
     one.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     with pytest.raises(DataError, match="--frame"):  # and a beginning alone is no frame
         frame_of(one, folder(one, tokenizer_config={}))
+
+
+def test_numbers_of_any_length_beside_a_tokenizer(folder):
+    """transformers writes 1e30 as `model_max_length`, digit by digit."""
+    tokenizer = words(*BERT)
+    name = folder(tokenizer, tokenizer_config={"model_max_length": 10**30, "sep_token": "[SEP]"})
+    assert end_of_text(tokenizer, name) == (tokenizer.token_to_id("[SEP]"), "sep_token of tokenizer_config.json")

@@ -1,6 +1,7 @@
 """Ids as text: where a document ends is kept, apart from the same letters in a text, or dropped as `decode` does."""
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from mcd.data.text import Writer, split_at, writer_of
 from mcd.data.tokenizer import EOS, train_bpe, word_tokenizer
@@ -61,3 +62,13 @@ def test_a_language_without_an_end_of_text_has_no_borders():
 def test_texts_of_others_are_split_at_what_stands_there():
     assert split_at("a</s>b</s></s></s>", "</s>") == ("a", "b", "")
     assert split_at("a", "</s>") == ("a",)
+
+
+def test_a_document_that_begins_with_a_continuing_piece_has_no_joint():
+    """As a row cut from the middle of a word does; between pieces of a word there is none either."""
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "##gle": 2, "dan": 3, "a": 4}, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(["[UNK]", "[SEP]"])
+    writer = Writer(tokenizer, 1)
+    assert writer.documents([2, 4, 1, 2, 3, 2]) == ("gle a", "gle dangle")
+    assert writer.text([3, 1, 2]) == "dan[SEP]gle"

@@ -113,6 +113,15 @@ def test_samples_are_drawn_within_the_frame(bert, tmp_path, seen):
         assert row["protocol"]["frame"] is True and row["protocol"]["length"] == 9
 
 
+def test_a_model_of_framed_data_says_so_when_it_is_sampled_without(bert, data, tmp_path, capsys):
+    out, few = tmp_path / "run", "--steps 1 --batch-size 2 --length 6 --threads 1".split()
+    assert main(["train", "--init", str(bert), "--data", str(data), "--out", str(out), *few]) == 0
+    for more, told in (([], True), (["--frame"], False)):
+        capsys.readouterr()
+        assert main(["sample", str(out), "--steps", "1", "--length", "6", "--threads", "1", *more]) == 0
+        assert ("the model was trained on rows in a frame; --frame" in capsys.readouterr().err) == told
+
+
 def test_figures_are_of_what_stands_between(bert, text, data, tmp_path, seen):
     out, few = tmp_path / "m.json", ["--num", "4", "--threads", "1", "--frame"]
     argv = ["eval", str(bert), "--out", str(out), "--length", "9", *few]
