@@ -159,7 +159,6 @@ mcd sample {hub_id} --steps 16
 
 ```python
 import mcd
-from mcd.files import JSONError, read_json
 
 model = mcd.from_pretrained("{hub_id}")
 ```

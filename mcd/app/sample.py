@@ -84,6 +84,8 @@ def main(argv: list[str]) -> int:
         raise UsageError("--special-tokens: is of the text of a --template; leave it out")
     if args.chat is not None and args.template is not None:
         raise UsageError("--chat: stands in place of --template; give one of them")
+    if args.template == "":
+        raise UsageError("--template: is empty; leave it out to draw rows without given text")
     if args.template is not None:
         from mcd.data.template import parse_template
 
@@ -176,7 +178,10 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
             if args.out:
                 watch.tell((first + num) / args.num, f"{first + num} rows")
     if args.out and first_process:
-        print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
+        if done > args.num:
+            print(f"{args.out}: holds {done} rows already, more than --num {args.num}; none was drawn", file=sys.stderr)
+        else:
+            print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
     return 0
 
 

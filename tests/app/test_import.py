@@ -265,6 +265,7 @@ def run(tmp_path):
 def test_the_card_says_how_it_was_made_and_measured(run):
     card = model_card(run, "me/student", "apache-2.0")
     assert card.startswith("---\n") and 'license: "apache-2.0"' in card and "# student" in card
+    assert '```python\nimport mcd\n\nmodel = mcd.from_pretrained("me/student")\n```' in card
     for words in (
         "Method: mcd (delta0 0.001953125)",
         "Teacher: teacher",

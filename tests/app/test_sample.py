@@ -45,6 +45,7 @@ def test_slips_in_a_template_are_refused_before_the_work(capsys, monkeypatch):
         for more in ([], ["--dry-run"]):
             refused(capsys, [*SAMPLE, "--template", template, *more], "--template", "is no mask", "[MASK:n]")
     refused(capsys, [*SAMPLE, "--special-tokens"], "--special-tokens", "--template")
+    refused(capsys, [*SAMPLE, "--template", ""], "--template", "is empty")
 
 
 def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
