@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from mcd.data.language import LANGUAGES
+from mcd.data.languages.known import LANGUAGES
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig

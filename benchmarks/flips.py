@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from mcd.app.data_of import prepared
+from mcd.checkpoints.pretrained import from_pretrained
+from mcd.cli.data_option import prepared
 from mcd.data.loader import open_loader
-from mcd.model.pretrained import from_pretrained
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t

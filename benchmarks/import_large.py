@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from mcd.checkpoints.foreign import Sizes, rotary_buffer
 from mcd.model.dit import SIZES
-from mcd.model.foreign import Sizes, rotary_buffer
 
 RUN = """
 import sys, time
-from mcd.app.bench.memory import peak
-from mcd.app.cli import main
+from mcd.bench.memory import peak
+from mcd.cli.main import main
 started = time.perf_counter()
 status = main(sys.argv[1:])
 print(f"{time.perf_counter() - started:.0f} s, peak {peak() / 1e9:.2f} GB: mcd {sys.argv[1]}")

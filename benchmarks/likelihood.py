@@ -6,10 +6,10 @@ python benchmarks/likelihood.py demo runs/demo/student
 import sys
 from pathlib import Path
 
-from mcd.app.data_of import prepared
+from mcd.checkpoints.pretrained import from_pretrained
+from mcd.cli.data_option import prepared
 from mcd.data.loader import open_loader
 from mcd.eval.likelihood import nelbo
-from mcd.model.pretrained import from_pretrained
 
 for name in sys.argv[1:]:
     model = from_pretrained(name)

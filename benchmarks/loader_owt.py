@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mcd.app.bench.machine import machine
+from mcd.bench.machine import machine
 from mcd.data.loader import Loader
-from mcd.data.shards import SHARD_TOKENS
+from mcd.data.prepare.shards import SHARD_TOKENS
 from mcd.data.tokens import Tokens, mapped
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,4 +1,4 @@
-"""Make tests/model/fixtures: tiny checkpoints by the public code of MDLM, SDTT and Duo, and the logits it gives.
+"""Make tests/checkpoints/fixtures: tiny checkpoints by the public code of MDLM, SDTT and Duo, and the logits it gives.
 
 Give it clones of the three repositories; their own model classes, averages, Lightning modules and configurations are
 imported as they are and trained for two steps of random tokens, so that the .ckpt files are Lightning's own, with
@@ -10,7 +10,7 @@ of "cuda" does nothing on a CPU, so all is float32. Modules the work does not ne
 Beside PyTorch it needs omegaconf, hydra-core, lightning, torchmetrics, einops, fsspec and transformers, none of which
 is a dependency of mcd for this.
 
-    python benchmarks/make_fixtures.py --mdlm CLONE --sdtt CLONE --duo CLONE --out tests/model/fixtures
+    python benchmarks/make_fixtures.py --mdlm CLONE --sdtt CLONE --duo CLONE --out tests/checkpoints/fixtures
 """
 
 import argparse

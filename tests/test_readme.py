@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcd.app.cli import COMMANDS, main
+from mcd.cli.main import COMMANDS, main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 CALLS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("mcd ")]

@@ -12,8 +12,8 @@ from typing import Any
 
 from mcd.data.companions import NOTES, notes_of
 from mcd.data.marks import Marks
-from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe, is_jinja
+from mcd.errors import DataError
 
 AS_IT_IS = "{prompt}"
 """The template of prompts where none is given and the tokenizer has none."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from mcd.data.readers import DataError
+from mcd.errors import DataError
 from mcd.files import optional_object
 
 NOTES = ("tokenizer_config.json", "special_tokens_map.json")

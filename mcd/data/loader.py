@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcd.data.corpus import DataError
-from mcd.data.shards import read_manifest, read_tokens
+from mcd.data.prepare.shards import read_manifest, read_tokens
 from mcd.data.tokens import Tokens
+from mcd.errors import DataError
 
 
 class Batch(NamedTuple):
@@ -38,8 +38,8 @@ class Loader:
 
     Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move; with `wrap` a row is
     [EOS, length - 2 tokens, EOS] (MDLM). With `spans` the rows are there already, each behind where what is to be
-    learnt of it begins and ends (see `mcd.data.shards`). With `frame` a row is [its first, length - 2 tokens, its
-    second], and these two are always visible: not to be learnt. Unshuffled (validation), rows come in order from
+    learnt of it begins and ends (see `mcd.data.prepare.shards`). With `frame` a row is [its first, length - 2 tokens,
+    its second], and these two are always visible: not to be learnt. Unshuffled (validation), rows come in order from
     offset 0. Raises DataError for `wrap` without an EOS.
     """
 

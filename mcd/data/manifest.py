@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from mcd import files
-from mcd.data.readers import DataError
 from mcd.data.recipe import Recipe
+from mcd.errors import DataError
 
 MANIFEST = "manifest.json"
 FORMATS = ("mcd-data-1", "mcd-data-2", "mcd-data-3")

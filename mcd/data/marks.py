@@ -11,8 +11,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 from mcd.data.encoder import text_tokenizer
-from mcd.data.readers import DataError
 from mcd.data.tokenizer import EOS
+from mcd.errors import DataError
 
 OPEN, CLOSE, GUARD = "\ufdd0", "\ufdd1", "\ufdd2"
 _MARKS = re.compile(f"[{OPEN}{CLOSE}{GUARD}]")

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from mcd.data.readers import DataError
+from mcd.errors import DataError
 
 Packing = Literal["stream", "groups", "rows"]
 MOST_TOKENS = 1 << 24

@@ -8,7 +8,7 @@ from itertools import accumulate, product
 from tokenizers import Tokenizer
 
 from mcd.data.canvas import canvas, common, word_of
-from mcd.data.corpus import DataError
+from mcd.errors import DataError
 
 _MASK = re.compile(r"\[MASK(?::([0-9]+))?\]")
 _LIKE_A_MASK = (

@@ -16,7 +16,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from mcd.data.companions import end_of_text
-from mcd.data.corpus import DataError
+from mcd.errors import DataError
 
 Borders = Literal["kept", "dropped"]
 """What becomes of the borders between documents: kept, or dropped as `Tokenizer.decode` does, so that they run

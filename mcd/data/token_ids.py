@@ -2,7 +2,7 @@
 
 from tokenizers import Tokenizer
 
-from mcd.data.corpus import DataError
+from mcd.errors import DataError
 
 
 def check_ids(tokenizer: Tokenizer, source: str, vocab_size: int | None = None) -> None:

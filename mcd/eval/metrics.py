@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mcd.data.text import Borders, Documents
 from mcd.eval.bootstrap import RESAMPLES, mean_interval
-from mcd.eval.clouds import Reference
 from mcd.eval.diversity import Ids, distinct_n, repetition_n, repetitions, sample_entropies, self_bleus
 from mcd.eval.gen_ppl import Averaging, GenPPL, gen_ppl
+from mcd.eval.mauve import Reference
 from mcd.eval.protocol import Protocol
 from mcd.eval.scorer import SampleScore, Scorer, Text
 

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcd.errors import MissingScorer
 from mcd.eval import smollm
-from mcd.eval.causal_lm import MEND, MissingScorer, pretrained, quiet_transformers
+from mcd.eval.causal_lm import MEND, pretrained, quiet_transformers
 from mcd.model.linear import use_linear
 
 DEFAULT = "smollm2"

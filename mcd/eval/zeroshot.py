@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcd.data.corpus import DataError, documents
+from mcd.data.prepare.corpus import documents
+from mcd.errors import DataError
 from mcd.hub_access import hub_access
 
 CONVERTED = "refs/convert/parquet"

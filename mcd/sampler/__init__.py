@@ -5,7 +5,7 @@ import pkgutil
 
 from mcd.sampler.base import Sampler, Step, sample
 
-__all__ = ["SAMPLERS", "Sampler", "Step", "sample"]
+__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Sampler", "Step", "sample"]
 
 
 def _collect() -> dict[str, type[Sampler]]:
@@ -18,3 +18,6 @@ def _collect() -> dict[str, type[Sampler]]:
 
 
 SAMPLERS = _collect()
+
+DEFAULT_SAMPLER = {"masked": "ancestral", "uniform": "uniform", "autoregressive": "causal"}
+"""The sampler of each kind of model when none is named."""

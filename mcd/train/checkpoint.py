@@ -18,17 +18,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mcd.data.corpus import file_sha256
+from mcd.checkpoints.tensor_file import write_tensors
+from mcd.data.prepare.corpus import file_sha256
+from mcd.errors import CheckpointError
 from mcd.files import read_json, sync_folder, write_json
-from mcd.model.tensor_file import write_tensors
 from mcd.train.ranks import barrier, broadcast, first_alone, is_sharded, rank
 from mcd.train.state import Counters, TrainState
 
 KEEP = 2
-
-
-class CheckpointError(RuntimeError):
-    """No usable checkpoint where one was expected; the message says which file and why."""
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> None:

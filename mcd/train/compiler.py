@@ -6,9 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-
-class MissingCompiler(RuntimeError):
-    """torch.compile cannot work on this machine; the message says what it lacks and the mend."""
+from mcd.errors import MissingCompiler
 
 
 def check_compiler() -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mcd.checkpoints.checks import block_parameters, parameter_count
 from mcd.model.attention import SHORT
-from mcd.model.checks import block_parameters, parameter_count
 from mcd.model.dit import DiTConfig
 from mcd.model.head import CHUNK_ELEMENTS
 

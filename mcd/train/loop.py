@@ -11,11 +11,11 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from mcd.checkpoints.pretrained import save_pretrained
 from mcd.data.loader import Batch, Loader
 from mcd.data.prefetch import Prefetch
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA, move_towards
-from mcd.model.pretrained import save_pretrained
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.train.checkpoint import load_checkpoint, save_checkpoint
 from mcd.train.compiler import check_compiler

@@ -15,13 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mcd.errors import LostRank
+
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: the first one may be preparing data meanwhile."""
-
-
-class LostRank(RuntimeError):
-    """Another process of the run is gone; the last checkpoint is intact."""
 
 
 def join_processes() -> None:

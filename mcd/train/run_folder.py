@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import mcd
+from mcd.checkpoints.pretrained import WEIGHTS
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
-from mcd.model.pretrained import WEIGHTS
 from mcd.train.config import TrainConfig
 from mcd.train.optimizer import lr_factor
 from mcd.train.run_lock import LOCK, RunConflict, RunLock

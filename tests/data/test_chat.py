@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from mcd.data import units, workers
 from mcd.data.chat import ChatTemplate, with_template
 from mcd.data.loader import open_loader
 from mcd.data.marks import CLOSE, GUARD, OPEN, Marks
-from mcd.data.readers import DataError
+from mcd.data.prepare import units, workers
+from mcd.data.prepare.shards import prepare, read_manifest
 from mcd.data.recipe import Recipe
-from mcd.data.shards import prepare, read_manifest
 from mcd.data.tokenizer import load_tokenizer, with_special_tokens
+from mcd.errors import DataError
 
 transformers = pytest.importorskip("transformers")
 

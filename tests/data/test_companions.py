@@ -9,9 +9,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundE
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from mcd.data.companions import GUESSED, end_of_text, frame_of
-from mcd.data.readers import DataError
-from mcd.data.shards import Recipe, prepare, read_manifest, read_tokens
+from mcd.data.prepare.shards import Recipe, prepare, read_manifest, read_tokens
 from mcd.data.tokenizer import load_tokenizer
+from mcd.errors import DataError
 
 WORDS = [f"w{i}" for i in range(12)]
 

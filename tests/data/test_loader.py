@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.data.corpus import DataError
 from mcd.data.loader import Loader, open_loader, spread_rows
-from mcd.data.shards import read_manifest, read_tokens
+from mcd.data.prepare.shards import read_manifest, read_tokens
 from mcd.data.tokens import Tokens
+from mcd.errors import DataError
 
 
 def loader(n=103, length=8, batch_size=3, **options):

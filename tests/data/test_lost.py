@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from mcd.data import units, workers
 from mcd.data.encoder import Encoder, lost_text
 from mcd.data.lost import Lost
-from mcd.data.readers import DataError
-from mcd.data.shards import Recipe, prepare, read_manifest, read_tokens
+from mcd.data.prepare import units, workers
+from mcd.data.prepare.shards import Recipe, prepare, read_manifest, read_tokens
 from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer, train_bpe
+from mcd.errors import DataError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz."
 

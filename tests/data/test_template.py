@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from mcd.checkpoints.pretrained import locate
 from mcd.data.canvas import canvas
-from mcd.data.corpus import DataError
 from mcd.data.encoder import text_tokenizer
 from mcd.data.template import parse_template, read_template
 from mcd.data.tokenizer import tokenizer_of_model, train_bpe, with_special_tokens, word_tokenizer
-from mcd.model.pretrained import locate
+from mcd.errors import DataError
 
 BLANK = 10**6
 MASK = "<own mask>"

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from mcd.data.companions import end_of_text
-from mcd.data.corpus import DataError
-from mcd.data.shards import Recipe, prepare
+from mcd.data.prepare.shards import Recipe, prepare
 from mcd.data.tokenizer import (
     EOS,
     LONGEST_WORD,
@@ -22,6 +21,7 @@ from mcd.data.tokenizer import (
     train_bpe,
     word_tokenizer,
 )
+from mcd.errors import DataError
 
 TEXTS = ["the state of the union is strong", "the people of the states", "naïve café 汉字"] * 20
 TOKENIZER = train_bpe(TEXTS, 280)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcd.data import tokens
-from mcd.data.corpus import file_sha256
 from mcd.data.manifest import MANIFEST, read_manifest
-from mcd.data.readers import DataError
-from mcd.data.shards import Recipe, prepare, read_tokens
+from mcd.data.prepare.corpus import file_sha256
+from mcd.data.prepare.shards import Recipe, prepare, read_tokens
 from mcd.data.tokens import STAMP, Tokens
+from mcd.errors import DataError
 
 
 @given(

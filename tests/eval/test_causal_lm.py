@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mcd.eval.scorer import MissingScorer, load_scorer
+from mcd.errors import MissingScorer
+from mcd.eval.scorer import load_scorer
 
 WORDS = ["<eos>", *"abcdefghi"]
 SIZES: dict[str, Any] = {

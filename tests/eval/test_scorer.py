@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from mcd.errors import MissingScorer
 from mcd.eval import scorer as scoring
 from mcd.eval.control import periodic, tuned
 from mcd.eval.diversity import sample_entropy
 from mcd.eval.gen_ppl import gen_ppl
 from mcd.eval.metrics import Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
-from mcd.eval.scorer import MissingScorer, Scorer, load_scorer
+from mcd.eval.scorer import Scorer, load_scorer
 
 TEXTS = [
     "The sun rises in the east and sets in the west. During the day it warms the land and the sea, and at night the "

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mcd.data.corpus import DataError
+from mcd.errors import DataError
 from mcd.eval.zeroshot import PRESETS, documents_of
 
 

@@ -16,28 +16,28 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mcd.app.data_of import data_of_model
-from mcd.app.errors import DataError, ModelError, UsageError
-from mcd.app.evaluate import read_metrics
-from mcd.app.measure import measure_file
-from mcd.app.metrics_table import print_rows
-from mcd.app.page import figures
-from mcd.app.page.document import page
-from mcd.app.page.gather import gather
-from mcd.app.samples_file import read_samples
+from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.cli.data_option import data_of_model
+from mcd.cli.eval import read_metrics
+from mcd.cli.metrics_table import print_rows
 from mcd.data.canvas import canvas
-from mcd.data.corpus import documents
 from mcd.data.loader import open_loader
-from mcd.data.shards import Recipe, prepare
+from mcd.data.prepare.corpus import documents
+from mcd.data.prepare.shards import Recipe, prepare
 from mcd.data.template import read_template
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
+from mcd.errors import CheckpointError, DataError, ModelError, UsageError
+from mcd.eval.laboratory.measure import measure_file
+from mcd.eval.laboratory.samples_file import read_samples
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.ema import EMA
-from mcd.model.pretrained import from_pretrained, save_pretrained
+from mcd.report import figures
+from mcd.report.document import page
+from mcd.report.gather import gather
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
-from mcd.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from mcd.train.checkpoint import load_checkpoint, save_checkpoint
 from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import RunConflict, RunFolder, read_stats
 from mcd.train.state import TrainState

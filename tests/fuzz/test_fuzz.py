@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mcd.data.corpus import DataError
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
+from mcd.errors import DataError
 
 HERE = Path(__file__).parent
 

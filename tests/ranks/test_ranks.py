@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
 from mcd.model.ema import EMA
-from mcd.model.pretrained import from_pretrained, save_pretrained
 from mcd.train.checkpoint import load_checkpoint
 from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import read_stats

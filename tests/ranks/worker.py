@@ -13,13 +13,14 @@ from pathlib import Path
 
 import torch
 
+from mcd.checkpoints.pretrained import from_pretrained
 from mcd.data.loader import open_loader
-from mcd.model.pretrained import from_pretrained
+from mcd.errors import LostRank
 from mcd.objective import OBJECTIVES
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.launch import join
 from mcd.train.loop import Interrupted, fit
-from mcd.train.ranks import LostRank, end, leave, rank
+from mcd.train.ranks import end, leave, rank
 from mcd.train.run_folder import FollowedRun, RunFolder
 
 

@@ -28,9 +28,9 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # before torch is imported
-for module in ("mcd.app.training", "mcd.app.distill", "mcd.app.prepare", "mcd.app.data_of", "mcd.app.errors"):
+for module in ("mcd.cli.training", "mcd.cli.distill", "mcd.cli.prepare", "mcd.cli.data_option", "mcd.cli.errors"):
     importlib.import_module(module)
-from mcd.app.cli import main as main_of_mcd  # noqa: E402
+from mcd.cli.main import main as main_of_mcd  # noqa: E402
 
 LEAST = 3
 DISTILL = ("preparation", "steps", "checkpoint", "round", "end")
@@ -229,7 +229,7 @@ def main():
         "records": records,
     }
     if args.out:
-        from mcd.app.bench.machine import machine
+        from mcd.bench.machine import machine
 
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"machine": machine()} | result, indent=2) + "\n")

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from mcd.data.shards import Recipe, prepare, read_manifest
+from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.data.prepare.shards import Recipe, prepare, read_manifest
 from mcd.files import write_json
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.ema import EMA
-from mcd.model.pretrained import from_pretrained, save_pretrained
 from mcd.train.checkpoint import load_checkpoint
 from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import environment, read_stats

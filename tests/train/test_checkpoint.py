@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
+from mcd.errors import CheckpointError
 from mcd.model.ema import EMA
 from mcd.train import checkpoint
-from mcd.train.checkpoint import CheckpointError, load_checkpoint, newest, save_checkpoint
+from mcd.train.checkpoint import load_checkpoint, newest, save_checkpoint
 from mcd.train.optimizer import make_optimizers
 from mcd.train.state import Counters, TrainState, teacher_of
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mcd.app.cli import main
-from mcd.data.corpus import DataError
+from mcd.checkpoints.pretrained import save_pretrained
+from mcd.cli.main import main
 from mcd.data.loader import open_loader
-from mcd.model.pretrained import save_pretrained
-from mcd.train.checkpoint import CheckpointError
+from mcd.errors import CheckpointError, DataError
 from mcd.train.run_folder import RunFolder, read_stats
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +48,7 @@ def outcome(out):
 DISK = """
     import contextlib, io, json, os, subprocess, sys
     from pathlib import Path
-    from mcd.app.cli import main
+    from mcd.cli.main import main
 
     argv, disk = json.loads(sys.argv[1]), sys.argv[2]
     def mount(options):

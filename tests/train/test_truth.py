@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcd.data.language import LANGUAGES
+from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import Loader
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser, DenoiserConfig

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcd.app.cli import main
-from mcd.model.pretrained import from_pretrained
+from mcd.checkpoints.pretrained import from_pretrained
+from mcd.cli.main import main
 
 pytest.importorskip("lightning_fabric")
 

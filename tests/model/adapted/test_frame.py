@@ -6,12 +6,12 @@ import random
 import pytest
 import torch
 
-from mcd.app.cli import main
+from mcd.checkpoints.pretrained import from_pretrained
+from mcd.cli.main import main
 from mcd.data.loader import open_loader, spread_rows
-from mcd.data.shards import read_manifest, read_tokens
+from mcd.data.prepare.shards import read_manifest, read_tokens
 from mcd.eval.likelihood import nelbo_means
 from mcd.model.denoiser import Denoiser
-from mcd.model.pretrained import from_pretrained
 
 pytest.importorskip("lightning_fabric")
 

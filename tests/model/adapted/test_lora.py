@@ -7,15 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcd.app.model_card import model_card
+from mcd.checkpoints.hub import published as published_files
+from mcd.checkpoints.hub import write_published
+from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.errors import ModelError
 from mcd.model.ema import EMA
-from mcd.model.hub import published as published_files
-from mcd.model.hub import write_published
 from mcd.model.lora import LoRA, merged
-from mcd.model.pretrained import ModelError, from_pretrained, save_pretrained
 from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
+from mcd.report.model_card import model_card
 from mcd.train.optimizer import make_optimizers
 from mcd.train.state import Blank
 

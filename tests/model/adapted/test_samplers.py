@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mcd.checkpoints.pretrained import from_pretrained
 from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer
-from mcd.model.pretrained import from_pretrained
 from mcd.sampler import SAMPLERS, sample
 
 K, MASK, L = 41, 4, 16

@@ -1,0 +1,160 @@
+"""Command lines from dataclasses (by tyro): options flattened, faults told as `UsageError`."""
+
+import contextlib
+import errno
+import inspect
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+import tyro
+
+from mcd.cli.main import nearest
+from mcd.errors import UsageError
+from mcd.options import interval
+
+T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""A nested dataclass whose fields are options of the command itself."""
+MOST_THREADS = 1024
+
+
+def parse(kind: type[T], argv: list[str], command: str, default: T | None = None) -> T:
+    """Read `argv` into `kind`; `--help` shows its docstring and every option. Exits with 2 on an unknown option.
+
+    Raises UsageError when a value is refused by the dataclass that takes it.
+    """
+    _show_bounds(kind)
+    try:
+        return tyro.cli(  # type: ignore[return-value]
+            kind,
+            args=argv,
+            prog=f"mcd {command}",
+            description=inspect.cleandoc(kind.__doc__ or ""),
+            default=default,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _show_bounds(kind: type) -> None:
+    """Let `--help` show what each option of a dataclass, and of those nested in it, must be (`mcd.options`)."""
+    for owner in kind.__mro__:
+        for name, hint in inspect.get_annotations(owner).items():
+            parts = (hint, *get_args(hint))
+            nested = next((one for one in parts if isinstance(one, type) and is_dataclass(one)), None)
+            if nested is not None:
+                _show_bounds(nested)
+            elif words := " ".join(dict.fromkeys(filter(None, map(interval, parts)))):
+                shown = tyro.conf.arg(help_behavior_hint=lambda default, words=words: f"({words}; default: {default})")
+                owner.__annotations__[name] = Annotated[hint, shown]
+
+
+def choose(word: str, known: Mapping[str, T], what: str) -> T:
+    """known[word], or UsageError that names the nearest."""
+    if word not in known:
+        raise UsageError(f"unknown {what} {word!r}{nearest(word, known)}; known: {', '.join(known)}")
+    return known[word]
+
+
+def peek(argv: list[str], option: str) -> str | None:
+    """The value of an option before the command line is parsed, since it decides other options' defaults.
+
+    Of an option given twice it is the last one, as everywhere.
+    """
+    found = None
+    for i, word in enumerate(argv):
+        if word == option and i + 1 < len(argv):
+            found = argv[i + 1]
+        if word.startswith(option + "="):
+            found = word.split("=", 1)[1]
+    return found
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that the generators cannot take."""
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed}: must be at least 0 and below 2**63")
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError for a number of threads that no machine has."""
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise UsageError(f"--threads {threads}: must be 1 to {MOST_THREADS}")
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many threads; None leaves all cores. Raises UsageError as `check_threads`."""
+    import torch
+
+    check_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def check_out(out: Path, folder: bool = False, option: str = "--out") -> None:
+    """See before long work that a file (or a folder) can be made at `out`; nothing is left behind. `option` names it.
+
+    Raises UsageError where the path is of another kind or below no folder, OSError where the system lets nobody write.
+    """
+    kind = "folder" if folder else "file"
+    try:
+        if not folder and out.is_dir():
+            raise UsageError(f"{option} {out}: is a folder; name a file in it")
+        if out.exists() and not (out.is_dir() if folder else out.is_file()):
+            raise UsageError(
+                f"{option} {out}: is there and is no {'folder' if folder else 'regular file'}; name another"
+            )
+        if len(os.fsencode(out.name)) > 240:  # of 255, for the names of temporary files
+            raise UsageError(f"{option} {out}: its name is too long; name a shorter one")
+        parent = out if folder else out.parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir():
+            raise UsageError(f"{option} {out}: {parent} is no folder a {kind} can be made in; name another")
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror, str(out)) from None
+        raise UsageError(f"{option} {out}: no {kind} can be made there ({error.strerror}); name another") from None
+
+
+def check_empty(out: Path, option: str) -> None:
+    """Raise UsageError for a folder that holds something; `option`, with its value, begins the message."""
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{option}: is not empty; name a new folder")
+
+
+@contextlib.contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into, under a temporary name; it becomes `out` at the end, or is removed when that fails."""
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was stopped
+    try:
+        yield partial
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def show_dry_run(value: Any) -> int:
+    """Print the resolved configuration as JSON, for `--dry-run`."""
+    import json
+
+    json.dump(value, sys.stdout, indent=2)
+    print()
+    return 0
+
+
+def with_names(args: type, names: Mapping[str, str]) -> str:
+    """The docstring of a command's options, which is its help, with the list of what NAME may be."""
+    lines = "".join(f"      {name:12}{what}\n" for name, what in names.items())
+    return f"{args.__doc__ or ''}\n    NAME:\n{lines}"

@@ -1,0 +1,85 @@
+"""Which faults are the request's (exit 2), which the machine's (exit 1), and how they are told."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mcd.cli.main import fail
+from mcd.errors import RequestError, WorkFailed
+
+
+@dataclass
+class Outcome:
+    """The exit status of a command."""
+
+    status: int = 0
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[Outcome]:
+    """Turn known faults into one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
+    outcome = Outcome()
+    try:
+        yield outcome
+    except RequestError as error:
+        outcome.status = fail(str(error), 2)
+    except ImportError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
+    except KeyboardInterrupt:
+        outcome.status = fail("stopped", 1)
+    except (FloatingPointError, WorkFailed) as error:
+        outcome.status = fail(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        lines = str(error).splitlines() or ["the system gave none"]
+        mend = "take fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
+        outcome.status = fail(f"not enough memory: {lines[0][:200]}; {mend}", 1)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            outcome.status = fail(
+                f"no space left on the device ({error.filename or 'while writing'}); "
+                "free some, then run the same command again",
+                1,
+            )
+        elif error.errno in (errno.EACCES, errno.EROFS):
+            outcome.status = fail(f"{error.filename}: {(error.strerror or '').lower()}; name another", 1)
+        elif error.errno in _PATHS:
+            outcome.status = fail(f"{error.filename or 'a path of the request'}: {error.strerror}", 1)
+        else:
+            raise
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Python's own, PyTorch's on CPUs, which has no type of its own, and that of accelerators."""
+    said = str(error)
+    names = (type(error).__name__, type(error).__mro__[1].__name__)
+    return isinstance(error, MemoryError) or "can't allocate memory" in said or "OutOfMemoryError" in names
+
+
+_PATHS = (
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENOTEMPTY,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EPERM,
+)
+_EXTRAS = {
+    "lightning_fabric": "train",
+    "transformers": "score",
+    "peft": "lora",
+    "gguf": "score",
+    "accelerate": "score",
+    "matplotlib": "plot",
+    "datasets": "hub",
+    "huggingface_hub": "hub",
+    "pyarrow": "hub",
+    "mauve": "mauve",
+}

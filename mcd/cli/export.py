@@ -1,0 +1,47 @@
+"""`mcd export`: a model to the layout of MDLM on the Hugging Face hub."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run, written_whole
+
+
+@dataclass(frozen=True)
+class ExportArgs:
+    """Write a masked diffusion model as MDLM's own code reads it: config.json and model.safetensors.
+
+    `mcd import` of the result gives back the same model.
+
+    Examples:
+      mcd export runs/student --out exported/student
+      mcd export runs/student --weights raw --out exported/student-raw
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """MODEL: a folder, a hub id, or demo."""
+    out: Path
+    """Folder to write; it must not exist yet, or be empty."""
+    layout: Literal["mdlm"] = "mdlm"
+    """Whose layout."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Of a run, which holds both: the average, or the weights as trained."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(ExportArgs, argv, "export")
+    if args.dry_run:
+        return show_dry_run({**asdict(args), "out": str(args.out)})
+    check_out(args.out, folder=True)
+    check_empty(args.out, f"--out {args.out}")
+    from mcd.checkpoints.exporting import export_mdlm
+    from mcd.checkpoints.pretrained import locate
+
+    with written_whole(args.out) as partial:
+        export_mdlm(locate(args.model), partial, args.weights)
+    print(f"{args.model} ({args.weights}) written to {args.out} in the layout of MDLM")
+    return 0

@@ -1,0 +1,72 @@
+"""`mcd push`: a model to the Hugging Face hub, with a model card."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
+from mcd.cli.typed_options import refuse_idle
+from mcd.errors import UsageError, WorkFailed
+
+
+@dataclass(frozen=True)
+class PushArgs:
+    """Upload a model to the Hugging Face hub in one commit: configuration, weights, tokenizer, and a model card.
+
+    The card is made from what the folder records: method, teacher, data, figures of its metrics.json with their
+    protocol, licence, papers. A path in place of the hub id (./FOLDER or file://FOLDER) gets the same files, so that
+    they can be read before. Log in with `hf auth login`, or set HF_TOKEN.
+
+    Examples:
+      mcd push runs/student ./to-be-pushed
+      mcd push runs/student me/my-student --private --license apache-2.0
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """MODEL: a folder, a hub id, or demo."""
+    hub_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="HUB_ID")]
+    """HUB_ID: OWNER/NAME, or a path such as ./FOLDER."""
+    private: bool = False
+    """Where the repository is made: for yourself only."""
+    revision: str = "main"
+    """Branch of the hub; made where there is none."""
+    license: str | None = None
+    """Licence for the card, such as apache-2.0; by default that of the checkpoint it was imported from, or none."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse(PushArgs, argv, "push")
+    from mcd.checkpoints.hub import HUB_ID, is_folder_name, published, push_to_hub, write_published
+    from mcd.checkpoints.pretrained import locate
+    from mcd.errors import HubError
+
+    local = is_folder_name(args.hub_id)
+    if not local and not HUB_ID.fullmatch(args.hub_id):
+        raise UsageError(f"{args.hub_id}: no hub id; give OWNER/NAME, or a path such as ./FOLDER")
+    if local:
+        why = f"{args.hub_id} is a folder here, and no repository of the hub"
+        refuse_idle(argv, dict.fromkeys(("--private", "--revision"), why))
+    if args.dry_run:
+        return show_dry_run(asdict(args))
+    from mcd.report.model_card import model_card
+
+    folder = locate(args.model)
+    out = Path(args.hub_id.removeprefix("file://")).expanduser() if local else None
+    name = f"OWNER/{out.resolve().name}" if out is not None else args.hub_id
+    files = published(folder, model_card(folder, name, args.license))
+    if out is None:
+        try:
+            where = push_to_hub(files, args.hub_id, args.private, args.revision)
+        except HubError as error:
+            raise WorkFailed(str(error)) from None
+        print(f"{', '.join(files)}: pushed, {where}")
+        return 0
+    check_out(out, folder=True, option="HUB_ID")
+    check_empty(out, f"HUB_ID {args.hub_id}")
+    write_published(files, out)
+    print(f"{', '.join(files)}: written to {out}")
+    return 0

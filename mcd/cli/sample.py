@@ -1,0 +1,269 @@
+"""`mcd sample`: draw text, or fill in a template."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from mcd.cli.arguments import check_out, check_seed, set_threads, show_dry_run
+from mcd.cli.sampling_options import (
+    SamplingOptions,
+    check_process,
+    fitted,
+    idle_in_drawing,
+    parse_with_sampler,
+    sampler_of,
+    weights_digest,
+)
+from mcd.cli.typed_options import refuse_idle
+from mcd.errors import UsageError
+
+GROUP = 64
+"""Rows drawn and written together: what a kill can cost."""
+FIRST = b'{"row": 0'
+"""How a file of samples begins."""
+
+
+@dataclass(frozen=True)
+class SampleArgs:
+    """Draw text from a model. Rows are a function of (weights, seed, row, steps): the same command gives the same text.
+
+    A template is text with [MASK] or [MASK:n] (n masked tokens) where the model is to write; what is behind its end is
+    masked up to --length. A backslash before a mask makes it text: \\[MASK] is [MASK] itself. A space before a mask is
+    the model's to write, since its words begin with their space; all else of the text is kept.
+
+    An --out file that already holds rows of the same request is gone on with.
+
+    Examples:
+      mcd sample demo --num 2 --steps 32
+      mcd sample runs/student --num 64 --steps 8 --out runs/student/samples_student_s8.jsonl
+      mcd sample demo --template "My fellow citizens, [MASK:12] peace" --length 48 --watch
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """MODEL: a folder, a hub id, or demo."""
+    num: int = 1
+    """Rows."""
+    steps: int = 32
+    """Steps from all mask to text; an autoregressive model takes one a token."""
+    seed: int = 0
+    """Of all draws."""
+    out: Path | None = None
+    """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol, and documents where a row has
+    several); printed as text if not given."""
+    template: str | None = None
+    """Text with [MASK] or [MASK:n]."""
+    special_tokens: bool = False
+    """Names of special tokens in the template's text become these tokens; otherwise they are text."""
+    borders: Literal["kept", "dropped"] = "kept"
+    """Where a document ends in a row: kept, as the name of the end of text; or dropped, so that documents run
+    together."""
+    chat: str | None = None
+    """In place of a template: a message to the model, put as its chat template has it; the model writes the answer."""
+    watch: bool = False
+    """Show every state on the way (on stderr)."""
+    sampling: SamplingOptions = SamplingOptions()
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+def main(argv: list[str]) -> int:
+    args = parse_with_sampler(SampleArgs, argv, "sample")
+    refuse_idle(argv, idle_in_drawing(args.draw))
+    sampler = sampler_of(args, args.steps)
+    if args.num < 1:
+        raise UsageError(f"--num {args.num}: must be at least 1")
+    check_seed(args.seed)
+    if args.special_tokens and args.template is None:
+        raise UsageError("--special-tokens: is of the text of a --template; leave it out")
+    if args.chat is not None and args.template is not None:
+        raise UsageError("--chat: stands in place of --template; give one of them")
+    if args.template == "":
+        raise UsageError("--template: is empty; leave it out to draw rows without given text")
+    if args.template is not None:
+        from mcd.data.template import parse_template
+
+        parse_template(args.template)
+    if args.dry_run:
+        return show_dry_run(
+            {"model": args.model, "num": args.num, "seed": args.seed, "borders": args.borders, **sampler.protocol()}
+        )
+    if args.out:
+        check_out(args.out)
+    return _sample(args, argv, sampler)
+
+
+def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
+    import torch
+
+    from mcd.data.text import writer_of
+    from mcd.data.tokenizer import tokenizer_of_model
+    from mcd.eval.laboratory.shares import open_model, sample_in_shares
+    from mcd.eval.protocol import Protocol
+    from mcd.progress import watching
+    from mcd.train.ranks import broadcast, rank
+
+    set_threads(args.sampling.threads)
+    denoiser = open_model(args.model, args.sampling.weights)
+    check_process(sampler, denoiser)
+    assert denoiser.folder is not None
+    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
+    length = args.sampling.length_for(denoiser)
+    sampler = fitted(sampler, denoiser, length)
+    frame = args.sampling.frame_for(denoiser, tokenizer)
+    inner = length if frame is None else length - 2
+    template = None
+    if args.template is not None:
+        template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
+    text, special_tokens = args.template, args.special_tokens
+    if args.chat is not None:
+        from mcd.data.chat_prompt import chat_prompt
+
+        text, ids = chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, inner)
+        template, special_tokens = torch.tensor(ids), True
+    writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
+    if writer.end_id is None:
+        refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
+    protocol = Protocol(
+        **sampler.protocol(),
+        borders=writer.borders,
+        length=length,
+        frame=True if frame else None,
+        weights=args.sampling.weights,
+        seed=args.seed,
+        threads=torch.get_num_threads(),
+    ).as_dict()
+    request = {
+        "model": args.model,
+        "weights_sha256": weights_digest(denoiser, args.sampling.weights),
+        "seed": args.seed,
+        "steps": sampler.steps,
+        "template": text,
+        **({"special_tokens": True} if special_tokens else {}),
+    }
+    given = {} if template is None else {i: x for i, x in enumerate(template.tolist()) if x != denoiser.blank_id}
+    done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
+    started = time.monotonic()
+    if args.watch and first_process:
+        _watch(sampler, denoiser, tokenizer, template, length, args.seed, frame)
+    with watching("sample") as watch:
+        for first in range(done, args.num, GROUP):
+            num = min(GROUP, args.num - first)
+
+            def tell(share: float, first: int = first, num: int = num) -> None:
+                if share < 1.0:
+                    watch.tell((first + share * num) / args.num, f"{first} rows")
+
+            ids, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell, frame)
+            if not first_process:
+                continue
+            rows = [
+                {
+                    "row": first + i,
+                    **request,
+                    "nfe": calls,
+                    "ids": row,
+                    **writer.fields(row),
+                    "protocol": protocol,
+                }
+                for i, (row, calls) in enumerate(zip(ids.tolist(), nfe.tolist(), strict=True))
+            ]
+            _write(args.out, rows)
+            if args.out:
+                watch.tell((first + num) / args.num, f"{first + num} rows")
+    if args.out and first_process:
+        if done > args.num:
+            print(f"{args.out}: holds {done} rows already, more than --num {args.num}; none was drawn", file=sys.stderr)
+        else:
+            print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
+    return 0
+
+
+def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
+    if out is None:
+        for row in rows:
+            print(f"[row {row['row']}, {row['steps']} steps, {row['nfe']} network calls]\n{row['text']}\n")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any], given: dict[int, int]) -> int:
+    """How many whole rows of the same request the file already holds; a last line cut short is dropped.
+
+    given: the ids of the template by their places; templates were once read in other ways.
+    Raises UsageError when it holds anything else, and changes nothing then.
+    """
+    if not out.exists():
+        return 0
+    data = out.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    rows: list[dict[str, Any]] = []
+    try:
+        rows = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
+        same = all(
+            row["row"] == i
+            and row["protocol"] == protocol
+            and all(row[key] == request[key] for key in request)
+            and all(row["ids"][place] == token for place, token in given.items())
+            for i, row in enumerate(rows)
+        )
+    except (ValueError, LookupError, TypeError, RecursionError):
+        same = False
+    if not whole:
+        same = data.startswith(FIRST) or FIRST.startswith(data)
+    if not same:
+        raise UsageError(f"--out {out}: holds something else than rows of this request; name a new file")
+    if whole != data:
+        os.truncate(out, len(whole))
+    return len(rows)
+
+
+def _template_ids(args: SampleArgs, tokenizer: Any, blank_id: int, length: int, tell: bool) -> list[int]:
+    """The row of --template; where `tell`, says on stderr which texts the tokenizer changes."""
+    from mcd.data.template import read_template
+    from mcd.data.tokenizer import with_special_tokens
+
+    assert args.template is not None
+    reader = with_special_tokens(tokenizer) if args.special_tokens else tokenizer
+    template = read_template(reader, args.template, blank_id, length)
+    for given, read in template.changed if tell else ():
+        print(f"--template: the model's tokenizer reads {given!r} as {read!r}", file=sys.stderr)
+    return template.ids
+
+
+def states_as_text(
+    sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
+) -> Iterator[tuple[Any, list]]:
+    """Each `Step` of one row with its tokens' shares of the text (`canvas`), None where still masked."""
+    from mcd.data.canvas import canvas
+
+    for step in sampler.trajectory(denoiser, z[None], [row], seed):
+        yield step, canvas(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
+
+
+def _watch(
+    sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int, frame: tuple[int, int] | None
+) -> None:
+    import torch
+    from rich.console import Console
+    from rich.text import Text
+
+    from mcd.sampler.base import framed
+
+    z = torch.full((length if frame is None else length - 2,), denoiser.blank_id) if template is None else template
+    z = z if frame is None else framed(z, frame)
+    console, before = Console(stderr=True), [None] * length
+    for step, tokens in states_as_text(sampler, denoiser, tokenizer, z, 0, seed):
+        line = Text(f"t = {step.t:.3f}  ", style="dim")
+        for old, new in zip(before, tokens, strict=True):
+            line.append("·" if new is None else new, style="bold green" if old is None and new is not None else "")
+        console.print(line)
+        before = tokens

@@ -1,0 +1,168 @@
+"""Documents: the bundled corpus, anybody's files, or a hub dataset, each as an iterator of non-empty strings.
+
+The names of `mcd.data.languages.known` are streams of tokens and no documents.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcd.data.languages.known import LANGUAGES
+from mcd.data.prepare.hub import HubRecords
+from mcd.data.prepare.layout import Layout, layout_of
+from mcd.data.prepare.readers import SUFFIXES, FileRecords, suffix_of
+from mcd.errors import DataError
+
+__all__ = [
+    "BUNDLED",
+    "DataError",
+    "Records",
+    "Source",
+    "documents",
+    "file_sha256",
+    "files_of",
+    "source_sha256",
+    "text_of",
+]
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
+"""State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
+
+_NAMES = ", ".join((*BUNDLED, *LANGUAGES))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which records to read: `name` as `documents` takes it; of a hub dataset also its subset, split and revision.
+
+    split: also of a folder whose files say of which split they are.
+    """
+
+    name: str
+    fields: tuple[str, ...] = ("text",)
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+class Records:
+    """The records of a source in a fixed order, as tuples of the values of its fields: iterate over it once.
+
+    start: a `position` from an earlier reading of the same source; what lies before it is passed over.
+    Raises DataError for what names no source, RuntimeError where a hub dataset stops midway.
+    """
+
+    def __init__(self, source: Source, start: Any = None):
+        self.source = source
+        self.files = files_of(source).files
+        self.sizes = [max(1, file.stat().st_size) for file in self.files]
+        self.index, self.skip = (0, 0) if start is None or not self.files else start
+        self.now: FileRecords | HubRecords | None = None
+        self.start = start
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        if not self.files:
+            source = self.source
+            known = f"neither a file here nor bundled ({_NAMES})"
+            self.now = HubRecords(
+                source.name, source.fields, source.subset, source.split, source.revision, self.start, known
+            )
+            yield from self.now
+        while self.index < len(self.files):
+            self.now = FileRecords(self.files[self.index], self.source.fields, self.skip)
+            yield from self.now
+            self.index, self.skip, self.now = self.index + 1, 0, None
+
+    @property
+    def place(self) -> str:
+        """Where the last record stands, as messages begin."""
+        return f"--data {self.source.name}" if self.now is None else self.now.place
+
+    def position(self) -> Any:
+        """Where the next record stands, as JSON values."""
+        if isinstance(self.now, HubRecords):
+            return self.now.position()
+        return [self.index, 0 if self.now is None else self.now.count]
+
+    @property
+    def fraction(self) -> float | None:
+        """The share of the source that was read, in [0, 1]; None where nobody knows."""
+        if isinstance(self.now, HubRecords):
+            return self.now.fraction
+        done = sum(self.sizes[: self.index])
+        if self.now is not None:
+            done += self.now.fraction * self.sizes[self.index]
+        return done / max(1, sum(self.sizes))
+
+
+def documents(source: str, text_field: str = "text", split: str = "train") -> Iterator[str]:
+    """The documents of `source`, in a fixed order.
+
+    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl, .json, .parquet or .arrow (one document a
+    row, in `text_field`), the first three also with .gz, .bz2, .xz or .zst behind; a folder of such files (`files_of`
+    says which are read, of which split); or the name of a dataset on the Hugging Face hub (needs the `hub` extra).
+    Blank documents and those that are null are passed over. Raises DataError for anything else.
+    """
+    if source in LANGUAGES:
+        raise DataError(f"--data {source}: a stream of tokens without documents; give text")
+    records = Records(Source(source, (text_field,), split=split))
+    for (value,) in records:
+        text = "" if value is None else text_of(value, text_field, records.place)
+        if text.strip():
+            yield text
+
+
+def text_of(value: Any, field: str, place: str) -> str:
+    """A value of a field as text. Raises DataError, beginning with `place`, for what is none."""
+    if not isinstance(value, str):
+        raise DataError(f"{place}: field {field!r} holds no string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: field {field!r} holds a lone surrogate (\\ud800 ...)") from None
+    return value
+
+
+def source_sha256(source: str | Source) -> str | None:
+    """A hash of the files of `source`, names and bytes, or of the law of a language; None for sotu and hub datasets.
+
+    Raises DataError where `documents` would find no file.
+    """
+    source = Source(source) if isinstance(source, str) else source
+    if source.name in LANGUAGES:
+        return LANGUAGES[source.name]().sha256()
+    files = [] if source.name in BUNDLED else files_of(source).files
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(json.dumps([file.relative_to(source.name).as_posix(), file_sha256(file)]).encode())
+    return whole.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(source: Source) -> Layout:
+    """The files of `source`, in the order of reading, and what is passed over; no file for a hub dataset.
+
+    Raises DataError for what names nothing, and for a folder as `layout_of`.
+    """
+    name = source.name
+    if not name:
+        raise DataError(f"--data '': names nothing; give a file, a folder, {_NAMES} or a hub dataset")
+    path = BUNDLED.get(name, Path(name))
+    if path.is_dir():
+        return layout_of(path, source.fields, source.split)
+    if path.is_file():
+        return Layout(path, [path])
+    if name.startswith((".", "/", "~")) or suffix_of(path) in SUFFIXES:
+        raise DataError(f"--data {name}: no such file or folder")
+    return Layout(path, [])

@@ -1,0 +1,186 @@
+"""Samples of a language whose truth is known (`mcd.data.languages.known`), measured against that truth.
+
+Likelihood alone rewards sharpening. A sampler that says nothing but likely windows has a lower exact NLL than the
+language itself, whose NLL is its entropy; so has a cooled one, and both are rarely ungrammatical. NLL above the
+entropy shows faults, NLL below it shows that something is missing. What is missing is seen beside it: total variation
+of n-grams (any shift of frequencies), the conditional entropy against the true one (too little choice), and coverage
+(rules that are no longer used). N-gram measures of finite samples are off even for the truth itself; read them against
+`sampling_floor` at the same number of rows.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mcd.data.languages.known import Language
+from mcd.eval.bootstrap import RESAMPLES, mean_interval
+from mcd.model.denoiser import Denoiser, DenoiserConfig
+from mcd.model.dit import DiTConfig
+from mcd.model.head import HeadLoss, Target, head_loss
+
+RULE_COUNT = 20.0
+"""A rule that the truth is expected to use at least so often in as many tokens is one that samples should use."""
+RULE_SHARE = 0.25
+"""A rule is in use when samples have at least this share of the expected number; the truth hardly ever has less."""
+
+
+def truth_metrics(ids: Tensor, language: Language, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """One set of samples against the truth: ids (N, L), L at least 3; all of it goes into JSON.
+
+    nll, nll_lo, nll_hi: exact -log p, nats a token, with its bootstrap interval over rows; `entropy_true` is what the
+        truth itself has, with standard error `entropy_true_se` (0 when exact).
+    tv_unigram, tv_bigram, tv_trigram: total variation of the samples' n-grams (all positions) from the exact law.
+    bigram_entropy: H(X_2 | X_1) of the samples' own bigrams, nats; `bigram_entropy_true` is the language's.
+    grammatical: share of rows that are text without noise; None for a language without grammar.
+    coverage: share of the language's rules (hidden transitions) in use, of those with an expected count of at least
+        RULE_COUNT; in use means RULE_SHARE of that count, counted by forward-backward. 1 when no mode is lost.
+        None for so few tokens that no rule has that count.
+    Total variation and coverage depend on the number of rows: compare at equal numbers. `seed` is the bootstrap's.
+    Raises ValueError for ids that are not of the language, and for rows below 3 tokens.
+    """
+    if ids.shape[1] < 3:
+        raise ValueError(
+            f"--length {ids.shape[1]}: a known language is judged by trigrams, which need at least 3 tokens"
+        )
+    nll = _nll(ids, language)
+    interval = mean_interval(nll.numpy(), resamples=resamples, seed=seed)
+    entropy, error = language.entropy(ids.shape[1])
+    law = _ngram_law(language, 2)
+    return {
+        "nll": interval.value,
+        "nll_lo": interval.lo,
+        "nll_hi": interval.hi,
+        "entropy_true": entropy,
+        "entropy_true_se": error,
+        **_point_metrics(ids, language),
+        "bigram_entropy_true": _conditional_entropy(law),
+        "samples": len(ids),
+    }
+
+
+@functools.cache
+def sampling_floor(language: Language, num: int, length: int, seed: int = 0, draws: int = 4) -> dict[str, Any]:
+    """What `truth_metrics` says of `num` rows of the language itself: its values without intervals, over `draws` sets.
+
+    A perfect sampler reaches these values, not zero total variation. The means of `draws` sets of rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    measured = []
+    for _ in range(draws):
+        ids = language.sample_rows(num, length, generator)
+        measured.append({"nll": _nll(ids, language).mean().item(), **_point_metrics(ids, language)})
+    return {
+        key: None if value is None else float(np.mean([metrics[key] for metrics in measured]))
+        for key, value in measured[0].items()
+    }
+
+
+def _nll(ids: Tensor, language: Language) -> Tensor:
+    """-log p of each row, nats a token, (N,)."""
+    return -language.log_likelihood(ids) / ids.shape[1]
+
+
+def _point_metrics(ids: Tensor, language: Language) -> dict[str, float | None]:
+    grams = {n: _ngrams(ids, language.vocab_size, n) for n in (1, 2, 3)}
+    names = {1: "tv_unigram", 2: "tv_bigram", 3: "tv_trigram"}
+    return {
+        **{names[n]: 0.5 * (grams[n] - _ngram_law(language, n)).abs().sum().item() for n in names},
+        "bigram_entropy": _conditional_entropy(grams[2]),
+        "grammatical": None if language.noiseless is None else language.grammatical(ids).double().mean().item(),
+        "coverage": _coverage(ids, language),
+    }
+
+
+def _ngrams(ids: Tensor, V: int, n: int) -> Tensor:
+    """Shares of the n-grams of all rows and positions, (V, ..., V) float64."""
+    windows = ids.unfold(1, n, 1).flatten(0, 1)
+    label = (windows * V ** torch.arange(n - 1, -1, -1)).sum(1)
+    counts = torch.bincount(label, minlength=V**n).double()
+    return (counts / counts.sum()).view((V,) * n)
+
+
+def bigram_counts(ids: Tensor, V: int) -> Tensor:
+    """How often each pair of neighbours stands in each row: ids (N, L) to (N, V * V) float64, first token major."""
+    label = ids[:, :-1] * V + ids[:, 1:]
+    return torch.zeros(len(ids), V * V, dtype=torch.float64).scatter_add_(
+        1, label, torch.ones(1).double().expand_as(label)
+    )
+
+
+@functools.cache
+def _ngram_law(language: Language, n: int) -> Tensor:
+    return language.ngram(n)
+
+
+def _conditional_entropy(bigrams: Tensor) -> float:
+    """H(X_2 | X_1) of a law of pairs (V, V), nats."""
+    return (torch.special.entr(bigrams).sum() - torch.special.entr(bigrams.sum(1)).sum()).item()
+
+
+def _coverage(ids: Tensor, language: Language) -> float | None:
+    N, L = ids.shape
+    expected = language.start[:, None] * language.transition * (N * (L - 1))
+    rules = expected >= RULE_COUNT
+    if not rules.any():
+        return None
+    used = language.rule_counts(ids)[rules] >= RULE_SHARE * expected[rules]
+    return used.double().mean().item()
+
+
+class ExactDenoiser(Denoiser):
+    """The perfect teacher of a language: its Bayes posterior behind the calls of a trained `Denoiser`.
+
+    What a sampler makes of it is the floor of that sampler at that number of steps: every fault left is that of drawing
+    tokens in parallel, none of learning. Its `hidden` is the log-posterior itself, (n, V) float32, and has no gradient;
+    there are no weights. Time does not matter to it, and longer calls cost less a row: give samplers a large
+    `rows_per_call`.
+    """
+
+    def __init__(self, language: Language, length: int):
+        nn.Module.__init__(self)  # no backbone is built; its configuration says what samplers ask
+        V = language.vocab_size
+        self.language = language
+        self.config = DenoiserConfig(
+            DiTConfig(V + 1, hidden=2, layers=1, heads=1, length=length, cond_dim=1), mask_id=V
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.language.start.device
+
+    def hidden(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        noise: Tensor | None = None,
+        rows: Tensor | None = None,
+        group: int | None = None,
+    ) -> Tensor:
+        """log p(x0_i | visible tokens) of the rows asked for, (n, V); at visible tokens (nearly) all on their value.
+
+        Nothing here depends on a shape, so `group` changes nothing.
+        Raises ValueError for soft tokens and for noise, which have no posterior here, and for rows too long.
+        """
+        if z_t.is_floating_point() or noise is not None:
+            raise ValueError("the exact denoiser takes token ids, no soft tokens and no noise")
+        if z_t.shape[1] > self.config.backbone.length:
+            raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
+        posterior = self.language.posterior(z_t, self.mask_id).flatten(0, 1)
+        chosen = posterior if rows is None else posterior[rows]
+        return chosen.clamp(min=1e-30).log().float()  # finite at visible tokens too, as divergences ask
+
+    def vocabulary(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """The identity: the log-posterior is its own logits."""
+        V = self.config.vocab_size
+        return torch.eye(V, dtype=dtype, device=self.device), torch.zeros(V, dtype=dtype, device=self.device)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The log-posterior as it is: (n, V)."""
+        return hidden
+
+    def head_loss(self, hidden: Tensor, *targets: Target) -> HeadLoss:
+        """As of any denoiser, under the identity for a head."""
+        return head_loss(hidden, *self.vocabulary(hidden.dtype), self.config.vocab_size, targets)

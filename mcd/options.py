@@ -1,0 +1,119 @@
+"""Options as frozen dataclasses. What a value may be stands once, in the annotation of its field: the check, the
+message of the refusal and the line of `--help` are all made from it.
+
+    delta0: Share = 1 / 512                        one of the kinds below
+    eta: Annotated[float, Ge(0), Le(1)] = 0.04     bounds of `annotated_types`
+    kl: Literal["reverse", "forward"] = "reverse"  one of a few
+"""
+
+import math
+from dataclasses import fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Count = Annotated[int, Ge(1)]
+"""A number of things of which there must be one."""
+Natural = Annotated[int, Ge(0)]
+"""A number of things of which there may be none."""
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+"""A part of a whole."""
+Decay = Annotated[float, Ge(0), Lt(1)]
+"""Of a moving average, a probability that is never 1, and the like."""
+Seed = Annotated[int, Ge(0), Lt(2**63)]
+"""What the generators take."""
+
+
+class Options:
+    """Base of a frozen dataclass of options: `__post_init__` holds each value to its field's annotation.
+
+    A subclass that checks how its fields go together calls `super().__post_init__()` first. Raises ValueError, which
+    names the option as the command line spells it.
+    """
+
+    def __post_init__(self) -> None:
+        assert is_dataclass(self)
+        for field in fields(self):
+            wanted = fault(getattr(self, field.name), field.type, infinite=field.default == math.inf)
+            if wanted is not None:
+                value = getattr(self, field.name)
+                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise ValueError(f"{option_name(field.name)} {shown}: must be {wanted}")
+
+
+def option_name(field: str) -> str:
+    """The option of a field, as the command line spells it."""
+    return f"--{field.replace('_', '-')}"
+
+
+def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
+    """What `value` must be and is not ("at least 1"), or None where it is as the annotation `hint` says.
+
+    infinite: whether a float may be infinite. Annotations that say nothing of values allow any.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in args:
+            return None
+        faults = [fault(value, arg, infinite) for arg in args if arg is not NoneType]
+        return None if None in faults else faults[0]
+    if origin is Literal:
+        words = [str(arg) for arg in args]
+        return None if value in args else " or ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
+    if origin is tuple and isinstance(value, tuple):
+        hints = args[:1] * len(value) if args[-1] is Ellipsis else args
+        found = next((wanted for one, arg in zip(value, hints, strict=True) if (wanted := fault(one, arg))), None)
+        return found and f"{found}, each"
+    kind, *bounds = args if origin is Annotated else (hint,)
+    if kind not in (int, float) or type(value).__name__ == "MISSING_TYPE":  # tyro's, while it looks for defaults
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = kind is int and not isinstance(value, int)
+    is_inside = is_number and all(_holds(value, bound) for bound in bounds)
+    if is_inside and not whole and ((infinite and not math.isnan(value)) or math.isfinite(value)):
+        return None
+    kind_words = "a whole number" if kind is int else "a number" if bounds or infinite else "finite"
+    if not is_number or whole or not bounds:
+        return ", ".join([kind_words, *([interval(hint)] if bounds else [])])
+    return interval(hint) + (" and finite" if kind is float and math.isinf(value) else "")
+
+
+def interval(hint: Any) -> str:
+    """The bounds of an annotation in words: "in [0, 1)", "at least 1", "positive"; "" for one without bounds."""
+    bounds = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    low = next((bound for bound in bounds if isinstance(bound, Ge | Gt)), None)
+    high = next((bound for bound in bounds if isinstance(bound, Le | Lt)), None)
+    if low is not None and high is not None:
+        left = f"[{_number(low.ge)}" if isinstance(low, Ge) else f"({_number(low.gt)}"
+        return f"in {left}, " + (f"{_number(high.le)}]" if isinstance(high, Le) else f"{_number(high.lt)})")
+    if isinstance(low, Gt):
+        return "positive" if low.gt == 0 else f"above {_number(low.gt)}"
+    if isinstance(low, Ge):
+        return f"at least {_number(low.ge)}"
+    if high is not None:
+        return f"at most {_number(high.le)}" if isinstance(high, Le) else f"below {_number(high.lt)}"
+    return ""
+
+
+def _holds(value: Any, bound: Any) -> bool:
+    match bound:
+        case Ge(ge):
+            return value >= ge
+        case Gt(gt):
+            return value > gt
+        case Le(le):
+            return value <= le
+        case Lt(lt):
+            return value < lt
+    return True
+
+
+def _number(bound: Any) -> str:
+    """2**63 rather than its nineteen digits."""
+    power = int(bound).bit_length() - 1
+    return (
+        f"2**{power}" if power > 40 and bound == 2**power else f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+    )

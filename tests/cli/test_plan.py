@@ -1,0 +1,52 @@
+"""`mcd plan`: what it prints agrees with what it writes, and what cannot be is refused."""
+
+import json
+
+import pytest
+
+from mcd.cli.main import main
+
+
+def test_the_tables_and_the_file_agree(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    assert main(["plan", "--size", "large", "--device", "h100", "--gpus", "8", "--json", str(out)]) == 0
+    shown, estimate = capsys.readouterr().out, json.loads(out.read_text())
+    assert "863M parameters" in shown and "fits" in shown and max(map(len, shown.splitlines())) <= 80
+    assert f"{estimate['memory_bytes']['peak'] / 1e9:,.2f} GB" in shown
+    assert estimate["tokens_per_second"] == pytest.approx(128 * 1024 / estimate["seconds"]["step"])
+
+
+def test_what_does_not_fit_is_told_with_a_mend(capsys):
+    assert main(["plan", "--size", "8b", "--device", "l40s"]) == 0
+    assert "does not fit" in (shown := capsys.readouterr().out) and "--strategy fsdp" in shown
+    assert main(["plan", "--batch-size", "1024"]) == 0
+    assert "try --checkpoint-activations" in capsys.readouterr().out
+
+
+def test_this_machine_and_a_model_of_ours(capsys):
+    argv = ["plan", "--size", "demo", "--device", "cpu", "--batch-size", "16", "--length", "128"]
+    assert main([*argv, "--precision", "32-true"]) == 0
+    assert "this CPU" in (shown := capsys.readouterr().out) and "4M parameters" in shown
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--size", "huge"], "--size huge: known are small, medium, large, 8b, demo"),
+        (["--device", "abacus"], "--device abacus: known are a100, h100, l40s, cpu"),
+        (["--gpus", "3"], "--batch-size 128: must be a multiple of 3"),
+        (["--gpus", "0"], "--gpus 0: must be at least 1"),
+        (["--utilisation", "1.5"], "--utilisation 1.5: must be in (0, 1]"),
+        (["--length", "0"], "--length 0"),
+        (["--dropout", "1"], "--dropout 1"),
+        (["--steps", "0"], "--steps 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, said, capsys):
+    assert main(["plan", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_is_json(capsys):
+    assert main(["plan", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 169_627_218

@@ -1,0 +1,74 @@
+"""Result pages say what the JSON says: every cell where it belongs, nothing where nothing was measured."""
+
+import pytest
+import torch
+
+from mcd.data.languages.known import LANGUAGES
+from mcd.eval.laboratory.truth import likelihood_row, measure_language, open_model, true_sample_entropy
+from mcd.reproduce.pages import page, table
+from mcd.sampler.ancestral import Ancestral
+
+
+def rows_of(text: str, first: str) -> list[list[str]]:
+    """The cells of the table lines that begin with `first`."""
+    lines = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return [cells for cells in lines if cells[0] == first]
+
+
+def test_a_table_has_a_rule_below_its_headings():
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
+
+
+def test_table_1_puts_cells_below_their_steps():
+    def row(model, round, steps, ppl):
+        return {"model": model, "round": round, "steps": steps, "gen_ppl": ppl, "entropy": ppl / 1000}
+
+    rows = [row("text", None, None, 50.0), row("mcd", 1, 8, 1234.0), row("mcd", 1, 32, 900.0), row("mcd", 2, 32, 800.0)]
+    text = page("table1", {"command": "mcd reproduce table1", "rows": rows, "findings": ["so it is"]})
+    assert text is not None and "mcd reproduce table1" in text and "- so it is" in text
+    assert rows_of(text, "Gen PPL / entropy") == [["Gen PPL / entropy", "8 steps", "32 steps"]]
+    assert rows_of(text, "mcd, round 1") == [["mcd, round 1", "1,234 / 1.23", "900 / 0.90"]]
+    assert rows_of(text, "mcd, round 2") == [["mcd, round 2", "", "800 / 0.80"]]
+    assert rows_of(text, "text") == [["text", "50 / 0.05", ""]]
+
+
+def test_the_frontier_page_tells_what_was_not_reached():
+    common = {"language": "hmm", "measure": "nll", "steps": 4, "seed": 1, "entropy": 2.5, "teacher": "mdlm"}
+    teacher = {"teacher_value": 2.2, "teacher_lo": 2.1, "teacher_hi": 2.3, "teacher_temperature": 0.8}
+    reached = {"model": "mcd", "entropy_of": "mcd at T = 1", "value": 2.0, "lo": 1.9, "hi": 2.1, "temperature": 1.0}
+    missed = {"model": "sdtt", "entropy_of": "mcd at T = 1", "value": None, "lo": None, "hi": None, "temperature": None}
+    text = page("frontier", {"command": "c", "matched": [common | teacher | reached, common | teacher | missed]})
+    assert text is not None
+    own, others = text.split("## All at the entropy of MCD")
+    (cells,) = rows_of(own, "hmm")
+    assert cells[3] == "mcd" and cells[6:] == ["2.000 (1.900 to 2.100)", "mdlm at T = 0.80", "2.200 (2.100 to 2.300)"]
+    (cells,) = rows_of(others, "hmm")
+    assert cells[3] == "sdtt" and cells[6] == "not reached"
+
+
+def test_experiments_without_a_page_have_none():
+    assert page("figure1", {"command": "c", "rows": []}) is None
+
+
+def test_a_language_judges_its_exact_denoiser(tiny_denoiser):
+    """Token by token the exact denoiser is the language; a network of noise is far from it, and its bound says so."""
+    exact = measure_language(
+        open_model("exact:markov", 16), Ancestral(64, rows_per_call=64), "markov", 64, 16, 0, "exact"
+    )
+    noise = tiny_denoiser(V=32, length=16)
+    other = measure_language(noise, Ancestral(64, rows_per_call=64), "markov", 64, 16, 0, "noise", round=2)
+    row = exact.row
+    assert abs(row["nll"] - row["entropy_true"]) < 0.5 < other.row["nll"] - row["entropy_true"]
+    assert abs(row["tv_bigram"] - row["floor"]["tv_bigram"]) < 0.1 < other.row["tv_bigram"] - row["tv_bigram"]
+    assert other.row["round"] == 2 and len(exact.samples) == 64 and len(exact.samples[0]["ids"]) == 16
+    told = likelihood_row(noise, "markov", "noise", seed=0, rows=128)
+    assert told["gap"] == pytest.approx(told["valid_nelbo"] - told["entropy_true"]) and told["gap"] > 1.0
+
+
+def test_the_entropy_of_true_rows_is_below_that_of_the_alphabet():
+    entropy = true_sample_entropy("hmm", 64, 32)
+    assert 1.0 < entropy < torch.tensor(32.0).log().item()
+    assert entropy == true_sample_entropy("hmm", 64, 32)
+    assert LANGUAGES["hmm"]().vocab_size == 32
