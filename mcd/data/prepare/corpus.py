@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mcd
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.prepare.hub import HubRecords
 from mcd.data.prepare.layout import Layout, layout_of
@@ -28,7 +29,7 @@ __all__ = [
     "text_of",
 ]
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(mcd.__file__).resolve().parent / "assets"
 BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
 """State of the Union addresses, 1790 onward (public domain; see sotu.NOTICE)."""
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+import mcd
 from mcd.data.encoder import Encoder, receive, receive_texts, send_texts
 from mcd.data.lost import Lost
 from mcd.errors import DataError
 
 FEW_UNITS = 8
 """Work of at most so many units is done in this process: to start others takes longer."""
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(mcd.__file__).resolve().parents[1]
 
 
 class WorkerDied(RuntimeError):
