@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 
-from mcd.cli.main import nearest
+from mcd.cli.errors import nearest
 from mcd.errors import UsageError
 from mcd.options import interval
 

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mcd.checkpoints.pretrained import locate
-from mcd.cli.main import nearest
+from mcd.cli.errors import nearest
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.lost import Lost
 from mcd.data.manifest import FORMATS, values_of_row

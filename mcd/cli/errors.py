@@ -1,12 +1,25 @@
-"""Which faults are the request's (exit 2), which the machine's (exit 1), and how they are told."""
+"""How faults are reported: one line on stderr, and exit status 2 for the request's own, 1 for all others."""
 
 import contextlib
+import difflib
 import errno
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mcd.cli.main import fail
 from mcd.errors import RequestError, WorkFailed
+
+
+def fail(message: str, status: int) -> int:
+    """Print an error to stderr and return `status`."""
+    print(f"mcd: {message}", file=sys.stderr)
+    return status
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ " (did you mean X?)" for the known word most like `word`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 @dataclass
@@ -37,8 +50,8 @@ def explained() -> Iterator[Outcome]:
         if not _lacks_memory(error):
             raise
         lines = str(error).splitlines() or ["the system gave none"]
-        mend = "take fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
-        outcome.status = fail(f"not enough memory: {lines[0][:200]}; {mend}", 1)
+        fix = "take fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
+        outcome.status = fail(f"not enough memory: {lines[0][:200]}; {fix}", 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             outcome.status = fail(

@@ -1,6 +1,5 @@
 """The `mcd` command: a static table of commands, each imported only when it runs."""
 
-import difflib
 import errno
 import gc
 import importlib
@@ -8,6 +7,7 @@ import os
 import sys
 
 import mcd
+from mcd.cli.errors import explained, fail, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("mcd.cli.doctor", "what is installed, which device, what would run"),
@@ -96,26 +96,12 @@ def _run(argv: list[str], alone: bool) -> int:
 
         keep_freed_blocks()  # before torch is imported: the first blocks count too
     command = importlib.import_module(COMMANDS[argv[0]][0])
-    from mcd.cli.errors import explained
-
     if alone:
         gc.freeze()  # torch is there for good; to go through its objects again and again, and at the end, takes 0.5 s
         gc.enable()
     with explained() as outcome:
         outcome.status = command.main(argv[1:]) or 0
     return outcome.status
-
-
-def nearest(word: str, known: object) -> str:
-    """ " (did you mean X?)" for the known word most like `word`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)  # type: ignore[call-overload]
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def fail(message: str, status: int) -> int:
-    """Print an error to stderr and return `status`."""
-    print(f"mcd: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

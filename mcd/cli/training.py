@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 
 from mcd.cli.data_option import check_ids
-from mcd.cli.main import fail
+from mcd.cli.errors import fail
 from mcd.data.companions import NOTES
 from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.prepare.shards import read_manifest
