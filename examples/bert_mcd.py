@@ -1,10 +1,11 @@
-"""Distil a BERT by MCD, then draw from teacher and student in as many steps. Other options go to `mcd distill mcd`.
+"""Distil a BERT by MCD, then sample teacher and student with the same number of steps.
 
     python examples/bert_mcd.py --tiny                     # random weights, offline, in less than a minute
     python examples/bert_mcd.py --teacher google-bert/bert-base-uncased --data text.txt --out runs/bert --adapt 2000
     python examples/bert_mcd.py --teacher FOLDER --data text.txt --out runs/bert --lora-rank 16 --length 256
 
-A BERT is no diffusion model as it comes, having seen 15% of a row masked; --adapt STEPS trains it on the bound first.
+A published BERT is not a diffusion model, because it was trained with 15% of the tokens masked. --adapt STEPS first
+trains it on the diffusion bound (NELBO). Options that this script does not know are passed to `mcd distill mcd`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ TINY = ["--rounds", "2", "--steps-per-round", "2", "--batch-size", "4", "--lengt
 
 
 def write_tiny_bert(folder: Path) -> str:
-    """A folder like those of the hub: a network of two layers that knows nothing, and letters for tokens."""
+    """Write a folder in the layout of the hub: a two-layer BERT with random weights, whose tokens are characters."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForMaskedLM, set_seed
 
@@ -33,10 +34,10 @@ def write_tiny_bert(folder: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", help="a folder or a hub id")
-    parser.add_argument("--data", default="sotu", help="text, or a prepared folder; the bundled speeches by default")
+    parser.add_argument("--data", default="sotu", help="text, or a prepared folder (default: the bundled text)")
     parser.add_argument("--out", type=Path, default=Path("runs/bert_mcd"))
-    parser.add_argument("--adapt", type=int, default=0, metavar="STEPS", help="steps on the bound before")
-    parser.add_argument("--tiny", action="store_true", help="a random network in place of --teacher")
+    parser.add_argument("--adapt", type=int, default=0, metavar="STEPS", help="training steps on the bound before distilling")
+    parser.add_argument("--tiny", action="store_true", help="use a small random network instead of --teacher")
     args, more = parser.parse_known_args()
     if args.tiny:
         args.teacher, args.adapt, more = write_tiny_bert(args.out / "tiny"), args.adapt or 2, TINY + more
