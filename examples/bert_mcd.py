@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--teacher", help="a folder or a hub id")
     parser.add_argument("--data", default="sotu", help="text, or a prepared folder (default: the bundled text)")
     parser.add_argument("--out", type=Path, default=Path("runs/bert_mcd"))
-    parser.add_argument("--adapt", type=int, default=0, metavar="STEPS", help="training steps on the bound before distilling")
+    parser.add_argument("--adapt", type=int, default=0, metavar="STEPS", help="training steps before distillation")
     parser.add_argument("--tiny", action="store_true", help="use a small random network instead of --teacher")
     args, more = parser.parse_known_args()
     if args.tiny:
