@@ -46,7 +46,7 @@ NEVER = {
 }
 """What a room does not need although it lies below."""
 
-SHARED = {"files", "hub_access", "errors", "progress", "machine", "allocator", "options"}
+SHARED = {"files", "hub_access", "errors", "progress", "machine", "allocator", "options", "table"}
 """Top-level modules that every room but `process` may import: they import each other alone."""
 
 

@@ -242,7 +242,7 @@ class Cells:
     def cooled(self, teacher: Any, sampler: Any) -> None:
         """The teacher at the temperature at which its entropy is the last student's, at the same steps."""
         from mcd.eval.diversity import sample_entropy
-        from mcd.eval.matched import temperature_of_entropy
+        from mcd.eval.equal_entropy import temperature_of_entropy
         from mcd.sampler import sample
 
         student = self.has("student", sampler.steps, self.args.rounds)

@@ -74,8 +74,8 @@ def main(argv: list[str]) -> int:
     from mcd.checkpoints.pretrained import from_pretrained
     from mcd.cli.data_option import language_of
     from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
-    from mcd.eval.laboratory.plan import Cell, options_of
-    from mcd.eval.laboratory.pool import Lab
+    from mcd.eval.laboratory.experiment import Cell, sampler_options
+    from mcd.eval.laboratory.lab import Lab
     from mcd.files import write_json
     from mcd.report.curves import draw_curves
 
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
             names[model],
             None,
             args.length,
-            options_of(temperature=temperature, top_p=top_p),
+            sampler_options(temperature=temperature, top_p=top_p),
             args.seed,
             None if languages[model] else args.scorer,
             args.scorer_precision,

@@ -95,7 +95,7 @@ def _planned(args: ReproduceArgs, module: Any) -> dict[str, Any]:
     work = args.work / args.scale
     return {
         "experiment": args.name,
-        "trainings": [shlex.join(["mcd", *run.argv(work)]) for run in plan.runs],
+        "trainings": [shlex.join(["mcd", *run.argv(work)]) for run in plan.trainings],
         "cells": len(plan.cells),
     }
 
@@ -109,12 +109,12 @@ def _run(args: ReproduceArgs, module: Any, command: str) -> int:
     if args.name in ALONE:
         result = module.run(out)
     else:
-        from mcd.eval.laboratory.pool import Lab
+        from mcd.eval.laboratory.lab import Lab
         from mcd.reproduce.scales import SCALES
 
         lab = Lab(args.work / args.scale, run_command, args.jobs)
         scale = SCALES[args.scale]
-        lab.train(module.plan(scale).runs)
+        lab.train(module.plan(scale).trainings)
         result = module.run(scale, lab, out)
     result = {"command": command, **result}
     write_json(out / f"{args.name}.json", result)

@@ -73,6 +73,24 @@ def at_entropy(points: Sequence[Point], target: float, *, resamples: int = 300, 
     return Match(target, interval, float(_interpolate(entropy[:, 0], temperature, target)))
 
 
+def temperature_of_entropy(
+    entropy_at: Callable[[float], float], target: float, low: float = 0.5, high: float = 1.2, halvings: int = 6
+) -> float:
+    """The temperature in [low, high] at which `entropy_at` is closest to `target`, by bisection.
+
+    entropy_at: mean sample entropy (nats) at a temperature, increasing in it up to sampling noise; with locked
+    scalars the same u and v serve every temperature, so that noise is common and the curve smooth. At the ends of the
+    interval when the target lies outside.
+    """
+    for _ in range(halvings):
+        middle = 0.5 * (low + high)
+        if entropy_at(middle) < target:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
+
+
 def _interpolate(x: NDArray, y: NDArray, at: float) -> float:
     """y at x = at, linear between neighbours in x; NaN outside, where rounding does not count."""
     order = np.argsort(x)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mcd.eval.laboratory.curves import curve_of, matched_rows
-from mcd.eval.laboratory.plan import Plan
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Experiment
+from mcd.eval.laboratory.lab import Lab
 from mcd.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.reproduce.scales import LANGUAGE_SIZE, SEEDS, Scale, language_data, language_student, language_teacher
 
@@ -32,7 +32,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
 SIZES = (32, LANGUAGE_SIZE, 128)
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """Every variant at both numbers of steps; the teacher's temperature sweep; MCD at three sizes."""
     runs, cells = [language_data(LANGUAGE)], []
     for seed in SEEDS:
@@ -53,7 +53,7 @@ def plan(scale: Scale) -> Plan:
             run = language_student(LANGUAGE, seed, method, "" if name == method else name, options)
             runs.append(run)
             cells += [language_cell(run.name, LANGUAGE, n, name, seed, temperature=1.0) for n in STEPS]
-    return Plan(list(dict.fromkeys(runs)), cells)
+    return Experiment(list(dict.fromkeys(runs)), cells)
 
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:

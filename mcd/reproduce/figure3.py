@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from mcd.eval.laboratory.plan import Plan
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Experiment
+from mcd.eval.laboratory.lab import Lab
 from mcd.report.plotting import colour_of, figure, steps_axis
 from mcd.reproduce import table1
 from mcd.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """Table 1's: it is the same evidence."""
     return table1.plan(scale)
 

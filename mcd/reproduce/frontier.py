@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
-from mcd.eval.laboratory.plan import Plan, options_of
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Experiment, sampler_options
+from mcd.eval.laboratory.lab import Lab
 from mcd.report.curves import draw_curves
 from mcd.reproduce.languages import language_cell
 from mcd.reproduce.scales import (
@@ -32,12 +32,12 @@ COOLED_STUDENT, COOLED_TEXT_STUDENT = (0.75, 1.0), (0.8, 1.0)
 LANGUAGE_STEPS = (4, 8)
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """Temperature sweeps of every teacher and student: on text at each number of steps, on the languages at 4 and 8."""
     runs = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
     models = {name: scale.teachers[name] for name in ("mdlm", "duo")} | {m: f"text/{m}" for m in METHODS}
     cells = [
-        replace(text_cell(scale, model, n, label, _last_round(label)), options=options_of(temperature=temperature))
+        replace(text_cell(scale, model, n, label, _last_round(label)), options=sampler_options(temperature=temperature))
         for label, model in models.items()
         for n in scale.frontier_steps
         for temperature in TEXT_TEMPERATURES.get(label, COOLED_TEXT_STUDENT)
@@ -55,7 +55,7 @@ def plan(scale: Scale) -> Plan:
                     for steps in LANGUAGE_STEPS
                     for temperature in TEMPERATURES.get(label, COOLED_STUDENT)
                 ]
-    return Plan(runs, cells)
+    return Experiment(runs, cells)
 
 
 def _last_round(label: str) -> int | None:

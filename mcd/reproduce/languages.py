@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mcd.checkpoints.pretrained import from_pretrained
-from mcd.eval.laboratory.plan import Cell, Plan, options_of
-from mcd.eval.laboratory.pool import Lab, Measured
+from mcd.eval.laboratory.experiment import Cell, Experiment, sampler_options
+from mcd.eval.laboratory.lab import Lab, MeasuredCell
 from mcd.eval.laboratory.truth import likelihood_row
 from mcd.report.plotting import colour_of, figure, steps_axis
 from mcd.reproduce.scales import LANGUAGES, METHODS, SEEDS, Scale, language_data, language_student, language_teacher
@@ -20,7 +20,7 @@ TEACHERS = ("mdlm", "duo")
 MEASURES = ("nll", "tv_bigram", "entropy", "bigram_entropy", "coverage", "grammatical", "nfe")
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """Two teachers and four students for every language and seed, and the truth itself as a model."""
     runs, cells = [], []
     for language in LANGUAGES:
@@ -32,12 +32,12 @@ def plan(scale: Scale) -> Plan:
             runs += teachers + students
             for run, label in zip(teachers + students, TEACHERS + METHODS, strict=True):
                 cells += [language_cell(run.name, language, n, label, seed) for n in STEPS]
-    return Plan(runs, cells)
+    return Experiment(runs, cells)
 
 
 def language_cell(model: str, language: str, steps: int, label: str, seed: int, **options: Any) -> Cell:
     """A cell judged by the language itself; the samples' seed is the training's."""
-    return Cell(model, steps, NUM, label, None, LENGTH, options_of(**options), seed, language=language)
+    return Cell(model, steps, NUM, label, None, LENGTH, sampler_options(**options), seed, language=language)
 
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     rows = over_seeds(measured)
     likelihoods = [
         likelihood_row(from_pretrained(str(lab.work / run.name)), language, process, int(seed))
-        for run in plan(scale).runs
+        for run in plan(scale).trainings
         if run.command[0] == "train"
         for language, process, seed in [re.split(r"/|-s", run.name)]
     ]
@@ -58,7 +58,7 @@ def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
     }
 
 
-def over_seeds(measured: list[Measured]) -> list[dict[str, Any]]:
+def over_seeds(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
     """Cells that differ in the seed alone, as one row: each measure's mean and standard deviation."""
     groups = defaultdict(list)
     for one in measured:

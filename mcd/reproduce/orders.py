@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mcd.eval.laboratory.plan import Plan
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Experiment
+from mcd.eval.laboratory.lab import Lab
 from mcd.process.unmasking import ORDERS
 from mcd.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
 from mcd.reproduce.scales import Scale, language_data, language_teacher
@@ -13,7 +13,7 @@ STEPS = (2, 4, 8)
 LANGUAGES = ("hmm", "grammar")
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """Every order of `ancestral`, the surest first, and remasking, on the teacher and on the exact denoiser."""
     ways: list[dict[str, Any]] = [{"order": order} for order in ORDERS]
     ways += [{"sampler": "confidence", "score": "top"}, {"sampler": "remdm"}]
@@ -27,7 +27,7 @@ def plan(scale: Scale) -> Plan:
         for way in ways
         for n in STEPS
     ]
-    return Plan(data + runs, cells)
+    return Experiment(data + runs, cells)
 
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
+from mcd.eval.laboratory.lab import Lab
 from mcd.eval.laboratory.measure import control_rows, held_out_rows
-from mcd.eval.laboratory.pool import Lab
 from mcd.reproduce.scales import Scale
 
 

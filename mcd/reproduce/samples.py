@@ -6,10 +6,10 @@ from pathlib import Path
 from mcd.checkpoints.pretrained import locate
 from mcd.data.text import writer_of
 from mcd.data.tokenizer import load_tokenizer
-from mcd.eval.laboratory.pool import Measured
+from mcd.eval.laboratory.lab import MeasuredCell
 
 
-def write_specimens(path: Path, measured: Sequence[Measured], work: Path, each: int = 2) -> None:
+def write_specimens(path: Path, measured: Sequence[MeasuredCell], work: Path, each: int = 2) -> None:
     """The first `each` samples of every cell, as a page of Markdown."""
     parts = ["# Samples\n\nThe first rows of some cells, seed 0; `[...]` is how they were drawn.\n"]
     for one in measured:

@@ -8,7 +8,7 @@ what they ask for.
 
 from dataclasses import dataclass
 
-from mcd.eval.laboratory.plan import Run
+from mcd.eval.laboratory.experiment import Training
 
 METHODS = ("mcd", "sdtt", "cd4lm", "duo-dcd")
 ROUNDS = 5
@@ -73,25 +73,25 @@ TEXT_TRAINING = ("--data", "@data/sotu", "--recipe", "sotu", *SMALL, *ROWS)
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
 
 
-def text_data(scale: Scale) -> list[Run]:
+def text_data(scale: Scale) -> list[Training]:
     """The bundled text in tokens; OpenWebText is prepared by the first training."""
     prepare = ("prepare", "--data", "sotu", "--vocab-size", "2048", "--length", "64")
-    return [Run("data/sotu", prepare)] if scale.name == "cpu" else []
+    return [Training("data/sotu", prepare)] if scale.name == "cpu" else []
 
 
-def text_teachers(scale: Scale) -> list[Run]:
+def text_teachers(scale: Scale) -> list[Training]:
     """The teachers of Table 1 that are ours to train: masked, uniform, and the autoregressive yardstick."""
     if scale.name != "cpu":
         return []
     return [
         *text_data(scale),
-        Run("text/mdlm", ("train", *TEXT_TRAINING, "--steps", "6000")),
-        Run("text/duo", ("train", *UNIFORM, *TEXT_TRAINING, "--steps", "3000")),
-        Run("text/ar", ("train", "--method", "ar", *TEXT_TRAINING, "--steps", "3000")),
+        Training("text/mdlm", ("train", *TEXT_TRAINING, "--steps", "6000")),
+        Training("text/duo", ("train", *UNIFORM, *TEXT_TRAINING, "--steps", "3000")),
+        Training("text/ar", ("train", "--method", "ar", *TEXT_TRAINING, "--steps", "3000")),
     ]
 
 
-def text_student(scale: Scale, method: str, size: str = "text", rounds: int = ROUNDS) -> Run:
+def text_student(scale: Scale, method: str, size: str = "text", rounds: int = ROUNDS) -> Training:
     """A student of Table 1 (size "text") or of Table 3 (size "large")."""
     teacher = scale.teachers["large" if size == "large" else TEACHER_OF[method]]
     teacher = f"@{teacher}" if teacher.startswith("text/") else teacher
@@ -100,12 +100,12 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
     if look_ahead and size == "large":
         look_ahead = ("--delta0", "0.03125")  # the one round of Table 3: two tokens, as in the paper
     options = (*scale.text_options, *budget, *look_ahead)
-    return Run(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
+    return Training(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
 
 
-def language_data(language: str) -> Run:
+def language_data(language: str) -> Training:
     """Its token streams, which all trainings share."""
-    return Run(f"data/{language}", ("prepare", "--data", language, "--length", "64"))
+    return Training(f"data/{language}", ("prepare", "--data", language, "--length", "64"))
 
 
 LANGUAGE_TRAINING = ("--recipe", "sotu", "--layers", "3", "--heads", "4", *ROWS)
@@ -114,12 +114,12 @@ LANGUAGE_STEPS = 1000
 LANGUAGE_ROUND = 40
 
 
-def language_teacher(language: str, seed: int, process: str = "mdlm", hidden: int = LANGUAGE_SIZE) -> Run:
+def language_teacher(language: str, seed: int, process: str = "mdlm", hidden: int = LANGUAGE_SIZE) -> Training:
     """A teacher of a known language."""
     name = f"{language}/{process}-s{seed}" if hidden == LANGUAGE_SIZE else f"{language}/{process}-h{hidden}-s{seed}"
     kind = {"mdlm": (), "duo": UNIFORM}[process]
     options = ("--data", f"@data/{language}", *LANGUAGE_TRAINING, "--hidden", str(hidden))
-    return Run(name, ("train", *kind, *options, "--steps", str(LANGUAGE_STEPS), "--seed", str(seed)))
+    return Training(name, ("train", *kind, *options, "--steps", str(LANGUAGE_STEPS), "--seed", str(seed)))
 
 
 def language_student(
@@ -130,13 +130,13 @@ def language_student(
     options: tuple[str, ...] = (),
     rounds: int = ROUNDS,
     hidden: int = LANGUAGE_SIZE,
-) -> Run:
+) -> Training:
     """A student of a known language; `options` override the method's, and `variant` then names the run."""
     teacher = language_teacher(language, seed, TEACHER_OF[method], hidden)
     name = f"{language}/{method}{f'-{variant}' if variant else ''}-s{seed}"
     budget = (*_budget(rounds, LANGUAGE_ROUND), "--batch-size", "32", "--threads", "1", "--seed", str(seed))
     # What is said last counts.
-    return Run(
+    return Training(
         name,
         (
             "distill",

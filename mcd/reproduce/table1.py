@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mcd.eval.laboratory.plan import Cell, Plan
-from mcd.eval.laboratory.pool import Lab, Measured
+from mcd.eval.laboratory.experiment import Cell, Experiment
+from mcd.eval.laboratory.lab import Lab, MeasuredCell
 from mcd.reproduce.references import reference_rows
 from mcd.reproduce.samples import write_specimens
 from mcd.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
@@ -15,7 +15,7 @@ MOST_UNIFORM = 128
 """Most steps of uniform models on two cores: each is a call for every row."""
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """Both teachers at every number of steps, and every round of every student; CD4LM has one round."""
     runs = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
     cells = [
@@ -30,7 +30,7 @@ def plan(scale: Scale) -> Plan:
             cells += [text_cell(scale, f"text/{method}", n, method, round) for n in steps]
     if scale.name == "cpu":
         cells.append(text_cell(scale, "text/ar", scale.length, "ar"))
-    return Plan(runs, cells)
+    return Experiment(runs, cells)
 
 
 def _is_affordable(scale: Scale, label: str, round: int | None, steps: int) -> bool:
@@ -73,7 +73,7 @@ def shared_protocol(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in first.items() if all(row["protocol"].get(key) == value for row in rows)}
 
 
-def findings(measured: list[Measured]) -> list[str]:
+def findings(measured: list[MeasuredCell]) -> list[str]:
     """What the table says to the paper's claims, computed from it."""
     value = {(one.cell.label, one.cell.round, one.cell.steps): one.row for one in measured}
     said = []

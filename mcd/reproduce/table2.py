@@ -14,8 +14,8 @@ import torch
 
 from mcd.checkpoints.pretrained import from_pretrained
 from mcd.data.languages.known import LANGUAGES
-from mcd.eval.laboratory.plan import Plan, Run
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Experiment, Training
+from mcd.eval.laboratory.lab import Lab
 from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
@@ -33,7 +33,7 @@ LOSSES = {
 }
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """One round of each loss, three seeds; each once with the stop and once without."""
     runs, cells = [language_data(LANGUAGE)], []
     for seed in SEEDS:
@@ -44,9 +44,9 @@ def plan(scale: Scale) -> Plan:
             log = ("--delta0", str(2 / LENGTH), "--log-every", "1", *options)  # two tokens, as in the paper
             stop = language_student(LANGUAGE, seed, "mcd", f"{name}-r1", (*log, "--max-loss", str(MAX_LOSS)), 1)
             unstopped = language_student(LANGUAGE, seed, "mcd", f"{name}-r1-unstopped", log, 1)
-            runs += [Run(stop.name, stop.command, may_fail=True), unstopped]
+            runs += [Training(stop.name, stop.command, may_fail=True), unstopped]
             cells += [language_cell(unstopped.name, LANGUAGE, n, name, seed) for n in STEPS]
-    return Plan(runs, cells)
+    return Experiment(runs, cells)
 
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mcd.eval.laboratory.curves import curve_of, matched_rows
-from mcd.eval.laboratory.plan import Plan, options_of
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Experiment, sampler_options
+from mcd.eval.laboratory.lab import Lab
 from mcd.reproduce.samples import write_specimens
 from mcd.reproduce.scales import Scale, text_data, text_student
 from mcd.reproduce.table1 import shared_protocol, text_cell
@@ -16,7 +16,7 @@ COOLED_STEPS, COOLER = (8, 32), (0.9, 0.95)
 """Where the teacher is cooled too, and to what temperatures."""
 
 
-def plan(scale: Scale) -> Plan:
+def plan(scale: Scale) -> Experiment:
     """The larger teacher and its students of one round."""
     runs = text_data(scale) + [text_student(scale, method, "large", rounds=1) for method in STUDENTS]
     models = [(scale.teachers["large"], "mdlm-large"), *((f"large/{m}", f"{m}-large") for m in STUDENTS)]
@@ -28,12 +28,13 @@ def plan(scale: Scale) -> Plan:
     ]
     cells += [
         replace(
-            text_cell(scale, scale.teachers["large"], steps, "mdlm-large", judge=1), options=options_of(temperature=T)
+            text_cell(scale, scale.teachers["large"], steps, "mdlm-large", judge=1),
+            options=sampler_options(temperature=T),
         )
         for steps in COOLED_STEPS
         for T in COOLER
     ]
-    return Plan(runs, cells)
+    return Experiment(runs, cells)
 
 
 def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mcd.data.loader import Batch
+from mcd.eval.equal_entropy import temperature_of_entropy
 from mcd.eval.likelihood import nelbo, nelbo_means, nelbo_rows
-from mcd.eval.matched import temperature_of_entropy
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mcd.eval.laboratory.plan import Cell
-from mcd.eval.laboratory.pool import Measured
+from mcd.eval.laboratory.experiment import Cell
+from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.reproduce.frontier import verdicts
 from mcd.reproduce.scales import ROUNDS
 from mcd.reproduce.table1 import findings, shared_protocol
 
 
-def measured(label: str, round: int | None, steps: int, gen_ppl: float) -> Measured:
+def measured(label: str, round: int | None, steps: int, gen_ppl: float) -> MeasuredCell:
     row = {"gen_ppl": gen_ppl, "entropy": 4.0, "protocol": {"scorer": "s", "seed": steps}}
-    return Measured(Cell(str(Path(label)), steps, 128, label, round, scorer="s"), row, {"ids": np.zeros((1, 1))})
+    return MeasuredCell(Cell(str(Path(label)), steps, 128, label, round, scorer="s"), row, {"ids": np.zeros((1, 1))})
 
 
 def test_findings_count_and_quote_the_cells():

@@ -14,8 +14,8 @@ from mcd.data.languages.known import LANGUAGES
 from mcd.data.tokenizer import word_tokenizer
 from mcd.eval.equal_entropy import Point, ratio
 from mcd.eval.laboratory.curves import Curve, matched_rows
-from mcd.eval.laboratory.plan import Cell, Run, options_of
-from mcd.eval.laboratory.pool import Lab
+from mcd.eval.laboratory.experiment import Cell, Training, sampler_options
+from mcd.eval.laboratory.lab import Lab
 from mcd.reproduce import ablations, figure3, frontier, languages, orders, table1, table2, table3
 from mcd.reproduce.scales import CPU, OWT, ROUNDS
 
@@ -47,10 +47,10 @@ def test_a_plan_holds_together(name, scale):
     """Each run is there once, starts from runs that are there, and every cell is of a model that is there."""
     plan = PLANNED[name].plan(scale)
     runs = {}
-    for run in plan.runs:
+    for run in plan.trainings:
         assert runs.setdefault(run.name, run) == run, f"{run.name} means two things"
     hub = set(scale.teachers.values())
-    for run in plan.runs:
+    for run in plan.trainings:
         assert set(run.needs) <= runs.keys()
     for cell in plan.cells:
         assert cell.model in runs or cell.model in hub or cell.model.startswith("exact:"), cell
@@ -73,7 +73,7 @@ def test_table_1_is_the_papers_grid():
 @pytest.mark.parametrize("scale", [CPU, OWT], ids=lambda scale: scale.name)
 def test_every_training_is_a_command_that_can_be_typed(scale, tmp_path, capsys):
     """Each resolves; at the papers' scale with the papers' settings."""
-    runs = {run for module in PLANNED.values() for run in module.plan(scale).runs}
+    runs = {run for module in PLANNED.values() for run in module.plan(scale).trainings}
     for run in runs:
         argv = run.argv(tmp_path)
         if argv[0] == "prepare" or ("--seed" in argv and not argv[-1].endswith("-s0")):
@@ -108,19 +108,19 @@ def test_unknown_experiments_are_refused(capsys):
 def test_the_laboratory_does_each_thing_once(tmp_path, tiny_data, hmm_model):
     """A training and one that starts from it; one that fails as it may, one that must not; cells cached and read."""
     tiny = "--hidden 16 --layers 1 --heads 1 --cond-dim 8 --threads 1 --steps 3 --batch-size 4 --valid-every 0".split()
-    teacher = Run("a/teacher", ("train", "--data", str(tiny_data), *tiny))
+    teacher = Training("a/teacher", ("train", "--data", str(tiny_data), *tiny))
     high = "--rounds 1 --steps-per-round 20 --batch-size 4 --log-every 1 --threads 1 --max-loss 1e-9".split()
     failing = ("distill", "mcd", "--teacher", "@a/teacher", "--delta0", "0.5", *high)
     lab = Lab(tmp_path, main, 1)
-    lab.train([Run("b/failing", failing, may_fail=True), teacher])
+    lab.train([Training("b/failing", failing, may_fail=True), teacher])
     made = (tmp_path / "a/teacher/model.safetensors").stat().st_mtime_ns
     assert not (tmp_path / "b/failing/model.safetensors").exists()
     with pytest.raises(RuntimeError, match=r"max-loss.*b-strict\.log"):
-        lab.train([teacher, Run("b/failing", failing, may_fail=True), Run("b/strict", failing)])
+        lab.train([teacher, Training("b/failing", failing, may_fail=True), Training("b/strict", failing)])
     assert (tmp_path / "a/teacher/model.safetensors").stat().st_mtime_ns == made
 
     cells = [
-        Cell(str(hmm_model(0)), 4, 32, "ours", length=16, options=options_of(temperature=T), language="hmm")
+        Cell(str(hmm_model(0)), 4, 32, "ours", length=16, options=sampler_options(temperature=T), language="hmm")
         for T in (0.8, 1.0)
     ]
     first = lab.measure([*cells, cells[0]])

@@ -13,7 +13,7 @@ from mcd.data.languages.known import LANGUAGES
 from mcd.eval.diversity import sample_entropies
 from mcd.eval.equal_entropy import Match, Point, at_entropy, ratio, total_variation
 from mcd.eval.known_language import bigram_counts
-from mcd.eval.laboratory.pool import Measured
+from mcd.eval.laboratory.lab import MeasuredCell
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Curve:
         return next((float(point.entropy.mean()) for point in points if point.temperature == 1.0), None)
 
 
-def curve_of(label: str, steps: int, members: Sequence[Measured]) -> Curve:
+def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
     """The curve of cells that differ in temperature alone."""
     cell = members[0].cell
     points: dict[str, list[Point]] = {}
@@ -54,7 +54,7 @@ def curve_of(label: str, steps: int, members: Sequence[Measured]) -> Curve:
     return Curve(label, steps, cell.language, cell.seed, points)
 
 
-def point_row(one: Measured) -> dict[str, Any]:
+def point_row(one: MeasuredCell) -> dict[str, Any]:
     """A cell of the sweep as a row."""
     return one.row | {"language": one.cell.language, **dict(one.cell.options)}
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another run's folder.
 
     may_fail: whether it does is the question of an experiment; its stats.jsonl then ends with the reason.
@@ -68,13 +68,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Experiment:
     """All that an experiment trains and measures."""
 
-    runs: list[Run]
+    trainings: list[Training]
     cells: list[Cell]
 
 
-def options_of(**options: Any) -> tuple[tuple[str, Any], ...]:
+def sampler_options(**options: Any) -> tuple[tuple[str, Any], ...]:
     """Sampler options as a `Cell` takes them; temperature 1 goes without saying, so that equal cells are one."""
     return tuple(sorted((name, value) for name, value in options.items() if (name, value) != ("temperature", 1.0)))

@@ -19,13 +19,13 @@ import torch
 from mcd.data.prepare.corpus import file_sha256
 from mcd.data.prepare.shards import MANIFEST
 from mcd.errors import WorkFailed
-from mcd.eval.laboratory.plan import Cell, Run
+from mcd.eval.laboratory.experiment import Cell, Training
 from mcd.progress import watching
 from mcd.train.run_folder import read_stats
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCell:
     """A cell's row of metrics, and what it was computed from: ids (N, L), of text nll and tokens (N,)."""
 
     cell: Cell
@@ -45,7 +45,7 @@ class Lab:
     command: Callable[[list[str]], int]
     jobs: int = 2
 
-    def train(self, runs: Iterable[Run]) -> None:
+    def train(self, runs: Iterable[Training]) -> None:
         """Do the trainings that are not done, each after those it starts from.
 
         Raises WorkFailed, naming the log, when one fails.
@@ -57,7 +57,7 @@ class Lab:
         }
         self._do("training", tasks)
 
-    def measure(self, cells: Sequence[Cell]) -> list[Measured]:
+    def measure(self, cells: Sequence[Cell]) -> list[MeasuredCell]:
         """Draw and score what is not yet there; the cells as asked, in order."""
         paths = {cell: self._path(cell) for cell in dict.fromkeys(cells)}
         folder = self.work / "cells"
@@ -70,7 +70,7 @@ class Lab:
         self._do("measuring", tasks)
         return [_read(cell, paths[cell]) for cell in cells]
 
-    def _is_done(self, run: Run) -> bool:
+    def _is_done(self, run: Training) -> bool:
         folder = self.work / run.name
         if (folder / "model.safetensors").is_file() or (folder / MANIFEST).is_file():
             return True
@@ -170,10 +170,10 @@ def _scorer(name: str, precision: str) -> Any:
     return load_scorer(name, precision)
 
 
-def _read(cell: Cell, path: Path) -> Measured:
+def _read(cell: Cell, path: Path) -> MeasuredCell:
     with np.load(path.with_suffix(".npz")) as file:
         arrays = dict(file)
-    return Measured(cell, json.loads(path.read_text(encoding="utf-8")), arrays)
+    return MeasuredCell(cell, json.loads(path.read_text(encoding="utf-8")), arrays)
 
 
 @cache
