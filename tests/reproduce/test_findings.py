@@ -1,4 +1,4 @@
-"""What Table 1 says of itself follows from its cells."""
+"""The findings of Table 1 and the verdicts of the frontier follow from their cells."""
 
 from pathlib import Path
 
