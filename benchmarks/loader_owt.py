@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mcd.bench.machine import machine
 from mcd.data.loader import Loader
 from mcd.data.prepare.shards import SHARD_TOKENS
 from mcd.data.tokens import Tokens, mapped
+from mcd.machine import machine
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--rows", type=int, default=9_000_000)

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from mcd.allocator import keep_freed_blocks
-from mcd.bench.machine import machine
 from mcd.bench.memory import forget_peak, peak, release_freed, resident
 from mcd.bench.models import SMALL, Size
 from mcd.bench.sides import Ours
 from mcd.cli.plan import measured_cpu
+from mcd.machine import machine
 from mcd.model.dit import DiTConfig
 from mcd.train.estimate import Setup, memory, seconds
 

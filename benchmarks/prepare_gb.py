@@ -151,8 +151,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    from mcd.bench.machine import machine
     from mcd.data.tokenizer import train_bpe
+    from mcd.machine import machine
 
     args.work.mkdir(parents=True, exist_ok=True)
     text, tokenizer = args.work / "text.jsonl", args.work / "tokenizer.json"

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mcd.bench.machine import machine
 from mcd.bench.models import SMALL, Size, random_denoiser, random_rows
 from mcd.bench.sides import BETAS, CLIP, EMA_DECAY, LR, Peers, Sampled
 from mcd.bench.worker import child_environment
+from mcd.machine import machine
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.masked import coupled_pair

@@ -1,34 +1,75 @@
-"""What this process may use of the machine: cores and memory, within the limits of its control group (containers)."""
+"""Facts about this machine and what of it this process may use: versions, processor, cores, memory.
+
+Cores and memory are those within the limits of the process's control group, as containers set them.
+"""
 
 import os
+import platform
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import mcd
 
 CGROUPS = Path("/sys/fs/cgroup")
-OWN = Path("/proc/self/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine facts that a number may depend on; run.json holds them."""
+    import torch
+
+    git = ["git", "-C", str(Path(mcd.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "mcd": mcd.__version__,
+        "git_commit": commit,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers of a benchmark depend on: `environment`, system, processor, memory and the time."""
+    name = _cpuinfo("model name") or platform.processor()
+    facts = environment() | {"system": platform.system(), "cpu": name, "time": datetime.now(UTC).isoformat()}
+    memory, _ = usable_memory()
+    return facts if memory is None else facts | {"memory_bytes": memory}
+
+
+def cpu_flags() -> set[str]:
+    """The processor's features by the kernel's names; empty where the kernel names none."""
+    return set((_cpuinfo("flags") or _cpuinfo("features")).split())
 
 
 def usable_cores() -> tuple[int, float | None]:
     """Cores that this process may run on, and the quota of its control group in cores (None when there is none)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [int(words[0]) / int(words[1]) for words in _read("cpu.max") if words[0] != "max" and len(words) == 2]
-    limits = zip(_read("cpu/cpu.cfs_quota_us"), _read("cpu/cpu.cfs_period_us"), strict=False)  # version 1
-    quotas += [int(quota[0]) / int(period[0]) for quota, period in limits if int(quota[0]) > 0]
+    quotas = [int(words[0]) / int(words[1]) for words in _limits("cpu.max") if words[0] != "max" and len(words) == 2]
+    version_1 = zip(_limits("cpu/cpu.cfs_quota_us"), _limits("cpu/cpu.cfs_period_us"), strict=False)
+    quotas += [int(quota[0]) / int(period[0]) for quota, period in version_1 if int(quota[0]) > 0]
     return cores, min(quotas, default=None)
 
 
 def usable_memory() -> tuple[int | None, int | None]:
-    """Bytes of memory of the machine, and the limit of the control group below it; None where nothing says."""
+    """Bytes of memory of the machine, and the lower limit of the control group; None where the system gives none."""
     total = None
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [int(words[0]) for name in ("memory.max", "memory/memory.limit_in_bytes") for words in _read(name)
-              if words[0].isdigit()]  # fmt: skip
-    limit = min(limits, default=None)
+    found = _limits("memory.max") + _limits("memory/memory.limit_in_bytes")
+    limit = min((int(words[0]) for words in found if words[0].isdigit()), default=None)
     return total, limit if limit is not None and (total is None or limit < total) else None
 
 
 def available_memory() -> int | None:
-    """Bytes that new work could take without swapping, as the kernel counts; None where it does not say."""
+    """Bytes that new work can take without swapping, as the kernel counts; None where it does not count."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -36,26 +77,32 @@ def available_memory() -> int | None:
         return None
 
 
-def _read(name: str) -> list[list[str]]:
-    """The words of such a file in the control group of this process and in all above it."""
+def _cpuinfo(field: str) -> str:
+    """The first value of a field of /proc/cpuinfo, or ""."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.lower().startswith(field)), "").partition(":")[2].strip()
+
+
+def _limits(name: str) -> list[list[str]]:
+    """The words of the file `name` in the control group of this process and in all groups above it."""
     controller, _, file = name.rpartition("/")
     try:
-        lines = [line.split(":", 2) for line in OWN.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in OWN_CGROUP.read_text().splitlines()]
     except OSError:
         return []
     own = next((path for _, names, path in lines if controller in names.split(",")), None)
     if own is None:
         return []
-    top = CGROUPS / controller
-    here = top / own.lstrip("/")
-    found = []
-    for folder in (here, *here.parents):
+    top, found = CGROUPS / controller, []
+    group = top / own.lstrip("/")
+    for folder in (group, *group.parents):
         if folder == top.parent:
             break
         try:
-            words = (folder / file).read_text().split()
+            found.append((folder / file).read_text().split())
         except OSError:
             continue
-        if words:
-            found.append(words)
-    return found
+    return [words for words in found if words]

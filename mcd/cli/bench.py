@@ -82,16 +82,16 @@ def _chosen(args: BenchArgs) -> list[Any]:
 
 
 def _run(args: BenchArgs, cells: list[Any], command: str) -> int:
-    from mcd.bench.machine import machine
     from mcd.bench.table import print_table
     from mcd.files import write_json
-    from mcd.progress import watching
+    from mcd.machine import machine
+    from mcd.progress import progress_bar
 
     facts, rows, failed = machine(), [], []
     total, done = sum(cell.seconds for cell in cells), 0.0
-    with watching("bench") as watch:
+    with progress_bar("bench") as update:
         for cell in cells:
-            watch.tell(done / total, cell.name)
+            update(done / total, cell.name)
             try:
                 rows.append(cell.measure())
             except WorkFailed as error:  # the others may still fit
@@ -100,7 +100,7 @@ def _run(args: BenchArgs, cells: list[Any], command: str) -> int:
             if args.json is not None:
                 write_json(args.json, {"command": command, "machine": facts, "rows": rows})
             done += cell.seconds
-        watch.tell(1.0)
+        update(1.0)
     print_table([row for row in rows if "error" not in row])
     if args.json is not None:
         print(f"{args.json}: {len(rows)} rows")

@@ -24,7 +24,7 @@ from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.errors import DataError, ModelError, UsageError, WorkFailed
 from mcd.machine import usable_cores
 from mcd.model.denoiser import Denoiser
-from mcd.progress import watching
+from mcd.progress import progress_bar
 from mcd.train.run_record import trained_on
 
 CHECKED_TOKENS = 1 << 24
@@ -79,10 +79,10 @@ def prepare_shown(
     cores, _ = usable_cores()
     if recipe.source not in LANGUAGES:
         tell_notes(files_of(source_of(recipe)).notes())
-    with watching(out.name) as watch:
+    with progress_bar(out.name) as update:
 
         def tell(done: float | None, note: str) -> None:
-            watch.tell(done or 0.0, note)
+            update(done or 0.0, note)
 
         try:
             manifest = prepare(recipe, out, workers=workers or cores, tell=tell, most_lost=most_lost)

@@ -95,7 +95,7 @@ def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[di
     from mcd.eval.mauve import HAS_MAUVE
     from mcd.eval.metrics import Scoring
     from mcd.eval.scorer import load_scorer
-    from mcd.progress import watching
+    from mcd.progress import progress_bar
 
     options, path, cache = args.scoring, Path(args.source), args.out.parent / "data"
     scoring = Scoring(options.averaging, options.retokenise, borders=options.borders)
@@ -154,7 +154,7 @@ def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[di
     if language is None:
         scoring, judge = compared(length, denoiser.folder / "tokenizer.json"), scorer()
     rows = []
-    with watching("eval") as watch:
+    with progress_bar("eval") as update:
         for i, sampler in enumerate(samplers):
             cell = measure_model(
                 denoiser,
@@ -170,7 +170,7 @@ def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[di
                 frame=frame,
             )
             rows.append(cell.row)
-            watch.tell((i + 1) / len(samplers), f"{sampler.steps} steps")
+            update((i + 1) / len(samplers), f"{sampler.steps} steps")
     return rows
 
 
@@ -206,7 +206,7 @@ def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
     from mcd.cli.likelihood import likelihood_row
     from mcd.data.prepare.shards import MANIFEST
     from mcd.eval.laboratory.shares import open_model
-    from mcd.progress import watching
+    from mcd.progress import progress_bar
 
     names = args.likelihood.likelihood
     if all((Path(name) / MANIFEST).is_file() for name in names):
@@ -216,7 +216,7 @@ def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
         refuse_idle(argv, {"--draws": "the likelihood of an autoregressive model is exact"})
     length = args.sampling.length_for(denoiser)
     rows = []
-    with watching("eval") as watch:
+    with progress_bar("eval") as update:
         for i, name in enumerate(names):
             rows.append(
                 likelihood_row(
@@ -231,7 +231,7 @@ def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
                     frame=args.sampling.frame,
                 )
             )
-            watch.tell((i + 1) / len(names), name)
+            update((i + 1) / len(names), name)
     return rows
 
 

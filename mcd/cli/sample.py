@@ -106,7 +106,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.laboratory.shares import open_model, sample_in_shares
     from mcd.eval.protocol import Protocol
-    from mcd.progress import watching
+    from mcd.progress import progress_bar
     from mcd.train.ranks import broadcast, rank
 
     set_threads(args.sampling.threads)
@@ -152,13 +152,13 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     started = time.monotonic()
     if args.watch and first_process:
         _watch(sampler, denoiser, tokenizer, template, length, args.seed, frame)
-    with watching("sample") as watch:
+    with progress_bar("sample") as update:
         for first in range(done, args.num, GROUP):
             num = min(GROUP, args.num - first)
 
             def tell(share: float, first: int = first, num: int = num) -> None:
                 if share < 1.0:
-                    watch.tell((first + share * num) / args.num, f"{first} rows")
+                    update((first + share * num) / args.num, f"{first} rows")
 
             ids, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell, frame)
             if not first_process:
@@ -176,7 +176,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
             ]
             _write(args.out, rows)
             if args.out:
-                watch.tell((first + num) / args.num, f"{first + num} rows")
+                update((first + num) / args.num, f"{first + num} rows")
     if args.out and first_process:
         if done > args.num:
             print(f"{args.out}: holds {done} rows already, more than --num {args.num}; none was drawn", file=sys.stderr)

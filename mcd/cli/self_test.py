@@ -1,4 +1,4 @@
-"""The doctor's self-test: a few steps of training that are stopped and resumed, and sampling twice, bit by bit."""
+"""The self-test of `mcd doctor`: a short training that is stopped and resumed, and sampling twice, bit by bit."""
 
 import contextlib
 import importlib.util
@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mcd.cli.doctor import Finding
+from mcd.cli.doctor_checks import Finding, finding
 
 STEPS, STOP, ROWS, LENGTH = 4, 3, 2, 32
-"""Steps of the run, the step at which it is stopped (one after its checkpoint), and the batch."""
+"""Steps of the run, the step at which it is stopped (one after its checkpoint), and the shape of a batch."""
 
 
 class _Stop(Exception):
@@ -36,32 +36,30 @@ def sampling() -> Iterator[Finding]:
         yield Finding("sampling", "broken", f"the bundled teacher: {error}", "reinstall mcd-lm")
         return
     drawn = [sample(Ancestral(8), model, ROWS, LENGTH, seed=1)[0] for _ in range(2)]
-    seconds = time.monotonic() - started
-    count = sum(p.numel() for p in model.parameters())
+    count, seconds = sum(p.numel() for p in model.parameters()), time.monotonic() - started
     value = f"the bundled teacher ({count:,} parameters) drew {ROWS} rows twice in {seconds:.1f} s"
     if torch.equal(*drawn):
-        yield Finding("sampling", "ok", f"{value}, the same")
+        yield finding("sampling", f"{value}, the same")
     else:
-        yield Finding(
-            "sampling", "warn", f"{value}, and they differ", "one build of torch and one --threads give equal bits"
-        )
+        yield finding("sampling", f"{value}, and they differ", "one build of torch and one --threads give equal bits")
 
 
 def training() -> Iterator[Finding]:
     """MCD steps on the bundled teacher: the loss is finite, and a run that was stopped ends with the same bits."""
     if importlib.util.find_spec("lightning_fabric") is None:
-        mend = "pip install 'mcd-lm[train]'"
-        yield Finding("training", "warn", "not tried: lightning-fabric is missing", mend)
+        yield finding("training", "not tried: lightning-fabric is missing", "pip install 'mcd-lm[train]'")
         return
+    import torch
+
     from mcd.train.run_folder import read_stats
 
     started = time.monotonic()
     with TemporaryDirectory(prefix="mcd-doctor-") as name:
         straight, stopped = Path(name) / "straight", Path(name) / "stopped"
-        _run(straight)
+        _train(straight)
         with contextlib.suppress(_Stop):
-            _run(stopped, stop=STOP)
-        _run(stopped)
+            _train(stopped, stop=STOP)
+        _train(stopped)
         losses = [row["loss"] for row in read_stats(straight)]
         files = ("model.safetensors", "model.raw.safetensors")
         same = all((straight / file).read_bytes() == (stopped / file).read_bytes() for file in files)
@@ -70,16 +68,17 @@ def training() -> Iterator[Finding]:
     if not all(math.isfinite(loss) for loss in losses):
         yield Finding("training", "broken", value, "the loss is not finite: try --precision 32-true and another torch")
     elif not same:
-        import torch
-
-        mend = "a resumed run is as good, not the same; GPUs add in changing order"
-        yield Finding("training", "warn" if torch.cuda.is_available() else "broken", value, mend)
+        fix = "a resumed run is as good, but not the same; GPUs add in changing order"
+        yield Finding("training", "warn" if torch.cuda.is_available() else "broken", value, fix)
     else:
-        yield Finding("training", "ok", value)
+        yield finding("training", value)
 
 
-def _run(out: Path, stop: int | None = None) -> None:
-    """Train to the end, or raise _Stop after so many steps."""
+SELF_TESTS = (sampling, training)
+
+
+def _train(out: Path, stop: int | None = None) -> None:
+    """Train to the end, or raise _Stop after `stop` steps."""
     import numpy as np
 
     from mcd.checkpoints.pretrained import from_pretrained

@@ -21,7 +21,7 @@ from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
 from mcd.model.lora import LoRA
 from mcd.objective.base import Objective
-from mcd.progress import watching
+from mcd.progress import progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, sample
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.launch import join
@@ -90,7 +90,7 @@ def train_run(
     special = data / NOTES[0]  # the model's end of text, where its tokenizer.json does not say
     if special.is_file() and (student.folder is None or not (student.folder / special.name).is_file()):
         beside[special.name] = special.read_text(encoding="utf-8")
-    with run, watching(out.name) as watch:
+    with run, progress_bar(out.name) as update:
 
         def show(progress: Progress) -> None:
             row = progress.row
@@ -99,7 +99,7 @@ def train_run(
                 note += f"  valid NELBO {row['valid_nelbo']:.3f}"
             if budget.rounds > 1:
                 note = f"round {row['round']}/{budget.rounds}  {note}"
-            watch.tell(progress.fraction, note)
+            update(progress.fraction, note)
 
         try:
             fit(student, objective, loader, train, budget, run, tokenizer.to_str(), validate, show, fabric, beside)

@@ -3,18 +3,14 @@
 import json
 import math
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import mcd
 from mcd.checkpoints.pretrained import WEIGHTS
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
+from mcd.machine import environment
 from mcd.train.config import TrainConfig
 from mcd.train.optimizer import lr_factor
 from mcd.train.run_lock import LOCK, RunConflict, RunLock
@@ -190,28 +186,6 @@ def read_stats(run: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and type(row.get("step")) is int:
             rows.append(row)
     return rows
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine facts that a number may depend on."""
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(Path(mcd.__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    return {
-        "mcd": mcd.__version__,
-        "git_commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _read_config(path: Path) -> dict[str, Any]:

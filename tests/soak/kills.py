@@ -229,7 +229,7 @@ def main():
         "records": records,
     }
     if args.out:
-        from mcd.bench.machine import machine
+        from mcd.machine import machine
 
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"machine": machine()} | result, indent=2) + "\n")

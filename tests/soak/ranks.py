@@ -22,12 +22,13 @@ import torch
 from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
 from mcd.data.prepare.shards import Recipe, prepare, read_manifest
 from mcd.files import write_json
+from mcd.machine import environment
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.ema import EMA
 from mcd.train.checkpoint import load_checkpoint
 from mcd.train.optimizer import make_optimizers
-from mcd.train.run_folder import environment, read_stats
+from mcd.train.run_folder import read_stats
 from mcd.train.state import TrainState, teacher_of
 
 WORKER = Path(__file__).resolve().parents[1] / "ranks" / "worker.py"

@@ -20,7 +20,7 @@ from mcd.data.prepare.corpus import file_sha256
 from mcd.data.prepare.shards import MANIFEST
 from mcd.errors import WorkFailed
 from mcd.eval.laboratory.experiment import Cell, Training
-from mcd.progress import watching
+from mcd.progress import progress_bar
 from mcd.train.run_folder import read_stats
 
 
@@ -90,7 +90,7 @@ class Lab:
         waiting, running = dict(tasks), dict[Future[None], str]()
         spawn = multiprocessing.get_context("spawn")
         with (
-            watching(what) as watch,
+            progress_bar(what) as update,
             ProcessPoolExecutor(
                 self.jobs, mp_context=spawn, initializer=_start_worker, initargs=(os.getpid(),)
             ) as pool,
@@ -106,7 +106,7 @@ class Lab:
                     name = running.pop(future)
                     future.result()
                     done.add(name)
-                    watch.tell(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
+                    update(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
 
 
 def _start_worker(parent: int) -> None:
