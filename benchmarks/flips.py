@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.data_option import prepared
 from mcd.data.loader import open_loader
 from mcd.process.categorical import sample_inverse_cdf

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from mcd.checkpoints.foreign import Sizes, rotary_buffer
+from mcd.checkpoints.public_layout import Sizes, rotary_buffer
 from mcd.model.dit import SIZES
 
 RUN = """

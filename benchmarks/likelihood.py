@@ -6,7 +6,7 @@ python benchmarks/likelihood.py demo runs/demo/student
 import sys
 from pathlib import Path
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.data_option import prepared
 from mcd.data.loader import open_loader
 from mcd.eval.likelihood import nelbo

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mcd.checkpoints.pretrained import DEMO, from_pretrained, save_pretrained
+from mcd.checkpoints.folder import DEMO, from_pretrained, save_pretrained
 
 run = Path(sys.argv[1])
 model = from_pretrained(str(run))

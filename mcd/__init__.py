@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 __all__ = ["Denoiser", "__version__", "from_pretrained"]
 
 if TYPE_CHECKING:
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.model.denoiser import Denoiser
 
 
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return Denoiser
     if name == "from_pretrained":
-        from mcd.checkpoints.pretrained import from_pretrained
+        from mcd.checkpoints.folder import from_pretrained
 
         return from_pretrained
     raise AttributeError(f"module 'mcd' has no attribute {name!r}")

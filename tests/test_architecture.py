@@ -190,7 +190,7 @@ print([name for name in {HEAVY} if name in sys.modules], torch.cuda.is_initializ
 
 def test_annotations_are_checked_at_run_time():
     from mcd.model.dit import DiTConfig
-    from mcd.model.head import tempered
+    from mcd.model.targets import tempered
 
     with pytest.raises(jaxtyping.TypeCheckError, match="logits"):
         tempered([0.0, 1.0], 1.0)

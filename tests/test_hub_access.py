@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mcd.checkpoints.pretrained import locate
+from mcd.checkpoints.folder import locate
 from mcd.data.prepare.hub import HubRecords, commit_of
 from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import DataError, MissingScorer, ModelError

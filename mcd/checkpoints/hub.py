@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mcd.checkpoints.adapted import companions_of
 from mcd.checkpoints.checks import check_finite_file
-from mcd.checkpoints.importing import ORIGIN
-from mcd.checkpoints.pretrained import WEIGHTS, parts_of_weights, read_config
+from mcd.checkpoints.folder import WEIGHTS, parts_of_weights, read_config
+from mcd.checkpoints.import_ import ORIGIN
 from mcd.errors import HubError, ModelError
 
 CARD = "README.md"

@@ -1,7 +1,7 @@
 """Checkpoints of `torch.save`, Lightning's among them, read without running anything in them.
 
-The pickle inside goes through `mcd.checkpoints.inert`; tensors are views of storages that are read from the zip file
-one at a time, after every size, offset and stride has been checked against it.
+The pickle inside goes through `mcd.checkpoints.inert_pickle`; tensors are views of storages that are read from the zip
+file one at a time, after every size, offset and stride has been checked against it.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.inert import PERSISTENT, Inert, Name, PickleFault, attributes, mapping, plain, read_pickle
+from mcd.checkpoints.inert_pickle import PERSISTENT, Inert, Name, PickleFault, attributes, mapping, plain, read_pickle
 from mcd.errors import ModelError
 
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mcd.checkpoints.folder import files_of_index
 from mcd.checkpoints.lightning import read_lightning, total_bytes
-from mcd.checkpoints.pretrained import files_of_index
 from mcd.errors import ModelError
 
 Container = Literal["hub", "lightning", "bare"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from mcd.checkpoints.pretrained import locate
+from mcd.checkpoints.folder import locate
 from mcd.cli.errors import nearest
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.lost import Lost

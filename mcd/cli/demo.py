@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
         return show_dry_run({key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()})
     check_out(args.out, folder=True)
 
-    from mcd.checkpoints.pretrained import from_pretrained, locate
+    from mcd.checkpoints.folder import from_pretrained, locate
     from mcd.cli import distill, report
     from mcd.cli.data_option import prepared
     from mcd.eval.scorer import load_scorer
@@ -185,7 +185,7 @@ class Cells:
 
     def run(self) -> None:
         """Measure what is not yet measured."""
-        from mcd.checkpoints.pretrained import from_pretrained
+        from mcd.checkpoints.folder import from_pretrained
         from mcd.eval.laboratory.measure import control_rows, held_out_rows
         from mcd.sampler.ancestral import Ancestral
 

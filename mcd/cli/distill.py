@@ -120,7 +120,7 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
         schedule = [{"round": r + 1, **objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule})
 
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.cli.data_option import check_language, data_of_model, prepared
     from mcd.cli.training import check_and_adapt, joined, train_run
     from mcd.data.loader import open_loader

@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
         return show_dry_run({**asdict(args), "out": str(args.out)})
     check_out(args.out, folder=True)
     check_empty(args.out, f"--out {args.out}")
-    from mcd.checkpoints.exporting import export_mdlm
-    from mcd.checkpoints.pretrained import locate
+    from mcd.checkpoints.export import export_mdlm
+    from mcd.checkpoints.folder import locate
 
     with written_whole(args.out) as partial:
         export_mdlm(locate(args.model), partial, args.weights)

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
         return show_dry_run({"models": args.models, "cells": grid, "samples": grid * args.num})
     check_out(args.out, folder=True)
 
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.cli.data_option import language_of
     from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
     from mcd.eval.laboratory.experiment import Cell, sampler_options

@@ -15,7 +15,7 @@ from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run, writt
 from mcd.errors import UsageError
 
 if TYPE_CHECKING:
-    from mcd.checkpoints.importing import Import
+    from mcd.checkpoints.import_ import Import
 
 FILES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 PAD = "[PAD]"
@@ -90,8 +90,8 @@ def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:
 
 def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
     from mcd.checkpoints.adapted import COMPANIONS, OF_TOKENIZER, copy_companions
-    from mcd.checkpoints.importing import origin_of, understand, write_import
-    from mcd.checkpoints.pretrained import locate
+    from mcd.checkpoints.folder import locate
+    from mcd.checkpoints.import_ import origin_of, understand, write_import
     from mcd.checkpoints.sources import open_checkpoint
     from mcd.data.prepare.corpus import file_sha256
 
@@ -199,7 +199,7 @@ def _tell(found: "Import", tokenizer: str | None, out: Path) -> None:
 
 def _grouped(names: Sequence[str]) -> list[str]:
     """Names of tensors, those of a whole network beside the student as one: `teacher.* (26 tensors)`."""
-    from mcd.checkpoints.foreign import HELPERS
+    from mcd.checkpoints.public_layout import HELPERS
 
     helper_of = {name: next((part for part in name.split(".") if part in HELPERS), None) for name in names}
     counts = Counter(helper for helper in helper_of.values() if helper is not None)

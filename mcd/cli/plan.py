@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
 
 def config_of(size: str, length: int, dropout: float) -> Any:
     """The backbone of --size. Raises UsageError for a name that is none, and ModelError for a folder that is none."""
-    from mcd.checkpoints.pretrained import locate, read_config
+    from mcd.checkpoints.folder import locate, read_config
     from mcd.model.dit import SIZES, DiTConfig
 
     try:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tyro
 from tokenizers import Tokenizer
 
-from mcd.checkpoints.pretrained import WEIGHTS, locate, parts_of_weights, read_config
+from mcd.checkpoints.folder import WEIGHTS, locate, parts_of_weights, read_config
 from mcd.cli.arguments import Flat, check_threads, choose, parse, peek
 from mcd.cli.typed_options import options_of, positionals, typed
 from mcd.data.companions import frame_of

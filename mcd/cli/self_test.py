@@ -24,7 +24,7 @@ def sampling() -> Iterator[Finding]:
     """The bundled teacher draws the same text twice."""
     import torch
 
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.errors import ModelError
     from mcd.sampler import sample
     from mcd.sampler.ancestral import Ancestral
@@ -81,7 +81,7 @@ def _train(out: Path, stop: int | None = None) -> None:
     """Train to the end, or raise _Stop after `stop` steps."""
     import numpy as np
 
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.data.loader import Loader
     from mcd.objective.mcd import MCD
     from mcd.train.config import Budget, TrainConfig

@@ -148,7 +148,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     """Prepare the data, make or load the network, and train it."""
     import torch
 
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.cli.data_option import check_language, prepared
     from mcd.cli.training import check_and_adapt, joined, train_run
     from mcd.data.loader import open_loader
@@ -192,7 +192,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
 
 def _long_enough(student: "Denoiser", length: int, whose: str, args: TrainArgs) -> "Denoiser":
     """The model of --init, for rows of `length`. Raises UsageError where it has learnt fewer positions."""
-    from mcd.checkpoints.pretrained import lengthened
+    from mcd.checkpoints.folder import lengthened
 
     if length <= student.config.backbone.length:
         return student

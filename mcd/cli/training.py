@@ -49,7 +49,7 @@ def check_and_adapt(student: Denoiser, data: str, folder: Path, lora: LoRA, seed
     if rank() == 0:
         check_ids(data, student, folder)
     try:
-        lora.apply(student, seed)
+        student.add_lora(lora, seed)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

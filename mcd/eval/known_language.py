@@ -19,7 +19,8 @@ from mcd.data.languages.known import Language
 from mcd.eval.bootstrap import RESAMPLES, mean_interval
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
-from mcd.model.head import HeadLoss, Target, head_loss
+from mcd.model.head import HeadLoss, head_loss
+from mcd.model.targets import Target
 
 RULE_COUNT = 20.0
 """A rule that the truth is expected to use at least so often in as many tokens is one that samples should use."""

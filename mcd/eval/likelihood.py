@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import RowsTarget, TokenTarget
+from mcd.model.targets import RowsTarget, TokenTarget
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import corrupt, nelbo_in_parts, sample_rival

@@ -16,9 +16,10 @@ from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.network import Adapted
 from mcd.model.backbone import Backbone
 from mcd.model.dit import DiT, DiTConfig
-from mcd.model.head import HeadLoss, Target, head_loss, tempered
+from mcd.model.head import HeadLoss, head_loss
 from mcd.model.linear import linear
-from mcd.model.lora import LoRA
+from mcd.model.lora import LoRA, add_factors
+from mcd.model.targets import Target, tempered
 from mcd.process.schedule import LogLinear, Schedule
 
 Process = Literal["masked", "uniform", "autoregressive"]
@@ -103,6 +104,11 @@ class Denoiser(nn.Module):
         return self.config.vocab_size if self.config.mask_id is None else self.config.mask_id
 
     @property
+    def forbidden(self) -> tuple[int, ...]:
+        """As of the configuration."""
+        return self.config.forbidden
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.table().device
@@ -167,6 +173,18 @@ class Denoiser(nn.Module):
         See `model.head`; all gradients are made in the call, and `total` can be differentiated once.
         """
         return head_loss(hidden, *self.backbone.projection(), self.config.vocab_size, targets)
+
+    def add_lora(self, lora: LoRA, seed: int = 0) -> None:
+        """Freeze all weights in place and add trainable factors to the layers (`add_factors`); nothing for rank 0.
+
+        Raises ValueError for a model that has LoRA already, and as `add_factors`.
+        """
+        if not lora.lora_rank:
+            return
+        if self.lora is not None:
+            raise ValueError(f"--lora-rank {lora.lora_rank}: the model has LoRA already")
+        add_factors(lora, self.backbone, seed)
+        self.lora = lora
 
     def shardable_layers(self) -> list[nn.Module]:
         """The transformer blocks, in order: what FSDP2 shards one by one, before the whole model."""

@@ -5,21 +5,16 @@ into the loss and into its gradient where they lie, multiplied into the gradient
 forgotten. The slow twin is autograd through `Denoiser.log_x_theta` (tests/model/test_head.py).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mcd.model.divergence import DIRECTIONS, divergence_rows, tempered
 from mcd.model.linear import product
-
-if TYPE_CHECKING:
-    from mcd.model.denoiser import Denoiser
+from mcd.model.targets import Target
 
 CHUNK_ELEMENTS = 5 << 20
 """Logits of a chunk, 20 MiB in float32 (96 rows of 50,257): rows enough for quick matrix products, and no more."""
@@ -35,128 +30,6 @@ class HeadLoss(NamedTuple):
 
     total: Tensor
     rows: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class TokenTarget:
-    """Cross-entropy -log p(id), nats. ids: (n,) of the rows from `first` on; weight: a number, or (n,)."""
-
-    ids: Tensor
-    weight: float | Tensor = 1.0
-    first: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def references(self, dtype: torch.dtype) -> Callable[[slice], Tensor]:
-        """What `loss_and_grad` compares a slice of the rows with."""
-        return lambda rows: self.ids[rows]
-
-    def loss_and_grad(self, logits: Tensor, ids: Tensor, grads: bool) -> tuple[Tensor, Tensor | None]:
-        """logits: (c, V) raw; ids: (c,). Returns the losses (c,) and their gradients at the logits, softmax - 1_id."""
-        loss = F.cross_entropy(logits, ids, reduction="none")
-        if not grads:
-            return loss, None
-        grad = logits.softmax(-1)
-        grad.scatter_add_(1, ids[:, None], torch.full_like(loss, -1.0)[:, None])
-        return loss, grad
-
-
-@dataclass(frozen=True)
-class TeacherTarget:
-    """A divergence of the student's prediction p from a teacher's q, which carries no gradient.
-
-    hidden: (n, D) of `teacher.hidden(...)` for the rows from `first` on, so that the teacher's logits are made a chunk
-    at a time; tau, student_tau: temperatures on the raw logits (paper, Section 3.3); weight: a number, or (n,).
-    direction: as of `divergence_rows`. Raises ValueError for another one.
-    """
-
-    teacher: "Denoiser"
-    hidden: Tensor
-    tau: float = 1.0
-    direction: str = "reverse"
-    student_tau: float = 1.0
-    weight: float | Tensor = 1.0
-    first: int = 0
-
-    def __post_init__(self) -> None:
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"unknown divergence {self.direction!r}; known: {', '.join(DIRECTIONS)}")
-
-    def __len__(self) -> int:
-        return len(self.hidden)
-
-    def references(self, dtype: torch.dtype) -> Callable[[slice], Tensor]:
-        """The teacher's raw logits of a slice of the rows, multiplied in `dtype`."""
-        weight, bias = self.teacher.vocabulary(dtype)
-        hidden = self.hidden.detach().to(dtype)
-        return lambda rows: product(hidden[rows], weight, bias)
-
-    def loss_and_grad(self, logits: Tensor, teacher_logits: Tensor, grads: bool) -> tuple[Tensor, Tensor | None]:
-        """Both (c, V), raw. Returns the losses (c,) and their gradients at the student's logits (c, V).
-
-        For a loss with gradient g at log p, the gradient at the logits is g - p sum(g), divided by the temperature.
-        """
-        log_p, log_q = tempered(logits, self.student_tau), tempered(teacher_logits, self.tau)
-        p = log_p.exp() if grads else None
-        spoken = log_p.shape[-1]
-        if self.direction == "mse":  # of a forbidden id neither log-prob means anything, and no other loss weighs them
-            spoken -= self._forget(log_p, log_q)
-        loss = divergence_rows(log_p, log_q, self.direction)
-        if spoken < log_p.shape[-1]:
-            loss *= log_p.shape[-1] / spoken
-        if p is None:
-            return loss, None
-        if self.direction == "forward":
-            return loss, p.sub_(log_q.exp_()).div_(self.student_tau)
-        if self.direction == "reverse":
-            grad = log_p.sub_(log_q).mul_(p)  # and g = p (log p - log q + 1), of which the 1 cancels
-        elif self.direction == "mse":
-            grad = log_p.sub_(log_q).mul_(2.0 / spoken)
-        else:
-            grad = (p - log_q.exp_()).sign_().mul_(0.5).mul_(p)
-        return loss, grad.sub_(p.mul_(grad.sum(-1, keepdim=True))).div_(self.student_tau)
-
-    def _forget(self, log_p: Tensor, log_q: Tensor) -> int:
-        """Make both equal at ids that the teacher never says; how many those are."""
-        ids = torch.tensor(self.teacher.config.forbidden, dtype=torch.int64, device=log_p.device)
-        for x in (log_p, log_q) if len(ids) else ():
-            x.index_fill_(-1, ids, 0.0)
-        return len(ids)
-
-
-@dataclass(frozen=True)
-class RowsTarget:
-    """Any loss: `loss` of log-probs (c, V) and of a slice of the n rows is (c,) losses; autograd differentiates it.
-
-    weight: a number, or (n,); first: where its rows begin.
-    """
-
-    loss: Callable[[Tensor, slice], Tensor]
-    n: int
-    weight: float | Tensor = 1.0
-    first: int = 0
-
-    def __len__(self) -> int:
-        return self.n
-
-    def references(self, dtype: torch.dtype) -> Callable[[slice], Tensor]:
-        """The numbers of the rows."""
-        return lambda rows: torch.arange(rows.start, rows.stop)
-
-    def loss_and_grad(self, logits: Tensor, rows: Tensor, grads: bool) -> tuple[Tensor, Tensor | None]:
-        """logits: (c, V) raw; rows: (c,) their numbers, one after another. Returns losses (c,) and gradients (c, V)."""
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        if not grads:
-            return self.loss(tempered(logits, 1.0), part), None
-        with torch.enable_grad():
-            logits = logits.detach().requires_grad_()
-            loss = self.loss(tempered(logits, 1.0), part)
-            (grad,) = torch.autograd.grad(loss.sum(), logits)
-        return loss.detach(), grad
-
-
-Target = TokenTarget | TeacherTarget | RowsTarget
 
 
 def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, V: int, targets: Sequence[Target]) -> HeadLoss:
@@ -192,7 +65,7 @@ class _HeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         scale = grads[0]
-        if scale.device.type != "cpu" or scale != 1.0:  # an objective weighs its targets, so that this is 1
+        if scale.device.type != "cpu" or scale != 1.0:  # it is 1, unless a loss is divided (--accumulate)
             return *(g if g is None else g * scale for g in ctx.saved_tensors), None, None, None
         return *ctx.saved_tensors, None, None, None
 

@@ -1,17 +1,16 @@
-"""LoRA by PEFT: a few trainable factors beside frozen weights (arXiv 2106.09685)."""
+"""LoRA by PEFT: a few trainable factors next to frozen weights (arXiv 2106.09685)."""
 
-import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcd.model.adapted.network import Adapted
-
-if TYPE_CHECKING:
-    from mcd.model.denoiser import Denoiser
+from mcd.model.backbone import Backbone
+from mcd.options import Decay, Natural, Options, Positive
 
 ADAPTER = "default"
 """The name of the one adapter that PEFT is asked for."""
@@ -19,26 +18,21 @@ _FACTOR = re.compile(rf"(.*)\.lora_(A|B)\.{ADAPTER}\.weight")
 
 
 @dataclass(frozen=True)
-class LoRA:
-    """Train W + (alpha / rank) B A in place of W, of the linear layers of the blocks; all else is frozen."""
+class LoRA(Options):
+    """Train W + (alpha / rank) B A in place of W, for the linear layers of the blocks; everything else is frozen."""
 
-    lora_rank: int = 0
+    lora_rank: Natural = 0
     """Rank of the factors of LoRA; 0 trains all weights."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """What LoRA's product is multiplied by, times the rank; twice the rank by default."""
     lora_targets: tuple[str, ...] = ()
-    """Names of the linear layers that LoRA learns beside, such as query value or q_proj v_proj; by default all of the
+    """Names of the linear layers that get factors of LoRA, such as query value or q_proj v_proj; by default all of the
     blocks."""
-    lora_dropout: float = 0.0
+    lora_dropout: Decay = 0.0
     """Dropout of what goes into LoRA's factors."""
 
     def __post_init__(self) -> None:
-        if self.lora_rank < 0:
-            raise ValueError(f"--lora-rank {self.lora_rank}: must be at least 0")
-        if self.lora_alpha is not None and not 0.0 < self.lora_alpha < math.inf:
-            raise ValueError(f"--lora-alpha {self.lora_alpha}: must be positive and finite")
-        if not 0.0 <= self.lora_dropout < 1.0:
-            raise ValueError(f"--lora-dropout {self.lora_dropout}: must be in [0, 1)")
+        super().__post_init__()
         if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets or self.lora_dropout):
             raise ValueError("--lora-rank 0: there is no LoRA, so give --lora-rank or leave the other options out")
 
@@ -52,50 +46,44 @@ class LoRA:
         """What the product of the factors is multiplied by."""
         return self.alpha / self.lora_rank
 
-    def apply(self, model: "Denoiser", seed: int = 0) -> None:
-        """Freeze a model in place and give its layers factors, of which the second is 0: what it says stays the same.
 
-        The factors are float32 whatever the weights are. Nothing is done for rank 0. Raises ValueError for a model that
-        is not of Hugging Face or has LoRA already, and for a target that is no layer of it, with those that are;
-        ImportError, which names the extra, without PEFT.
-        """
-        if not self.lora_rank:
-            return
-        if model.lora is not None:
-            raise ValueError(f"--lora-rank {self.lora_rank}: the model has LoRA already")
-        if not isinstance(model.backbone, Adapted):
-            raise ValueError(
-                f"--lora-rank {self.lora_rank}: is for networks of Hugging Face; this one is trained whole"
-            )
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError:
-            raise ImportError("LoRA needs PEFT: pip install 'mcd-lm[lora]'", name="peft") from None
-        config = LoraConfig(
-            r=self.lora_rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # any number works
-            lora_dropout=self.lora_dropout,
-            target_modules=self._layers(model.backbone),
-        )
-        model.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            inject_adapter_in_model(config, model.backbone.body, ADAPTER)  # type: ignore[arg-type]
-        for name, p in model.named_parameters():
-            p.requires_grad_(_FACTOR.fullmatch(name) is not None)
-            if p.requires_grad:
-                p.data = p.data.float()
-        model.lora = self
+def add_factors(lora: LoRA, backbone: Backbone, seed: int) -> None:
+    """Freeze a network in place and give its layers factors; the second ones are 0, so that no prediction changes.
 
-    def _layers(self, backbone: Adapted) -> list[str]:
-        """Paths in the body of the layers that get factors."""
-        inside = {id(m) for layer in backbone.shardable_layers() for m in layer.modules() if isinstance(m, nn.Linear)}
-        paths = [path for path, m in backbone.body.named_modules() if id(m) in inside]
-        for target in self.lora_targets:
-            if not any(path.endswith("." + target) for path in paths):
-                known = dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths)
-                raise ValueError(f"--lora-targets {target}: is no linear layer of the model; it has {', '.join(known)}")
-        return [p for p in paths if not self.lora_targets or p.endswith(tuple("." + t for t in self.lora_targets))]
+    The factors are float32 whatever the weights are. Raises ValueError for a network that is not of Hugging Face, and
+    for a target that is none of its layers, with those that are; ImportError, which names the extra, without PEFT.
+    """
+    if not isinstance(backbone, Adapted):
+        raise ValueError(f"--lora-rank {lora.lora_rank}: is for networks of Hugging Face; this one is trained whole")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ImportError("LoRA needs PEFT: pip install 'mcd-lm[lora]'", name="peft") from None
+    config = LoraConfig(
+        r=lora.lora_rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number works
+        lora_dropout=lora.lora_dropout,
+        target_modules=_layers(backbone, lora.lora_targets),
+    )
+    backbone.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, backbone.body, ADAPTER)  # type: ignore[arg-type]
+    for name, p in backbone.named_parameters():
+        p.requires_grad_(_FACTOR.fullmatch(name) is not None)
+        if p.requires_grad:
+            p.data = p.data.float()
+
+
+def _layers(backbone: Adapted, targets: tuple[str, ...]) -> list[str]:
+    """Paths in the body of the layers that get factors."""
+    inside = {id(m) for layer in backbone.shardable_layers() for m in layer.modules() if isinstance(m, nn.Linear)}
+    paths = [path for path, m in backbone.body.named_modules() if id(m) in inside]
+    for target in targets:
+        if not any(path.endswith("." + target) for path in paths):
+            known = dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths)
+            raise ValueError(f"--lora-targets {target}: is no linear layer of the model; it has {', '.join(known)}")
+    return [path for path in paths if not targets or path.endswith(tuple("." + target for target in targets))]
 
 
 def merged(tensors: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
@@ -115,26 +103,27 @@ def merged(tensors: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
     return plain
 
 
-def adapter_of(model: "Denoiser", tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """adapter_config.json and the tensors of adapter_model.safetensors, as PEFT reads them beside the frozen network.
+def adapter_of(
+    lora: LoRA, backbone: Backbone, tensors: dict[str, Tensor], base: Path | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """adapter_config.json and the tensors of adapter_model.safetensors, as PEFT reads them for the frozen network.
 
-    tensors: of the `state_dict` of a model with LoRA.
+    tensors: the `state_dict` of a denoiser with LoRA. base: the folder of the frozen network.
     """
-    assert model.lora is not None
     stored: dict[str, Tensor] = {}
     layers: dict[str, None] = {}
     for name, value in tensors.items():
         if match := _FACTOR.fullmatch(name):
-            path = model.backbone.stored_name(match[1].removeprefix("backbone.") + ".weight").removesuffix(".weight")
+            path = backbone.stored_name(match[1].removeprefix("backbone.") + ".weight").removesuffix(".weight")
             stored[f"base_model.model.{path}.lora_{match[2]}.weight"] = value
             layers[path] = None
     config = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": None if model.folder is None else str(model.folder),
-        "r": model.lora.lora_rank,
-        "lora_alpha": model.lora.alpha,
-        "lora_dropout": model.lora.lora_dropout,
+        "base_model_name_or_path": None if base is None else str(base),
+        "r": lora.lora_rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.lora_dropout,
         "target_modules": list(layers),
         "bias": "none",
         "fan_in_fan_out": False,

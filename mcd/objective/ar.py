@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
-from mcd.model.head import TokenTarget
+from mcd.model.targets import TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.process.draws import Draws
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import TeacherTarget, TokenTarget
+from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.process.draws import Draws
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
-from mcd.model.head import RowsTarget
+from mcd.model.targets import RowsTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.process.draws import Draws
-from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
+from mcd.process.duality import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Schedule
 from mcd.process.uniform import corrupt, nelbo_in_parts, tabled_snr_root
 

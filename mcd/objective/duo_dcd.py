@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
-from mcd.model.head import TeacherTarget
+from mcd.model.targets import TeacherTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
 from mcd.process.draws import Draws

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import RowsTarget, TeacherTarget, TokenTarget
+from mcd.model.targets import RowsTarget, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
 from mcd.process.draws import Draws

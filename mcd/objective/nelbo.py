@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import TokenTarget
+from mcd.model.targets import TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.process.draws import Draws
 from mcd.process.masked import mask

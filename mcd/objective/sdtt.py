@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import TeacherTarget, rows_of_chunk
+from mcd.model.head import rows_of_chunk
+from mcd.model.targets import TeacherTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import WideningGap
 from mcd.process.categorical import sample_inverse_cdf

@@ -1,5 +1,8 @@
 """Masked Diffusion Duality: masking as a projection of a Gaussian process (paper, Section 3.1, 3.2 and Figure 1).
 
+The latent w_t lives in R^K with one coordinate per token of the extended vocabulary, the mask's own among them. It is a
+reference: nothing trains on it, except Duo's curriculum, which reads soft tokens from it.
+
 The chain is Eq. 8 (`project`), Lemma 3.1 (`calibrated_snr_root`) and Theorem 3.3 (`u_of_noise`): with r_t the root of
 the latent signal-to-noise ratio, a token is visible iff Y < r_t, where Y = max_{j != k} eps_j - eps_k does not depend
 on t. So u = F_Y(Y) ~ U[0, 1] settles the whole trajectory, and Eq. 13 needs no latent.
@@ -15,7 +18,8 @@ The theory needs care in four places:
       E[x0 | w_t], so DDIM with it leaves Eq. 9 and may end in another token.
 (iv)  Eq. 8 reads the true index k. It is a function of (w_t, x0) and not of w_t, so it is no sampler.
 
-K counts all coordinates, the mask's included. Shapes: x0 (...) int64; eps, w_t (..., K); y, p, alpha_t any shape.
+K counts all coordinates, the mask's included. Shapes: x0 (...) int64; eps, w_t (..., K); alpha_tilde_t and
+sigma_tilde_t broadcast against x0; y, p, alpha_t any shape.
 """
 
 import math
@@ -28,6 +32,40 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _Y_LIMIT = 60.0  # beyond it F_Y or 1 - F_Y underflows for every K
 _DROP = 42.0  # what lies 42 nats below the peak of an integrand is less than 1e-18 of it
 _ZOOM_NODES, _NODES, _CHUNK = 64, 192, 512
+
+
+def vp_of_snr_root(snr_root: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha_tilde_t, sigma_tilde_t) with alpha_tilde_t / sigma_tilde_t = snr_root and squares that sum to one.
+
+    The variance-preserving schedule of the latent (paper, Eq. 7), elementwise: r = 0 gives (0, 1), r = inf gives
+    (1, 0). Raises ValueError for a negative root: no signal has a negative weight.
+    """
+    if (snr_root < 0).any():
+        raise ValueError("the root of the signal-to-noise ratio must not be negative")
+    return torch.rsqrt(1.0 + snr_root.reciprocal().square()), torch.rsqrt(1.0 + snr_root.square())
+
+
+def vp_of_gamma(gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha_tilde_t, sigma_tilde_t) with squares sigmoid(-gamma) and sigmoid(gamma), elementwise.
+
+    gamma is minus the logarithm of the signal-to-noise ratio, Duo's (arXiv 2506.10892) coordinate of the noise level:
+    snr_root = exp(-gamma / 2).
+    """
+    return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+
+
+def latent_of_noise(x0: Tensor, eps: Tensor, alpha_tilde_t: Tensor, sigma_tilde_t: Tensor) -> Tensor:
+    """w_t = alpha_tilde_t onehot(x0) + sigma_tilde_t eps, (..., K) in the dtype of eps.
+
+    With fresh eps ~ N(0, I) at each t this is a draw from the marginal (paper, Eq. 2 and Eq. 7); with one eps kept for
+    all t it is the deterministic path of Eq. 9, which (x0, eps) settle (Proposition 3.2). Raises ValueError when eps
+    has no row of K for every token.
+    """
+    if eps.shape[:-1] != x0.shape:
+        raise ValueError(f"eps of shape {tuple(eps.shape)} does not fit tokens of shape {tuple(x0.shape)}")
+    signal = alpha_tilde_t.to(eps.dtype).expand(x0.shape)[..., None]
+    noise = sigma_tilde_t.to(eps.dtype).expand(x0.shape)[..., None] * eps
+    return noise.scatter_add(-1, x0[..., None], signal)
 
 
 def project(w_t: Tensor, x0: Tensor, mask_id: int) -> Tensor:

@@ -15,12 +15,13 @@ from torch import Tensor
 from mcd.process.duality import (
     calibrated_snr_root,
     cdf_noise_margin,
+    latent_of_noise,
     noise_margin,
     project,
     u_of_noise,
     visibility_floor,
+    vp_of_snr_root,
 )
-from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
 from mcd.process.masked import mask
 from mcd.process.schedule import LogLinear
 

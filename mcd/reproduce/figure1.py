@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mcd.process.duality import calibrated_snr_root, project, u_of_noise
-from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
+from mcd.process.duality import calibrated_snr_root, latent_of_noise, project, u_of_noise, vp_of_snr_root
 from mcd.process.schedule import LogLinear
 from mcd.report.plotting import COLOURS, INK, MUTED, REGIMES, SEQUENCE, figure
 from mcd.reproduce.sentence import SENTENCE, V, sentence_tokens

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.eval.laboratory.experiment import Cell, Experiment, sampler_options
 from mcd.eval.laboratory.lab import Lab, MeasuredCell
 from mcd.eval.laboratory.truth import likelihood_row

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.eval.bootstrap import mean_interval
 from mcd.eval.laboratory.measure import measure_model
 from mcd.eval.scorer import Scorer, load_scorer

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcd.checkpoints.pretrained import locate
+from mcd.checkpoints.folder import locate
 from mcd.data.text import writer_of
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.laboratory.lab import MeasuredCell

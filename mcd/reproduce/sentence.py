@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.pretrained import locate
+from mcd.checkpoints.folder import locate
 from mcd.data.canvas import canvas
 from mcd.data.prepare.corpus import documents
 from mcd.data.tokenizer import tokenizer_of_model

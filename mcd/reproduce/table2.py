@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.laboratory.experiment import Experiment, Training
 from mcd.eval.laboratory.lab import Lab

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mcd.checkpoints.tensor_file import write_tensors
+from mcd.checkpoints.weights import write_tensors
 from mcd.data.prepare.corpus import file_sha256
 from mcd.errors import CheckpointError
 from mcd.files import read_json, sync_folder, write_json

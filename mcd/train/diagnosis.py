@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import HeadLoss, Target, TeacherTarget, TokenTarget
+from mcd.model.head import HeadLoss
+from mcd.model.targets import Target, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Objective
 from mcd.train.config import TrainConfig
 from mcd.train.ranks import part_of, whole

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from mcd.checkpoints.pretrained import save_pretrained
+from mcd.checkpoints.folder import save_pretrained
 from mcd.data.loader import Batch, Loader
 from mcd.data.prefetch import Prefetch
 from mcd.model.denoiser import Denoiser

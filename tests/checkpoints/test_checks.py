@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcd.checkpoints.checks import parameter_count
-from mcd.checkpoints.pretrained import from_pretrained
-from mcd.checkpoints.pretrained import save_pretrained as save
+from mcd.checkpoints.folder import from_pretrained
+from mcd.checkpoints.folder import save_pretrained as save
 from mcd.errors import ModelError
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
@@ -155,7 +155,7 @@ def test_a_name_twice_in_the_header_is_refused(folder):
     ids=str,
 )
 def test_absurd_sizes_are_refused_before_memory_is_taken(folder, change, monkeypatch):
-    monkeypatch.setattr("mcd.checkpoints.pretrained.Denoiser", lambda config: pytest.fail("a network was made"))
+    monkeypatch.setattr("mcd.checkpoints.folder.Denoiser", lambda config: pytest.fail("a network was made"))
     config = json.loads((folder / "config.json").read_text())
     config["backbone"] |= change
     config["mask_id"] = config["backbone"]["rows"] - 1

@@ -226,9 +226,9 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
 
 
 def test_a_place_nothing_can_be_written_to_is_refused_before_the_work(capsys, monkeypatch, teacher, tmp_path):
-    import mcd.checkpoints.pretrained
+    import mcd.checkpoints.folder
 
-    monkeypatch.setattr(mcd.checkpoints.pretrained, "from_pretrained", None)
+    monkeypatch.setattr(mcd.checkpoints.folder, "from_pretrained", None)
     file = tmp_path / "notes.txt"
     file.write_text("years of work")
     for command in (["sample", str(teacher)], ["eval", str(teacher)]):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.eval import read_metrics
 from mcd.cli.likelihood import LikelihoodOptions, text_rows
 from mcd.cli.main import main

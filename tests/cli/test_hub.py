@@ -24,7 +24,7 @@ import json, sys
 from mcd.cli.main import main
 for argv in json.loads(sys.argv[1]):
     if argv[0] == "load":
-        from mcd.checkpoints.pretrained import from_pretrained
+        from mcd.checkpoints.folder import from_pretrained
         model = from_pretrained(argv[1])
         print("loaded", sum(p.numel() for p in model.parameters()), model.folder.name)
     else:

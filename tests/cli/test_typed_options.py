@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mcd.checkpoints.pretrained import save_pretrained
+from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.arguments import Flat, peek
 from mcd.cli.main import main
 from mcd.cli.sampling_options import DRAWING

@@ -16,7 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.data_option import data_of_model
 from mcd.cli.eval import read_metrics
 from mcd.cli.metrics_table import print_rows

@@ -5,7 +5,7 @@ import torch
 
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
-from mcd.model.head import TeacherTarget, TokenTarget, divergence_rows
+from mcd.model.targets import TeacherTarget, TokenTarget, divergence_rows
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
 V, MASK = 23, 23

@@ -9,16 +9,8 @@ from torch.distributions import Categorical, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcd.model import head
-from mcd.model.head import (
-    DIRECTIONS,
-    HeadLoss,
-    RowsTarget,
-    TeacherTarget,
-    TokenTarget,
-    divergence_rows,
-    head_loss,
-    tempered,
-)
+from mcd.model.head import HeadLoss, head_loss
+from mcd.model.targets import DIRECTIONS, RowsTarget, TeacherTarget, TokenTarget, divergence_rows, tempered
 
 N, D, V = 45, 16, 67
 

@@ -10,7 +10,7 @@ from mcd.objective import Clock
 from mcd.objective.duo import Duo
 from mcd.objective.duo_dcd import DuoDCD
 from mcd.process.draws import Draws
-from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
+from mcd.process.duality import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import keep_probability, sample_rival, tabled_snr_root

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from mcd.model.head import divergence_rows
+from mcd.model.targets import divergence_rows
 from mcd.objective import Clock
 from mcd.objective.sdtt import SDTT
 from mcd.process.draws import Draws

@@ -9,8 +9,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from mcd.process.duality import snr_root_of_uniform_alpha, u_of_noise, uniform_alpha_of_snr_root
-from mcd.process.gaussian import latent_of_noise, vp_of_snr_root
+from mcd.process.duality import (
+    latent_of_noise,
+    snr_root_of_uniform_alpha,
+    u_of_noise,
+    uniform_alpha_of_snr_root,
+    vp_of_snr_root,
+)
 from mcd.process.schedule import Cosine, Linear, LogLinear, Schedule
 from mcd.process.uniform import (
     corrupt,

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.model.ema import EMA
 from mcd.train.checkpoint import load_checkpoint
 from mcd.train.optimizer import make_optimizers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.data.loader import open_loader
 from mcd.errors import LostRank
 from mcd.objective import OBJECTIVES

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcd.checkpoints.pretrained import save_pretrained
+from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.main import main
 from mcd.cli.reproduce import ALONE, EXPERIMENTS
 from mcd.data.languages.known import LANGUAGES

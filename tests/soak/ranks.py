@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.data.prepare.shards import Recipe, prepare, read_manifest
 from mcd.files import write_json
 from mcd.machine import environment

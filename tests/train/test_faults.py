@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mcd.checkpoints.pretrained import save_pretrained
+from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.main import main
 from mcd.data.loader import open_loader
 from mcd.errors import CheckpointError, DataError

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.errors import MissingCompiler
 from mcd.model.ema import EMA
 from mcd.objective import Loss
@@ -217,7 +217,7 @@ SCRIPT = """
     import torch
     torch.set_num_threads(1)
     from mcd.data.loader import open_loader
-    from mcd.checkpoints.pretrained import from_pretrained
+    from mcd.checkpoints.folder import from_pretrained
     from mcd.objective.mcd import MCD
     from mcd.train.config import Budget, TrainConfig
     from mcd.train.loop import fit
@@ -236,7 +236,7 @@ SCRIPT = """
 @pytest.mark.slow
 def test_sigkill_and_the_same_command_again(tmp_path, tiny_data, tiny_denoiser, run_fit):
     """A real kill -9 from outside, at no particular point of a step; then to the end."""
-    from mcd.checkpoints.pretrained import save_pretrained
+    from mcd.checkpoints.folder import save_pretrained
 
     save_pretrained(tiny_denoiser(V=300, length=16, dropout=0.1), tmp_path / "model")
     out, stats = tmp_path / "run", tmp_path / "run" / "stats.jsonl"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.eval.scorer import SampleScore, Scorer, Text
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Sampler, sample

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.bootstrap import mean_interval
 from mcd.eval.diversity import sample_entropies

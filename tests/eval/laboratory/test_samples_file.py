@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mcd.checkpoints.pretrained import save_pretrained
+from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.main import main
 from mcd.cli.metrics_table import notes
 from mcd.data.prepare.shards import tokenizer_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.main import main
 
 pytest.importorskip("lightning_fabric")

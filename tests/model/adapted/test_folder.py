@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from mcd.checkpoints import hub
-from mcd.checkpoints.pretrained import config_of_json, config_to_json, from_pretrained, lengthened, save_pretrained
+from mcd.checkpoints.folder import config_of_json, config_to_json, from_pretrained, lengthened, save_pretrained
 from mcd.data.companions import end_of_text
 from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
 from mcd.errors import ModelError

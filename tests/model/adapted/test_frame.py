@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.main import main
 from mcd.data.loader import open_loader, spread_rows
 from mcd.data.prepare.shards import read_manifest, read_tokens

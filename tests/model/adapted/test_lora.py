@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.checkpoints.hub import published as published_files
 from mcd.checkpoints.hub import write_published
-from mcd.checkpoints.pretrained import from_pretrained, save_pretrained
 from mcd.errors import ModelError
 from mcd.model.ema import EMA
 from mcd.model.lora import LoRA, merged
@@ -45,14 +45,14 @@ def learn(model, seed=0):
 
 def test_nothing_is_said_otherwise_at_first(model, z):
     before = model.hidden(z, T)
-    LoRA(lora_rank=2).apply(model)
+    model.add_lora(LoRA(lora_rank=2))
     assert torch.equal(model.hidden(z, T), before)
     learn(model)
     assert not torch.allclose(model.hidden(z, T), before, atol=1e-3)
 
 
 def test_only_factors_have_gradients_and_the_teacher_shares_the_rest(model, z):
-    LoRA(lora_rank=2).apply(model)
+    model.add_lora(LoRA(lora_rank=2))
     learn(model)
     frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
     teacher = copy.deepcopy(model, dict(frozen)).requires_grad_(False)  # deepcopy leaves what its memo holds
@@ -71,25 +71,25 @@ def test_only_factors_have_gradients_and_the_teacher_shares_the_rest(model, z):
 
 
 def test_targets(model):
-    LoRA(lora_rank=1).apply(model)
+    model.add_lora(LoRA(lora_rank=1))
     everywhere = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     layers = [m for layer in model.shardable_layers() for m in layer.modules()]
     assert len(everywhere) == sum(type(m).__name__ == "Linear" and hasattr(m, "base_layer") for m in layers) > 6
     other = from_pretrained(str(model.folder))
     name = sorted(everywhere)[0].rsplit(".", 1)[1]
-    LoRA(lora_rank=1, lora_targets=(name,)).apply(other)
+    other.add_lora(LoRA(lora_rank=1, lora_targets=(name,)))
     some = {n.split(".lora_A")[0] for n, _ in other.named_parameters() if ".lora_A" in n}
     assert some == {n for n in everywhere if n.endswith("." + name)} and some < everywhere
     with pytest.raises(ValueError, match=f"--lora-targets nose: is no linear layer of the model; it has .*{name}"):
-        LoRA(lora_rank=1, lora_targets=("nose",)).apply(from_pretrained(str(model.folder)))
+        from_pretrained(str(model.folder)).add_lora(LoRA(lora_rank=1, lora_targets=("nose",)))
 
 
 def test_merged_weights_say_the_same(model, z, tmp_path):
     """By a product of their own, by PEFT, and read back from the saved folder."""
     lora = LoRA(lora_rank=3, lora_alpha=5.0)
     plain = {name: p.shape for name, p in model.state_dict().items()}
-    LoRA().apply(model)  # rank 0 is no LoRA
-    lora.apply(model)
+    model.add_lora(LoRA())  # rank 0 is no LoRA
+    model.add_lora(lora)
     learn(model)
     expected = model.logits(model.hidden(z, T))
     state = merged(model.state_dict(), lora)
@@ -111,7 +111,7 @@ def test_merged_weights_say_the_same(model, z, tmp_path):
 def test_both_weight_sets_are_merged(model, tmp_path):
     """As a run writes them: the average in a copy, and what was trained, by name alone."""
     lora = LoRA(lora_rank=2)
-    lora.apply(model)
+    model.add_lora(lora)
     ema = EMA(model, 0.5)
     learn(model)
     averaged = Blank(model).filled(model, ema.shadow)
@@ -128,7 +128,7 @@ def test_peft_reads_the_adapter_beside_the_network_as_published(published, tmp_p
 
     folder = published("bert").folder
     model = from_pretrained(str(folder))
-    LoRA(lora_rank=2, lora_targets=("query", "value")).apply(model)
+    model.add_lora(LoRA(lora_rank=2, lora_targets=("query", "value")))
     learn(model)
     save_pretrained(model, tmp_path / "saved")
     network = peft.PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained(folder), tmp_path / "saved/adapter")
@@ -138,7 +138,7 @@ def test_peft_reads_the_adapter_beside_the_network_as_published(published, tmp_p
 
 def test_names_of_an_adapter_of_llada_are_its_own(published, tmp_path):
     model = from_pretrained(str(published("llada").folder))
-    LoRA(lora_rank=1, lora_targets=("q_proj", "down_proj")).apply(model)
+    model.add_lora(LoRA(lora_rank=1, lora_targets=("q_proj", "down_proj")))
     save_pretrained(model, tmp_path / "saved")
     stored = load_file(tmp_path / "saved" / "adapter" / "adapter_model.safetensors")
     assert "base_model.model.model.transformer.blocks.1.ff_out.lora_A.weight" in stored and len(stored) == 8
@@ -148,12 +148,12 @@ def test_names_of_an_adapter_of_llada_are_its_own(published, tmp_path):
 
 def test_the_frozen_weights_may_have_half_the_bytes(theirs, z):
     model = from_pretrained(str(theirs.folder), dtype=torch.bfloat16)
-    LoRA(lora_rank=2).apply(model)
+    model.add_lora(LoRA(lora_rank=2))
     learn(model)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
     exact = from_pretrained(str(theirs.folder))
-    LoRA(lora_rank=2).apply(exact)
+    exact.add_lora(LoRA(lora_rank=2))
     learn(exact)
     rough = model.log_x_theta(model.hidden(z, T))
     kept = [i for i in range(41) if i not in model.config.forbidden]
@@ -166,7 +166,7 @@ def test_the_factors_are_a_function_of_the_seed(model):
     def factors(seed):
         other = from_pretrained(str(model.folder))
         torch.rand(3)
-        LoRA(lora_rank=2).apply(other, seed)
+        other.add_lora(LoRA(lora_rank=2), seed)
         return torch.cat([p.flatten() for p in other.parameters() if p.requires_grad])
 
     before = torch.get_rng_state()
@@ -193,24 +193,24 @@ def test_bad_options_are_named(options, match):
 
 def test_where_there_can_be_no_lora(model, tiny_denoiser, monkeypatch):
     with pytest.raises(ValueError, match="--lora-rank 2: is for networks of Hugging Face"):
-        LoRA(lora_rank=2).apply(tiny_denoiser())
-    LoRA(lora_rank=2).apply(model)
+        tiny_denoiser().add_lora(LoRA(lora_rank=2))
+    model.add_lora(LoRA(lora_rank=2))
     with pytest.raises(ValueError, match="has LoRA already"):
-        LoRA(lora_rank=2).apply(model)
+        model.add_lora(LoRA(lora_rank=2))
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'mcd-lm\[lora\]'"):
-        LoRA(lora_rank=2).apply(from_pretrained(str(model.folder)))
+        from_pretrained(str(model.folder)).add_lora(LoRA(lora_rank=2))
 
 
 def test_muon_takes_the_factors_of_the_blocks(model):
-    LoRA(lora_rank=2).apply(model)
+    model.add_lora(LoRA(lora_rank=2))
     (muon,) = make_optimizers("muon", model, 1e-3, (0.9, 0.999), 0.0)
     learnt = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in muon.param_groups for p in group["params"]} == learnt
 
 
 def test_a_pushed_model_brings_its_adapter_and_says_what_it_is(theirs, model, tmp_path):
-    LoRA(lora_rank=2).apply(model)
+    model.add_lora(LoRA(lora_rank=2))
     save_pretrained(model, tmp_path / "out", (theirs.folder / "tokenizer.json").read_text())
     names = ("tokenizer_config.json", "special_tokens_map.json")
     assert [(tmp_path / "out" / n).is_file() for n in names] == [(theirs.folder / n).is_file() for n in names]

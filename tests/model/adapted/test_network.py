@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.model.adapted.families import FAMILIES
-from mcd.model.head import TokenTarget
 from mcd.model.linear import Linear
+from mcd.model.targets import TokenTarget
 
 K, MASK = 41, 4
 T = torch.tensor([0.1, 0.5, 0.9])

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
-from mcd.model.head import DIRECTIONS, TeacherTarget, TokenTarget
+from mcd.checkpoints.folder import from_pretrained
+from mcd.model.targets import DIRECTIONS, TeacherTarget, TokenTarget
 from mcd.objective import Clock
 from mcd.objective import mcd as mcd_module
 from mcd.objective.cd4lm import CD4LM

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer
 from mcd.sampler import SAMPLERS, sample

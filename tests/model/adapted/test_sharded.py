@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mcd.checkpoints.pretrained import from_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws

@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mcd.checkpoints import tensor_file
-from mcd.checkpoints.pretrained import config_of_json, config_to_json, from_pretrained, lengthened, write_tensors
-from mcd.checkpoints.pretrained import save_pretrained as save
+from mcd.checkpoints import weights
+from mcd.checkpoints.folder import config_of_json, config_to_json, from_pretrained, lengthened, write_tensors
+from mcd.checkpoints.folder import save_pretrained as save
 from mcd.errors import ModelError
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
@@ -182,7 +182,7 @@ def test_nothing_pickled_is_ever_read(folder, monkeypatch, tmp_path):
 
 
 def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser, monkeypatch):
-    monkeypatch.setattr(tensor_file, "save_file", fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr(weights, "save_file", fail_with(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         save(tiny_denoiser(seed=9), folder)
     assert same(from_pretrained(str(folder)), model)
@@ -190,7 +190,7 @@ def test_a_kill_while_saving_leaves_the_old_weights(model, folder, tiny_denoiser
 
 def test_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
     """safetensors hides it in a text; whoever explains the fault to the user needs it."""
-    monkeypatch.setattr(tensor_file, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
+    monkeypatch.setattr(weights, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
     with pytest.raises(OSError) as error:
         write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.safetensors")

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.foreign import ROTARY, Sizes, check_rotary, own_name, sizes_of, unwrapped
-from mcd.checkpoints.foreign_config import CONDITIONING, LICENCES, Facts, Family, Said, denoiser_config, facts_of
-from mcd.checkpoints.pretrained import WEIGHTS, config_to_json
+from mcd.checkpoints.folder import WEIGHTS, config_to_json
+from mcd.checkpoints.public_config import CONDITIONING, LICENCES, Facts, Family, Said, denoiser_config, facts_of
+from mcd.checkpoints.public_layout import ROTARY, Sizes, check_rotary, own_name, sizes_of, unwrapped
 from mcd.checkpoints.sources import Opened
-from mcd.checkpoints.tensor_file import write_streamed
+from mcd.checkpoints.weights import write_streamed
 from mcd.errors import ModelError
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import TimeEmbedding

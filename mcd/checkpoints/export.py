@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mcd.checkpoints.adapted import copy_companions
 from mcd.checkpoints.checks import check_finite, dit_of
-from mcd.checkpoints.foreign import ROTARY, Sizes, own_name, rotary_buffer
-from mcd.checkpoints.foreign_config import MDLM_EPS
-from mcd.checkpoints.pretrained import WEIGHTS, config_to_json, read_config
-from mcd.checkpoints.tensor_file import write_streamed
+from mcd.checkpoints.folder import WEIGHTS, config_to_json, read_config
+from mcd.checkpoints.public_config import MDLM_EPS
+from mcd.checkpoints.public_layout import ROTARY, Sizes, own_name, rotary_buffer
+from mcd.checkpoints.weights import write_streamed
 from mcd.errors import ModelError
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig

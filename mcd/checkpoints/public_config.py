@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from mcd.checkpoints.checks import dit_of
-from mcd.checkpoints.foreign import Sizes, known_heads
-from mcd.checkpoints.pretrained import config_of_json
+from mcd.checkpoints.folder import config_of_json
+from mcd.checkpoints.public_layout import Sizes, known_heads
 from mcd.errors import ModelError
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig

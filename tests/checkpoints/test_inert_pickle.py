@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.checkpoints.inert import Inert, Key, Name, PickleFault, attributes, mapping, plain, read_pickle
+from mcd.checkpoints.inert_pickle import Inert, Key, Name, PickleFault, attributes, mapping, plain, read_pickle
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 KEYS = st.text() | st.integers() | st.none() | st.binary()
@@ -149,7 +149,7 @@ def test_bombs_stay_small(monkeypatch):
     assert plain(deep, depth=2) == [["<deeper>"]]
     makers = read_pickle(b"cx\ny\n" + b")R" * 20_000 + b".")  # and what a call's result would have been called for
     assert isinstance(makers, Inert) and plain(makers) == "<Inert>"
-    monkeypatch.setattr("mcd.checkpoints.inert.MOST_VALUES", 1000)
+    monkeypatch.setattr("mcd.checkpoints.inert_pickle.MOST_VALUES", 1000)
     with pytest.raises(PickleFault, match="1,000 values"):
         plain(read_pickle(bomb(9)))
     wide = read_pickle(b"Nr\xff\xff\xff\xff.")  # pickle would make room for 2^32 memories
@@ -195,10 +195,10 @@ def test_no_damage_does_more_than_fail(data):
 
 
 def test_the_limits_hold(monkeypatch):
-    monkeypatch.setattr("mcd.checkpoints.inert.MOST_STEPS", 100)
+    monkeypatch.setattr("mcd.checkpoints.inert_pickle.MOST_STEPS", 100)
     with pytest.raises(PickleFault, match="more than 100 instructions"):
         read_pickle(pickle.dumps(list(range(200))))
-    monkeypatch.setattr("mcd.checkpoints.inert.MOST_BYTES", 10)
+    monkeypatch.setattr("mcd.checkpoints.inert_pickle.MOST_BYTES", 10)
     with pytest.raises(PickleFault, match="more than 10"):
         read_pickle(b"N" * 11)
 

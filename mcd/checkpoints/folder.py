@@ -21,7 +21,7 @@ from mcd.checkpoints.adapted import (
     read_published,
 )
 from mcd.checkpoints.checks import check_config, check_finite, check_size, check_weights_file, why_no_model
-from mcd.checkpoints.tensor_file import write_tensors
+from mcd.checkpoints.weights import write_tensors
 from mcd.errors import ModelError
 from mcd.files import read_json, write_durably
 from mcd.hub_access import hub_access
@@ -280,7 +280,7 @@ def save_pretrained(
             write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))
     if model.lora is not None:
         (folder / "adapter").mkdir(exist_ok=True)
-        settings, factors = adapter_of(model, model.state_dict())
+        settings, factors = adapter_of(model.lora, model.backbone, model.state_dict(), model.folder)
         (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         write_tensors(folder / "adapter" / "adapter_model.safetensors", factors)
 

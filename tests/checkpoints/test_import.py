@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcd.checkpoints.exporting import export_mdlm
-from mcd.checkpoints.foreign import Sizes, own_name, rotary_buffer, sizes_of, unwrapped
-from mcd.checkpoints.importing import origin_of, understand, write_import
-from mcd.checkpoints.pretrained import WEIGHTS, from_pretrained, save_pretrained
+from mcd.checkpoints.export import export_mdlm
+from mcd.checkpoints.folder import WEIGHTS, from_pretrained, save_pretrained
+from mcd.checkpoints.import_ import origin_of, understand, write_import
+from mcd.checkpoints.public_layout import Sizes, own_name, rotary_buffer, sizes_of, unwrapped
 from mcd.checkpoints.sources import open_checkpoint
 from mcd.errors import ModelError
 from mcd.process.schedule import Cosine, LogLinear
