@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mcd.data.loader import Loader
-from mcd.data.prepare.shards import SHARD_TOKENS
+from mcd.data.prepare.pipeline import SHARD_TOKENS
 from mcd.data.tokens import Tokens, mapped
 from mcd.machine import machine
 

@@ -6,6 +6,7 @@ value or raises `JSONError`, in time and memory that its size bounds.
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -126,6 +127,12 @@ def write_durably(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all, and durably. Raises OSError as `write_durably`."""
     write_durably(path, json.dumps(value, indent=2) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lock_file(descriptor: int, wait: bool = False) -> bool:

@@ -23,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("quick" if config.option.markexpr == "not slow" else "all")
 
 
-from mcd.data.prepare.shards import Recipe, prepare  # noqa: E402
+from mcd.data.prepare.pipeline import prepare  # noqa: E402
+from mcd.data.recipe import Recipe  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402
 from mcd.model.dit import DiTConfig  # noqa: E402
 from mcd.process.draws import Draws  # noqa: E402

@@ -12,15 +12,17 @@ from tokenizers import Tokenizer
 
 from mcd.checkpoints.folder import locate
 from mcd.cli.errors import nearest
+from mcd.data.encoder import Lost
 from mcd.data.languages.known import LANGUAGES
-from mcd.data.lost import Lost
-from mcd.data.manifest import FORMATS, values_of_row
+from mcd.data.manifest import FORMATS, MANIFEST, read_manifest, values_of_row
 from mcd.data.prepare.corpus import BUNDLED, documents, files_of, source_sha256
 from mcd.data.prepare.hub import HubStopped
-from mcd.data.prepare.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
-from mcd.data.prepare.units import source_of
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.prepare.records import source_of
 from mcd.data.prepare.workers import WorkerDied
+from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.data.tokens import read_tokens
 from mcd.errors import DataError, ModelError, UsageError, WorkFailed
 from mcd.machine import usable_cores
 from mcd.model.denoiser import Denoiser
@@ -42,10 +44,10 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     folder = Path(data)
     if data and (folder / MANIFEST).is_file():
         if tokenizer is not None:
-            expected = tokenizer_sha256(load_tokenizer(str(tokenizer)))
+            expected = tokenizer_sha256(load_tokenizer(tokenizer))
             if read_manifest(folder)["tokenizer_sha256"] != expected:
                 check_words(
-                    f"--data {data}", language_of_data(data) or data, load_tokenizer(str(tokenizer)), tokenizer.parent
+                    f"--data {data}", language_of_data(data) or data, load_tokenizer(tokenizer), tokenizer.parent
                 )
                 raise UsageError(
                     f"--data {data}: prepared with another tokenizer than the model's; "
@@ -55,11 +57,11 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
     check_name(data)
     fingerprint = source_sha256(data)
     if tokenizer is not None:
-        check_words(f"--data {data}", data, load_tokenizer(str(tokenizer)), tokenizer.parent)
+        check_words(f"--data {data}", data, load_tokenizer(tokenizer), tokenizer.parent)
     recipe = Recipe(source=data, tokenizer=None if tokenizer is None else str(tokenizer), **options)
     identity = {**recipe.identity(), "format": FORMATS[-1]}
     if tokenizer is not None:
-        identity["tokenizer"] = tokenizer_sha256(load_tokenizer(str(tokenizer)))
+        identity["tokenizer"] = tokenizer_sha256(load_tokenizer(tokenizer))
     if fingerprint is not None:
         identity["source_sha256"] = fingerprint
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -175,7 +177,7 @@ def check_ids(data: str, model: Denoiser, folder: Path) -> None:
     """Raise UsageError for prepared data that holds what the model never says, its mask among it."""
     if not model.config.forbidden:
         return
-    tokenizer, width = tokenizer_of(folder), values_of_row(read_manifest(folder))
+    tokenizer, width = load_tokenizer(folder), values_of_row(read_manifest(folder))
     for split in ("train", "valid"):
         values = read_tokens(folder, split, verify=False)
         step = CHECKED_TOKENS // width * width

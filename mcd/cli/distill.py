@@ -124,7 +124,7 @@ def distill(args: DistillArgs, objective: Objective, command: str) -> int:
     from mcd.cli.data_option import check_language, data_of_model, prepared
     from mcd.cli.training import check_and_adapt, joined, train_run
     from mcd.data.loader import open_loader
-    from mcd.data.prepare.shards import read_manifest
+    from mcd.data.manifest import read_manifest
     from mcd.train.ranks import first_alone
 
     set_threads(args.threads)

@@ -80,7 +80,7 @@ def _checked(args: Any) -> list[Any]:
 
 def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[dict[str, Any]]:
     from mcd.cli.data_option import language_of, language_of_data, prepared
-    from mcd.data.prepare.shards import read_manifest
+    from mcd.data.manifest import read_manifest
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.laboratory.measure import (
         check_samples,
@@ -193,7 +193,7 @@ def _judge(args: Any, argv: list[str], language: str | None, length: int | None)
 def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Path:
     """The prepared folder of --reference: tokens of a model's where it is text, its own where it is prepared."""
     from mcd.cli.data_option import prepared
-    from mcd.data.prepare.shards import MANIFEST
+    from mcd.data.manifest import MANIFEST
     from mcd.errors import DataError
 
     try:
@@ -204,7 +204,7 @@ def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Pat
 
 def _likelihoods(args: Any, argv: list[str]) -> list[dict[str, Any]]:
     from mcd.cli.likelihood import likelihood_row
-    from mcd.data.prepare.shards import MANIFEST
+    from mcd.data.manifest import MANIFEST
     from mcd.eval.laboratory.shares import open_model
     from mcd.progress import progress_bar
 

@@ -97,8 +97,8 @@ def kind_of_source(args: Any) -> str:
     Raises UsageError for a file that is not there.
     """
     from mcd.data.languages.known import LANGUAGES
+    from mcd.data.manifest import MANIFEST
     from mcd.data.prepare.corpus import BUNDLED
-    from mcd.data.prepare.shards import MANIFEST
 
     if args.likelihood.likelihood:
         return "likelihood"

@@ -93,7 +93,7 @@ def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
     from mcd.checkpoints.folder import locate
     from mcd.checkpoints.import_ import origin_of, understand, write_import
     from mcd.checkpoints.sources import open_checkpoint
-    from mcd.data.prepare.corpus import file_sha256
+    from mcd.files import file_sha256
 
     path = Path(args.source)
     here = path.is_file() or any(path.glob("*.ckpt"))  # a folder with one needs no config.json
@@ -147,7 +147,7 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
         except Exception as error:  # `tokenizers` raises bare Exception for every fault
             raise UsageError(f"{found.opened.source}: {error}; {mend}") from None
     if found.opened.container == "hub" and beside.is_file():
-        return fitted(load_tokenizer(str(beside)), V, f"{beside}"), "tokenizer.json beside it"
+        return fitted(load_tokenizer(beside), V, f"{beside}"), "tokenizer.json beside it"
     name = found.facts.tokenizer
     if name is None:
         raise UsageError(f"{found.opened.source}: does not say which tokenizer it has; {mend}")

@@ -12,12 +12,13 @@ import torch
 from tokenizers import Tokenizer
 
 from mcd.cli.data_option import check_name, check_rows, check_words, tell_notes
-from mcd.data.companions import end_of_text, frame_of
 from mcd.data.encoder import Encoder
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import Batch, Loader, open_loader, spread_batch
+from mcd.data.manifest import MANIFEST, read_manifest
 from mcd.data.prepare.corpus import BUNDLED, Source, documents, files_of
-from mcd.data.prepare.shards import MANIFEST, Recipe, read_manifest
+from mcd.data.recipe import Recipe
+from mcd.data.special_tokens import end_of_text, frame_of
 from mcd.data.tokenizer import tokenizer_of_model, tokenizer_sha256
 from mcd.errors import DataError, UsageError
 from mcd.eval.bootstrap import mean_interval
@@ -131,7 +132,7 @@ def text_rows(
     a known language gives fresh rows, always the same; anything else gives all of it, each document followed by the
     end of text. `tokenizer` is that of the model in the folder `model`. Raises UsageError for data prepared with
     another tokenizer or without the frame asked for, text for a model of a language and the reverse, DataError where
-    there is no such text, not enough for one row, or more is lost of it than `mcd.data.lost` says.
+    there is no such text, not enough for one row, or more is lost of it than `mcd.data.encoder` says.
     """
     if (Path(name) / MANIFEST).is_file():
         manifest = read_manifest(Path(name))

@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     if args.most_lost is not None and not 0.0 <= args.most_lost <= 1.0:
         raise UsageError(f"--most-lost {args.most_lost}: must be a share, 0 to 1")
     from mcd.cli.data_option import check_name, prepare_shown
-    from mcd.data.prepare.shards import Recipe
+    from mcd.data.recipe import Recipe
 
     check_name(args.data)
     choices = {key: value for key, value in vars(args).items() if key in Recipe.__dataclass_fields__}
@@ -134,7 +134,6 @@ def main(argv: list[str]) -> int:
 def check_typed(recipe: Any, argv: list[str]) -> None:
     """Raise UsageError for an option of a command line that changes nothing, DataError for choices that cannot be."""
     from mcd.data.languages.known import LANGUAGES
-    from mcd.data.prepare.idle import idle
 
     reasons = idle(recipe)
     if recipe.source in LANGUAGES:
@@ -145,7 +144,7 @@ def check_typed(recipe: Any, argv: list[str]) -> None:
 
 def show(manifest: dict[str, Any], out: Path) -> None:
     """Say what was made."""
-    from mcd.data.prepare.shards import tokenizer_of
+    from mcd.data.tokenizer import load_tokenizer
 
     rows = manifest["packing"] == "rows"
     for split, shards in manifest["splits"].items():
@@ -158,15 +157,54 @@ def show(manifest: dict[str, Any], out: Path) -> None:
         print(f"{manifest['template_from']} used; --template gives another", file=sys.stderr)
     length = manifest["recipe"]["length"]
     if manifest["eos_id"] is not None:
-        name = tokenizer_of(out).id_to_token(manifest["eos_id"])
+        name = load_tokenizer(out).id_to_token(manifest["eos_id"])
         print(f"end of text: {name} ({manifest.get('eos_from', 'as an earlier version guessed')})")
     print(f"vocabulary: {manifest['vocab_size']:,} tokens; rows of {length}; written to {out}")
 
 
 def verify(out: Path) -> int:
     """Read every shard of a prepared folder through. Raises DataError where one is not as it was written."""
-    from mcd.data.prepare.shards import read_tokens
+    from mcd.data.tokens import read_tokens
 
     for split in ("train", "valid"):
         print(f"{split}: {len(read_tokens(out, split, verify=True)):,} values as they were written")
     return 0
+
+
+_OF_INSTRUCTIONS = ("template", "too_long", "diffuse_padding")
+_OF_LANGUAGES = ("length", "source", "tokenizer", "wrap", "prompt_field")
+"""What a language takes, or refuses with a reason of its own."""
+
+
+def idle(recipe: Any) -> dict[str, str]:
+    """The fields of `recipe` that change nothing, each with the reason. Raises DataError as `files_of`."""
+    from mcd.data.languages.known import LANGUAGES
+    from mcd.data.prepare.corpus import BUNDLED, files_of
+    from mcd.data.prepare.readers import suffix_of
+    from mcd.data.prepare.records import source_of
+
+    if recipe.source in LANGUAGES:
+        reason = f"--data {recipe.source} is a stream of tokens of its own, of which --length alone can be chosen"
+        return dict.fromkeys(recipe.__dataclass_fields__.keys() - set(_OF_LANGUAGES), reason)
+    reasons: dict[str, str] = {}
+    layout = files_of(source_of(recipe))
+    if layout.files:
+        reason = f"it is of datasets of the hub, and --data {recipe.source} is read from this machine"
+        reasons |= dict.fromkeys(("subset", "revision"), reason)
+        if layout.split is None:
+            where = "bundled" if recipe.source in BUNDLED else "on this machine"
+            reasons["split"] = f"--data {recipe.source} is {where}, and its files do not say of which split they are"
+    if recipe.packing != "rows":
+        reason = "it is an option of instruction data (--prompt-field or --messages-field)"
+        reasons |= dict.fromkeys(("answer_field", *_OF_INSTRUCTIONS), reason)
+        if layout.files and all(suffix_of(path) == ".txt" for path in layout.files):
+            reasons["text_field"] = "a .txt has no fields"
+    else:
+        reasons["text_field"] = "prompts and answers are read, and no text beside them"
+        if recipe.messages_field is not None:
+            reasons["answer_field"] = "the answers are in --messages-field"
+    if recipe.tokenizer is not None:
+        reasons["vocab_size"] = f"it is of a tokenizer that is trained on the text, and {recipe.tokenizer} is given"
+    if recipe.valid_last:
+        reasons["valid_every"] = f"--valid-last {recipe.valid_last} says what is held out"
+    return reasons

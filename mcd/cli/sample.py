@@ -123,7 +123,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
         template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
     text, special_tokens = args.template, args.special_tokens
     if args.chat is not None:
-        from mcd.data.chat_prompt import chat_prompt
+        from mcd.data.chat import chat_prompt
 
         text, ids = chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, inner)
         template, special_tokens = torch.tensor(ids), True
@@ -242,11 +242,11 @@ def _template_ids(args: SampleArgs, tokenizer: Any, blank_id: int, length: int, 
 def states_as_text(
     sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
 ) -> Iterator[tuple[Any, list]]:
-    """Each `Step` of one row with its tokens' shares of the text (`canvas`), None where still masked."""
-    from mcd.data.canvas import canvas
+    """Each `Step` of one row with its tokens' shares of the text (`token_texts`), None where still masked."""
+    from mcd.data.token_texts import token_texts
 
     for step in sampler.trajectory(denoiser, z[None], [row], seed):
-        yield step, canvas(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
+        yield step, token_texts(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
 
 
 def _watch(

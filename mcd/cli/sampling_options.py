@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from mcd.checkpoints.folder import WEIGHTS, locate, parts_of_weights, read_config
 from mcd.cli.arguments import Flat, check_threads, choose, parse, peek
 from mcd.cli.typed_options import options_of, positionals, typed
-from mcd.data.companions import frame_of
-from mcd.data.prepare.corpus import file_sha256
+from mcd.data.special_tokens import frame_of
 from mcd.errors import UsageError
+from mcd.files import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, Sampler
 from mcd.train.run_record import frame_of_data

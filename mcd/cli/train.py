@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 def idle_options(args: Any) -> dict[str, str]:
     """The options that what is trained leaves without effect, with the reason (`refuse_idle`)."""
     from mcd.data.languages.known import LANGUAGES
-    from mcd.data.prepare.shards import MANIFEST
+    from mcd.data.manifest import MANIFEST
 
     idle = {"--teacher-ema": "`mcd train` has no teacher"} | idle_in_objective(args.objective)
     if args.init is not None:
@@ -152,7 +152,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
     from mcd.cli.data_option import check_language, prepared
     from mcd.cli.training import check_and_adapt, joined, train_run
     from mcd.data.loader import open_loader
-    from mcd.data.prepare.shards import read_manifest
+    from mcd.data.manifest import read_manifest
     from mcd.model.denoiser import Denoiser, DenoiserConfig
     from mcd.model.dit import DiTConfig
     from mcd.train.ranks import first_alone

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 
 from mcd.cli.data_option import check_ids
 from mcd.cli.errors import fail
-from mcd.data.companions import NOTES
 from mcd.data.loader import Loader, open_loader, spread_batch
-from mcd.data.prepare.shards import read_manifest
+from mcd.data.manifest import read_manifest
 from mcd.data.recipe import is_jinja
+from mcd.data.special_tokens import NOTES
 from mcd.data.text import Writer
 from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import UsageError
@@ -70,7 +70,7 @@ def train_run(
 
     fabric: that of this process (`mcd.train.launch.join`); of several, the first one has the run folder.
     """
-    tokenizer = load_tokenizer(str(data))
+    tokenizer = load_tokenizer(data)
     valid = open_loader(data, "valid", batch_size=32, length=loader.length)
     batches = spread_batch(valid, VALID_ROWS).split(32)
     manifest = read_manifest(data)

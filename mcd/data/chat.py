@@ -10,10 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcd.data.companions import NOTES, notes_of
-from mcd.data.marks import Marks
+import numpy as np
+from tokenizers import Tokenizer
+
+from mcd.data.encoder import text_tokenizer
+from mcd.data.marked_text import CLOSE, OPEN, Marks
 from mcd.data.recipe import Recipe, is_jinja
-from mcd.errors import DataError
+from mcd.data.special_tokens import NOTES, notes_of
+from mcd.errors import DataError, UsageError
 
 AS_IT_IS = "{prompt}"
 """The template of prompts where none is given and the tokenizer has none."""
@@ -210,3 +214,21 @@ def _on_hub(tokenizer: str, name: str) -> str | None:
             f"--tokenizer {tokenizer}: the hub did not say whether it has a chat template ({type(error).__name__}); "
             "ask again, name a copy in a folder, or give a --template, such as '{prompt}'"
         ) from None
+
+
+def chat_prompt(folder: Path, tokenizer: Tokenizer, text: str, blank_id: int, length: int) -> tuple[str, list[int]]:
+    """What a user's `text` is rendered to, up to where the answer begins, and the row: that, then masks up to `length`.
+
+    folder: the model's, which holds the chat template. Special tokens come from it alone, as in instruction data.
+    Raises UsageError where it has none and for a row without room, DataError for a template that cannot be used.
+    """
+    template = with_template(Recipe("", tokenizer=str(folder), prompt_field="prompt"))[0].template
+    if template is None or not is_jinja(template):
+        raise UsageError(f"--chat: {folder} has no chat template (chat_template.jinja); give the prompt as --template")
+    marks = Marks(tokenizer)
+    rendered = ChatTemplate(template, marks).prompt([("user", text)], "--chat")
+    read = text_tokenizer(marks.reader()).encode(rendered, add_special_tokens=False).ids
+    ids = marks.ids(np.array(read, np.int64)).tolist()
+    if len(ids) >= length:
+        raise UsageError(f"--chat: takes {len(ids)} tokens and leaves none of --length {length}; raise --length")
+    return rendered.replace(OPEN, "").replace(CLOSE, ""), ids + [blank_id] * (length - len(ids))

@@ -1,16 +1,18 @@
 """Rows for training: the batch of step n is a pure function of (data, seed, n), so a resumed run sees the same rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mcd.data.prepare.shards import read_manifest, read_tokens
-from mcd.data.tokens import Tokens
+from mcd.data.manifest import read_manifest
+from mcd.data.tokens import Tokens, read_tokens
 from mcd.errors import DataError
 
 
@@ -194,3 +196,35 @@ def open_loader(
     if loader.rows < 1:
         raise DataError(f"--length {loader.length}: {folder} has only {len(loader.tokens)} {split} tokens")
     return loader
+
+
+class Prefetch:
+    """The batch of any step; asked for in order, each is ready when it is wanted.
+
+    batch_of: a pure function of the step, as `Loader.batch`, so that it may be called early. One thread calls it, and
+    what it raises is raised by `batch` of that step. pinned: the rows wait in pinned memory, so that a CUDA device
+    copies them while it computes.
+    """
+
+    def __init__(self, batch_of: Callable[[int], Batch], pinned: bool = False):
+        self.batch_of, self.pinned = batch_of, pinned
+        self.thread = ThreadPoolExecutor(1, "prefetch")
+        self.ahead: dict[int, Future[Batch]] = {}
+
+    def batch(self, step: int) -> Batch:
+        """The rows of step `step`, on the CPU; those of the next step are begun."""
+        wanted = self.ahead.get(step) or self.thread.submit(self._cut, step)
+        self.ahead = {step + 1: self.thread.submit(self._cut, step + 1)}
+        return wanted.result()
+
+    def _cut(self, step: int) -> Batch:
+        batch = self.batch_of(step)
+        return batch._replace(x0=batch.x0.pin_memory()) if self.pinned else batch
+
+    def __enter__(self) -> "Prefetch":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.thread.shutdown(cancel_futures=True)

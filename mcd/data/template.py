@@ -7,7 +7,7 @@ from itertools import accumulate, product
 
 from tokenizers import Tokenizer
 
-from mcd.data.canvas import canvas, common, word_of
+from mcd.data.token_texts import common, token_texts, word_of
 from mcd.errors import DataError
 
 _MASK = re.compile(r"\[MASK(?::([0-9]+))?\]")
@@ -152,7 +152,7 @@ class _Reader:
 
     def _shares(self, ids: list[int], after: bool) -> list[str]:
         """The text of each id, in a row that begins with a mask or with these ids."""
-        row = canvas(self.tokenizer, [self.blank_id] * after + ids, self.blank_id, skip_special_tokens=False)
+        row = token_texts(self.tokenizer, [self.blank_id] * after + ids, self.blank_id, skip_special_tokens=False)
         return [share or "" for share in row[after:]]
 
     def _check(self, given: str, read: str) -> None:

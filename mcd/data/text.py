@@ -15,7 +15,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from mcd.data.companions import end_of_text
+from mcd.data.special_tokens import end_of_text
 from mcd.errors import DataError
 
 Borders = Literal["kept", "dropped"]

@@ -9,7 +9,6 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mcd.data.encoder import for_text, text_tokenizer
-from mcd.data.token_ids import check_ids
 from mcd.errors import DataError
 from mcd.hub_access import hub_access
 
@@ -74,7 +73,7 @@ def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(name_or_path: str) -> Tokenizer:
+def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
     It reads text alone (`for_text`): special tokens that a text spells are text. Raises DataError when there
@@ -85,10 +84,10 @@ def load_tokenizer(name_or_path: str) -> Tokenizer:
     if not path.is_file():  # what can only be a path never goes to the hub
         if path.name == "tokenizer.json" and path.parent.is_dir():
             raise DataError(f"{path.parent}: no tokenizer.json")
-        if name_or_path.startswith((".", "/", "~")) or path.suffix == ".json":
+        if str(name_or_path).startswith((".", "/", "~")) or path.suffix == ".json":
             raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
     try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _of_hub(name_or_path)
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _of_hub(str(name_or_path))
     except (KeyboardInterrupt, SystemExit, DataError):
         raise
     except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
@@ -112,7 +111,7 @@ def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 def tokenizer_of_model(folder: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer in a model's folder. Raises DataError when it is missing or its vocabulary is not the model's."""
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(folder)
     if tokenizer.get_vocab_size() != vocab_size:
         raise DataError(
             f"{folder}/tokenizer.json: has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}; "
@@ -126,3 +125,23 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
     """A hash of what the tokenizer does (canonical JSON), the same for equal files however they are spaced."""
     canonical = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_ids(tokenizer: Tokenizer, source: str, vocab_size: int | None = None) -> None:
+    """Raise DataError for a tokenizer of fewer than 2 tokens, or in which two tokens have one id.
+
+    vocab_size: the ids must then be 0 to vocab_size - 1, each there. `source` begins the message.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) < 2:
+        raise DataError(f"{source}: has {len(vocabulary)} tokens, at least 2 are needed; give another")
+    token_of: dict[int, str] = {}
+    for token, i in vocabulary.items():
+        if token_of.setdefault(i, token) != token:
+            raise DataError(f"{source}: the tokens {token_of[i]!r:.60} and {token!r:.60} have the same id {i}")
+    if vocab_size is not None and max(token_of) >= vocab_size:
+        lacking = next(i for i in range(vocab_size) if i not in token_of)
+        raise DataError(
+            f"{source}: no token has the id {lacking}, and {token_of[max(token_of)]!r:.60} has {max(token_of)}, "
+            f"beyond the {vocab_size} tokens; number them 0 to {vocab_size - 1}"
+        )

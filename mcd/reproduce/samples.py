@@ -14,7 +14,7 @@ def write_specimens(path: Path, measured: Sequence[MeasuredCell], work: Path, ea
     parts = ["# Samples\n\nThe first rows of some cells, seed 0; `[...]` is how they were drawn.\n"]
     for one in measured:
         folder = locate(one.cell.source(work))
-        writer = writer_of(load_tokenizer(str(folder)), folder)
+        writer = writer_of(load_tokenizer(folder), folder)
         round = f", round {one.cell.round}" if one.cell.round else ""
         options = "".join(f", {name} {value}" for name, value in one.cell.options)
         parts.append(f"## {one.cell.label}{round} [{one.cell.steps} steps{options}]\n")

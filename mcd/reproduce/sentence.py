@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from mcd.checkpoints.folder import locate
-from mcd.data.canvas import canvas
 from mcd.data.prepare.corpus import documents
+from mcd.data.token_texts import token_texts
 from mcd.data.tokenizer import tokenizer_of_model
 
 SENTENCE = "The dogmas of the quiet past are inadequate to the stormy present."
@@ -23,4 +23,4 @@ def sentence_tokens(text: str = SENTENCE) -> tuple[Tensor, list[str]]:
         raise ValueError(f"{text!r} is not in the bundled corpus")
     tokenizer = tokenizer_of_model(locate("demo"), V)
     ids: list[int] = tokenizer.encode(" " + text, add_special_tokens=False).ids  # as after another one
-    return torch.tensor(ids), [(share or "").replace(" ", "·") for share in canvas(tokenizer, ids, V)]
+    return torch.tensor(ids), [(share or "").replace(" ", "·") for share in token_texts(tokenizer, ids, V)]

@@ -19,9 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mcd.checkpoints.weights import write_tensors
-from mcd.data.prepare.corpus import file_sha256
 from mcd.errors import CheckpointError
-from mcd.files import read_json, sync_folder, write_json
+from mcd.files import file_sha256, read_json, sync_folder, write_json
 from mcd.train.ranks import barrier, broadcast, first_alone, is_sharded, rank
 from mcd.train.state import Counters, TrainState
 

@@ -12,8 +12,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from mcd.checkpoints.folder import save_pretrained
-from mcd.data.loader import Batch, Loader
-from mcd.data.prefetch import Prefetch
+from mcd.data.loader import Batch, Loader, Prefetch
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA, move_towards
 from mcd.objective.base import Clock, Loss, Objective

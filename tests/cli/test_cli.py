@@ -440,7 +440,7 @@ def test_doctor_lists_the_extras(capsys):
 
 def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     """--data hmm: train, distil on what the teacher was trained on, sample; no text and no end of text anywhere."""
-    monkeypatch.setattr("mcd.data.prepare.shards.LANGUAGE_TOKENS", {"train": 4000, "valid": 1000})
+    monkeypatch.setattr("mcd.data.prepare.pipeline.LANGUAGE_TOKENS", {"train": 4000, "valid": 1000})
     teacher, student, out = tmp_path / "teacher", tmp_path / "student", tmp_path / "samples.jsonl"
     few = "--steps 2 --batch-size 2 --length 16".split()
     assert main(["train", "--data", "hmm", "--out", str(teacher), *few, *TINY]) == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mcd.cli.data_option import data_of_model, prepared
-from mcd.data.prepare.shards import read_manifest
+from mcd.data.manifest import read_manifest
 from mcd.errors import DataError, UsageError
 
 
@@ -61,7 +61,7 @@ def test_a_path_that_is_not_found_from_here_is_known_to_be_the_models(tmp_path, 
 
 
 def test_a_language_is_found_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr("mcd.data.prepare.shards.LANGUAGE_TOKENS", {"train": 4000, "valid": 1000})
+    monkeypatch.setattr("mcd.data.prepare.pipeline.LANGUAGE_TOKENS", {"train": 4000, "valid": 1000})
     folder = prepared("hmm", tmp_path / "cache", vocab_size=2048)
     assert read_manifest(folder)["vocab_size"] == 32
     assert data_of_model(trained_on(tmp_path / "teacher", data="hmm")) == "hmm"

@@ -14,10 +14,11 @@ from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.eval import read_metrics
 from mcd.cli.likelihood import LikelihoodOptions, text_rows
 from mcd.cli.main import main
-from mcd.data.companions import end_of_text
 from mcd.data.languages.known import LANGUAGES
-from mcd.data.prepare.shards import Recipe, prepare, tokenizer_of
-from mcd.data.tokenizer import word_tokenizer
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
+from mcd.data.special_tokens import end_of_text
+from mcd.data.tokenizer import load_tokenizer, word_tokenizer
 from mcd.eval import mauve as clouds
 from mcd.eval import scorer
 from mcd.eval.likelihood import nelbo_rows
@@ -56,7 +57,7 @@ class Letters(Scorer):
 @pytest.fixture
 def letters(monkeypatch, tiny_data):
     """`load_scorer` gives it."""
-    backend = tokenizer_of(tiny_data)
+    backend = load_tokenizer(tiny_data)
 
     class Tokens:
         bos_token_id = pad_token_id = None
@@ -89,7 +90,7 @@ def refused(capsys, argv, *words, short=SHORT):
 
 def test_likelihood_of_a_file_is_the_mean_over_all_its_rows(models, text_file, tiny_data, tmp_path, capsys):
     (row,) = rows_of([models["autoregressive"], "--likelihood", text_file, "--num", "100000"], tmp_path / "m.json")
-    tokenizer = tokenizer_of(tiny_data)
+    tokenizer = load_tokenizer(tiny_data)
     eos = tokenizer.token_to_id("<|endoftext|>")
     ids = [
         token for text in text_file.read_text().strip().split("\n\n") for token in (*tokenizer.encode(text).ids, eos)
@@ -222,7 +223,7 @@ def test_the_likelihood_of_answers_says_what_it_counts(models, tiny_data, tmp_pa
 @pytest.fixture
 def speaker(tiny_denoiser, tmp_path, monkeypatch):
     """A model of `hmm`, of noise."""
-    monkeypatch.setattr("mcd.data.prepare.shards.LANGUAGE_TOKENS", {"train": 4000, "valid": 2000})
+    monkeypatch.setattr("mcd.data.prepare.pipeline.LANGUAGE_TOKENS", {"train": 4000, "valid": 2000})
     monkeypatch.setattr(scorer, "load_scorer", None)  # nothing here may ask for one
     folder = tmp_path / "speaker"
     save_pretrained(tiny_denoiser(V=32), folder)

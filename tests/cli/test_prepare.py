@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from mcd.cli.main import main
+from mcd.data.manifest import read_manifest
 from mcd.data.prepare import workers
 from mcd.data.prepare.hub import HubStopped
-from mcd.data.prepare.shards import read_manifest, read_tokens, tokenizer_of
+from mcd.data.tokenizer import load_tokenizer
+from mcd.data.tokens import read_tokens
 
 
 def refused(capsys, argv, *words, status=2):
@@ -205,7 +207,7 @@ def test_by_workers_the_same(capsys, tmp_path, tiny_data, monkeypatch):
     words = "the people of our union and the states in peace".split()
     lines = (json.dumps({"text": " ".join(rng.choices(words, k=600))}) for _ in range(300))
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr("mcd.data.prepare.units.UNIT_BYTES", 1 << 16)
+    monkeypatch.setattr("mcd.data.prepare.records.UNIT_BYTES", 1 << 16)
     argv = ["--data", str(tmp_path / "a.jsonl"), "--tokenizer", str(tiny_data)]
     started = []
     begin = workers._Worker.__init__
@@ -239,7 +241,7 @@ def test_a_chat_template_of_a_file(capsys, tmp_path, tiny_data):
     assert main(["prepare", *argv, "--template", template, "--out", str(out)]) == 0
     assert "chat template" not in capsys.readouterr().err
     row = read_tokens(out, "valid")[:][2:]
-    assert tokenizer_of(out).decode(row.tolist()) == "of the people of our union "
+    assert load_tokenizer(out).decode(row.tolist()) == "of the people of our union "
     for wrong, words in (("not.jinja", "cannot be read"), ("ask", "or be a chat template")):
         assert main(["prepare", *argv, "--template", wrong, "--out", str(tmp_path / "never")]) == 2
         said = capsys.readouterr().err

@@ -13,7 +13,7 @@ from mcd.checkpoints.folder import locate
 from mcd.cli.main import main
 from mcd.cli.sample import states_as_text
 from mcd.data.loader import open_loader
-from mcd.data.prepare.shards import read_manifest
+from mcd.data.manifest import read_manifest
 from mcd.data.tokenizer import tokenizer_of_model
 
 SAMPLE = ["sample", "demo", "--length", "16", "--steps", "3", "--threads", "1"]

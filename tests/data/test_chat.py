@@ -11,9 +11,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mcd.data.chat import ChatTemplate, with_template
 from mcd.data.loader import open_loader
-from mcd.data.marks import CLOSE, GUARD, OPEN, Marks
-from mcd.data.prepare import units, workers
-from mcd.data.prepare.shards import prepare, read_manifest
+from mcd.data.manifest import read_manifest
+from mcd.data.marked_text import CLOSE, GUARD, OPEN, Marks
+from mcd.data.prepare import records, workers
+from mcd.data.prepare.pipeline import prepare
 from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer, with_special_tokens
 from mcd.errors import DataError
@@ -140,7 +141,7 @@ def test_contents_that_spell_special_tokens_stay_text(chatty, tmp_path, kind):
     talks = [[("user", text), ("assistant", text), ("user", text), ("assistant", text)] for text in (spelt, plain)]
     folder = chatty(TEMPLATES[kind])
     spelt_row, plain_row = prepared(tmp_path, folder, [talks[0], talks[0], talks[1], talks[1]])
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(folder)
     special = {tokenizer.token_to_id(name) for name in (*NAMES, "<|endoftext|>")}
     for mine, other in zip(spelt_row, plain_row, strict=True):
         assert [i for i in mine if i in special] == [i for i in other if i in special]
@@ -152,7 +153,7 @@ def test_pairs_are_a_turn_of_the_chat_template_and_a_given_template_is_kept(chat
     (tmp_path / "a.jsonl").write_text('{"q": "<|im_end|>lamp?", "answer": "quiet<|im_end|>"}\n' * 4)
     folder = chatty(CHATML)
     recipe = Recipe(str(tmp_path / "a.jsonl"), tokenizer=str(folder), length=256, prompt_field="q", valid_every=2)
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(folder)
     special, end = with_special_tokens(tokenizer), tokenizer.token_to_id("<|im_end|>")
     said = {}
     given = {
@@ -211,7 +212,7 @@ def test_what_a_template_uses_of_the_tokenizer_is_in_it(chatty):
 def test_an_answer_that_is_closed_by_the_end_of_text_ends_once(chatty, tmp_path):
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     rows = prepared(tmp_path, chatty(template), [[("user", "river"), ("assistant", "stone")]] * 2)
-    assert load_tokenizer(str(tmp_path / "out")).decode(rows[0][1]) == "assistant: stone"
+    assert load_tokenizer(tmp_path / "out").decode(rows[0][1]) == "assistant: stone"
     loader = open_loader(tmp_path / "out", "valid", 1)
     eos, (x0, diffused, _) = read_manifest(tmp_path / "out")["eos_id"], loader.batch(0)
     first = diffused[0].tolist().index(True) + len(rows[0][1])
@@ -230,7 +231,7 @@ def test_an_answer_that_is_closed_by_the_end_of_text_ends_once(chatty, tmp_path)
 
 def test_the_number_of_processes_changes_nothing(chatty, tmp_path, monkeypatch):
     """Marks go through the processes that tokenise; and what is lost of a text is counted once."""
-    monkeypatch.setattr(units, "UNIT_RECORDS", 2)
+    monkeypatch.setattr(records, "UNIT_RECORDS", 2)
     monkeypatch.setattr(workers, "FEW_UNITS", 1)
     words = ["river?", "lamp?", "a", "stone", "quiet", "be", "brief", "user", "assistant", "system", "?"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcd.data.loader import Loader, open_loader, spread_rows
-from mcd.data.prepare.shards import read_manifest, read_tokens
-from mcd.data.tokens import Tokens
+from mcd.data.manifest import read_manifest
+from mcd.data.tokens import Tokens, read_tokens
 from mcd.errors import DataError
 
 

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.data.loader import Batch, open_loader
-from mcd.data.prefetch import Prefetch
+from mcd.data.loader import Batch, Prefetch, open_loader
 
 
 def threads():

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mcd.checkpoints.folder import locate
-from mcd.data.canvas import canvas
 from mcd.data.encoder import text_tokenizer
 from mcd.data.template import parse_template, read_template
+from mcd.data.token_texts import token_texts
 from mcd.data.tokenizer import tokenizer_of_model, train_bpe, with_special_tokens, word_tokenizer
 from mcd.errors import DataError
 
@@ -46,7 +46,7 @@ def own_reading(tokenizer, template):
 def text_of(tokenizer, template, length=64):
     """The text of a template's row, U+0000 for each run of masks."""
     ids = read_template(tokenizer, template, BLANK, length).ids
-    shares = canvas(tokenizer, ids, BLANK, skip_special_tokens=False)
+    shares = token_texts(tokenizer, ids, BLANK, skip_special_tokens=False)
     return re.sub("\0+", "\0", "".join("\0" if share is None else share for share in shares))
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
-from mcd.data.companions import end_of_text
-from mcd.data.prepare.shards import Recipe, prepare
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
+from mcd.data.special_tokens import end_of_text
 from mcd.data.tokenizer import (
     EOS,
     LONGEST_WORD,
@@ -53,7 +54,7 @@ def test_a_stored_tokenizer_is_the_same_however_it_is_written(tmp_path):
     value = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
     (tmp_path / "other.json").write_text(json.dumps(dict(reversed(value.items())), indent=7), encoding="utf-8")
     for path in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "other.json"):
-        assert tokenizer_sha256(load_tokenizer(str(path))) == tokenizer_sha256(TOKENIZER)
+        assert tokenizer_sha256(load_tokenizer(path)) == tokenizer_sha256(TOKENIZER)
 
 
 @pytest.mark.parametrize("vocab_size, match", [(256, "at least 257"), (100_000, "ask for fewer")])
@@ -65,12 +66,12 @@ def test_impossible_sizes_name_the_option(vocab_size, match):
 def test_files_that_are_no_tokenizer_name_the_option(tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(DataError, match="--tokenizer"):
-        load_tokenizer(str(tmp_path / "bad.json"))
+        load_tokenizer(tmp_path / "bad.json")
     value = json.loads(TOKENIZER.to_str())
     value["added_tokens"] = []
     (tmp_path / "no_eos.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match="no end-of-text"):
-        end_of_text(load_tokenizer(str(tmp_path / "no_eos.json")))
+        end_of_text(load_tokenizer(tmp_path / "no_eos.json"))
 
 
 @pytest.mark.parametrize(

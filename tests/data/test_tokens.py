@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from mcd.data import tokens
 from mcd.data.manifest import MANIFEST, read_manifest
-from mcd.data.prepare.corpus import file_sha256
-from mcd.data.prepare.shards import Recipe, prepare, read_tokens
-from mcd.data.tokens import STAMP, Tokens
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
+from mcd.data.tokens import STAMP, Tokens, read_tokens
 from mcd.errors import DataError
+from mcd.files import file_sha256
 
 
 @given(

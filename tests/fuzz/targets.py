@@ -20,11 +20,12 @@ from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.data_option import data_of_model
 from mcd.cli.eval import read_metrics
 from mcd.cli.metrics_table import print_rows
-from mcd.data.canvas import canvas
 from mcd.data.loader import open_loader
 from mcd.data.prepare.corpus import documents
-from mcd.data.prepare.shards import Recipe, prepare
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
 from mcd.data.template import read_template
+from mcd.data.token_texts import token_texts
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
 from mcd.errors import CheckpointError, DataError, ModelError, UsageError
 from mcd.eval.laboratory.measure import measure_file
@@ -119,7 +120,7 @@ def _read_tokenizer(folder: Path) -> None:
         ids = read_template(tokenizer, "the people [MASK:2] of", len(WORDS) + 1, LENGTH).ids
         assert max(ids) <= len(WORDS) + 1
     ids = list(range(len(WORDS) + 1))
-    assert "".join(share or "" for share in canvas(tokenizer, ids, -1)) == tokenizer.decode(ids)
+    assert "".join(share or "" for share in token_texts(tokenizer, ids, -1)) == tokenizer.decode(ids)
 
 
 def _data_seeds() -> list[Case]:

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
-from mcd.data.prepare.shards import Recipe, prepare, read_manifest
+from mcd.data.manifest import read_manifest
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
 from mcd.files import write_json
 from mcd.machine import environment
 from mcd.model.denoiser import Denoiser, DenoiserConfig

@@ -12,22 +12,11 @@ from typing import Any
 
 import mcd
 from mcd.data.languages.known import LANGUAGES
+from mcd.data.prepare.folders import Layout, layout_of
 from mcd.data.prepare.hub import HubRecords
-from mcd.data.prepare.layout import Layout, layout_of
 from mcd.data.prepare.readers import SUFFIXES, FileRecords, suffix_of
 from mcd.errors import DataError
-
-__all__ = [
-    "BUNDLED",
-    "DataError",
-    "Records",
-    "Source",
-    "documents",
-    "file_sha256",
-    "files_of",
-    "source_sha256",
-    "text_of",
-]
+from mcd.files import file_sha256
 
 ASSETS = Path(mcd.__file__).resolve().parent / "assets"
 BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
@@ -143,12 +132,6 @@ def source_sha256(source: str | Source) -> str | None:
     for file in files:
         whole.update(json.dumps([file.relative_to(source.name).as_posix(), file_sha256(file)]).encode())
     return whole.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_of(source: Source) -> Layout:

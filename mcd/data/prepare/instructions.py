@@ -6,7 +6,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from mcd.data.chat import ChatTemplate
-from mcd.data.marks import Marks
+from mcd.data.marked_text import Marks
 from mcd.data.prepare.corpus import text_of
 from mcd.data.prepare.workers import Unit
 from mcd.data.recipe import Recipe, is_jinja

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mcd.data.lost import Lost
+from mcd.data.encoder import Lost
 from mcd.data.prepare.duplicates import NO_TEXT, count_copies
+from mcd.data.prepare.shards import PARTIAL, Damaged, ShardWriter
 from mcd.data.prepare.workers import Unit
-from mcd.data.prepare.writer import PARTIAL, Damaged, ShardWriter
 from mcd.data.recipe import Recipe
 
 SPLITS = ("train", "valid")

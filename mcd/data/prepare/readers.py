@@ -3,6 +3,7 @@
 The first three may be compressed (.gz, .bz2, .xz, .zst). Faults name the file and the line, record or row.
 """
 
+import bz2
 import codecs
 import gzip
 import io
@@ -14,16 +15,50 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mcd.data.prepare.compressed import COMPRESSED, packed_as, pyarrow_for, suffix_of, unpacked
-from mcd.data.prepare.json_values import CutOff, json_values
+from mcd.data.prepare.json_stream import CutOff, json_values
 from mcd.errors import DataError
-
-__all__ = ["COMPRESSED", "SUFFIXES", "DataError", "FileRecords", "suffix_of"]
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".arrow")
 _PLACES = {".txt": "line", ".jsonl": "line", ".json": "record"}
 BATCH_ROWS = 256
 """Rows of a .parquet or .arrow made into Python objects at a time."""
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def suffix_of(path: Path) -> str:
+    """What kind of file a name says it is, compression and case aside."""
+    return (Path(path.stem).suffix if packed_as(path) else path.suffix).lower()
+
+
+def packed_as(path: Path) -> str:
+    """The suffix of a compressed file; "" of any other."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in COMPRESSED else ""
+
+
+def unpacked(path: Path, raw: io.BufferedReader) -> io.BufferedReader:
+    """The content of the file at `path`, open as `raw`. Raises DataError for a .zst without pyarrow."""
+    packed = packed_as(path)
+    if packed == ".gz":
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
+    if packed == ".bz2":
+        return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
+    if packed == ".xz":
+        return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
+    if packed == ".zst":
+        return io.BufferedReader(pyarrow_for(path).CompressedInputStream(raw, "zstd"), 1 << 20)
+    return raw
+
+
+def pyarrow_for(path: Path) -> Any:
+    """pyarrow. Raises DataError, naming the mend, where it is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise DataError(f"--data {path}: {path.suffix[1:].lower()} needs pyarrow; pip install 'mcd-lm[hub]'") from None
+    return pyarrow
 
 
 class FileRecords:
@@ -56,9 +91,8 @@ class FileRecords:
         return self._share
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        readers = dict[str, Any](
-            zip(SUFFIXES, (self._txt, self._jsonl, self._json, self._parquet, self._arrow), strict=True)
-        )
+        read = (self._txt, self._jsonl, self._json, self._parquet, self._arrow)
+        readers = dict[str, Any](zip(SUFFIXES, read, strict=True))
         reader = readers.get(suffix_of(self.path))
         if reader is None:
             raise DataError(
@@ -180,10 +214,8 @@ class FileRecords:
         if isinstance(error, json.JSONDecodeError) and not cut:
             if suffix_of(self.path) == ".json":
                 return DataError(f"{self.place}: no JSON object ({error.msg}, line {error.lineno})")
-            mend = (
-                "a .jsonl has an object a line; a list, or objects over several lines, are read from a file named .json"
-            )
-            return DataError(f"{self.place}: no JSON object ({error.msg}, column {error.colno}); {mend}")
+            fix = "a .jsonl has an object per line; lists and objects of several lines are read from a file named .json"
+            return DataError(f"{self.place}: no JSON object ({error.msg}, column {error.colno}); {fix}")
         if cut and not isinstance(error, RecursionError):
             return self._cut("a JSON object or list")
         return DataError(f"{self.place}: JSON that cannot be read ({error})")  # too many digits, brackets in brackets

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 import mcd
-from mcd.data.encoder import Encoder, receive, receive_texts, send_texts
-from mcd.data.lost import Lost
+from mcd.data.encoder import Encoder, Lost, receive, receive_texts, send_texts
 from mcd.errors import DataError
 
 FEW_UNITS = 8

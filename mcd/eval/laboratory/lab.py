@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcd.data.prepare.corpus import file_sha256
-from mcd.data.prepare.shards import MANIFEST
+from mcd.data.manifest import MANIFEST
 from mcd.errors import WorkFailed
 from mcd.eval.laboratory.experiment import Cell, Training
+from mcd.files import file_sha256
 from mcd.progress import progress_bar
 from mcd.train.run_folder import read_stats
 

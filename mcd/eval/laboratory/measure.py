@@ -9,9 +9,8 @@ from tokenizers import Tokenizer
 
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import open_loader, spread_rows
-from mcd.data.prepare.shards import tokenizer_of
 from mcd.data.text import Borders, Writer, writer_of
-from mcd.data.tokenizer import tokenizer_of_model
+from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
 from mcd.errors import UsageError
 from mcd.eval.control import CONTROLS, tuned
 from mcd.eval.diversity import sample_entropy
@@ -149,7 +148,7 @@ def held_out_rows(
     LANGUAGES) that it is of, whose truth then judges both rows: what the first differs by is the floor.
     """
     loader = open_loader(folder, "valid", 1, length)
-    tokenizer = tokenizer_of(folder)
+    tokenizer = load_tokenizer(folder)
     _check_scorer(scoring, scorer, tokenizer)
     ids = spread_rows(loader, num).tolist()
     writer = Writer(tokenizer, loader.eos_id, scoring.borders)
@@ -182,7 +181,7 @@ def control_rows(
     also hold `control_k`, the knob, and `entropy_target`.
     """
     loader = open_loader(folder, "valid", 1, length)
-    tokenizer = tokenizer_of(folder)
+    tokenizer = load_tokenizer(folder)
     _check_scorer(scoring, scorer, tokenizer)
     writer = Writer(tokenizer, loader.eos_id, scoring.borders)
     aim = sample_entropy(spread_rows(loader, num)) if target is None else target
@@ -207,7 +206,7 @@ def held_out_reference(
     They lie between those of `held_out_rows`, so that real text is not compared with itself where there is enough.
     """
     loader = open_loader(folder, "valid", 1, length)
-    writer = Writer(tokenizer_of(folder), loader.eos_id, borders)
+    writer = Writer(load_tokenizer(folder), loader.eos_id, borders)
     ids = spread_rows(loader, 2 * num)[1::2].tolist()
     if len(ids) < 4:
         raise UsageError(

@@ -8,10 +8,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mcd.data.prepare import hub, shards, units
+from mcd.data.manifest import read_manifest
+from mcd.data.prepare import hub, pipeline, records
 from mcd.data.prepare.corpus import Records, Source, documents
 from mcd.data.prepare.hub import HubRecords, HubStopped
-from mcd.data.prepare.shards import Recipe, prepare, read_manifest
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
 from mcd.errors import DataError
 
 ROWS = 60
@@ -36,8 +38,8 @@ def asked(tmp_path, monkeypatch):
         return real("parquet", data_files={"train": files}, split=options["split"], streaming=options["streaming"])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(shards, "commit_of", lambda name, revision: f"commit of {revision or 'main'}")
-    monkeypatch.setattr(units, "UNIT_BYTES", 300)
+    monkeypatch.setattr(pipeline, "commit_of", lambda name, revision: f"commit of {revision or 'main'}")
+    monkeypatch.setattr(records, "UNIT_BYTES", 300)
     return calls
 
 

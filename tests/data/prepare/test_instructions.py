@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcd.data.loader import open_loader, spread_batch, spread_rows
-from mcd.data.manifest import MANIFEST
-from mcd.data.prepare.shards import prepare, read_manifest, read_tokens, tokenizer_of
+from mcd.data.manifest import MANIFEST, read_manifest
+from mcd.data.prepare.pipeline import prepare
 from mcd.data.recipe import Recipe
 from mcd.data.template import read_template
-from mcd.data.tokenizer import EOS, with_special_tokens
+from mcd.data.tokenizer import EOS, load_tokenizer, with_special_tokens
+from mcd.data.tokens import read_tokens
 from mcd.errors import DataError
 
 WORDS = "the people of our union and states".split()
@@ -70,7 +71,7 @@ def test_rows_and_what_is_learnt(
     recipe = Recipe(write(folder / "a.jsonl", records), tokenizer=str(tiny_data), length=length, valid_every=3)
     recipe = replace(recipe, prompt_field="prompt", too_long=too_long, diffuse_padding=diffuse_padding)
     recipe = replace(recipe, valid_last=valid_last, template=template)
-    tokenizer = tokenizer_of(tiny_data)
+    tokenizer = load_tokenizer(tiny_data)
     eos = tokenizer.token_to_id(EOS)
     rows = {"train": [], "valid": []}
     kept = [record for record in records if record["answer"].strip()]
@@ -188,7 +189,7 @@ def test_the_last_answer_of_a_conversation_is_learnt(tiny_data, tmp_path, kind):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talks), tmp_path / "talks.parquet")
     recipe = Recipe(str(tmp_path / f"talks.{kind}"), tokenizer=str(tiny_data), length=40, valid_every=2)
     prepare(replace(recipe, messages_field="messages", template="<{prompt}>"), tmp_path / "a")
-    tokenizer = tokenizer_of(tiny_data)
+    tokenizer = load_tokenizer(tiny_data)
     eos, rows = tokenizer.token_to_id(EOS), []
     for prompt, answer in flat:
         begun = with_special_tokens(tokenizer).encode(prompt).ids
@@ -264,7 +265,7 @@ def test_nothing_that_fits(tiny_data, tmp_path):
 @pytest.mark.parametrize("begin, end", [(5, 5), (6, 5), (0, 13), (0, 299)])
 def test_spans_that_lie_are_seen(folder, begin, end):
     """Even where somebody made the checksum fit."""
-    from mcd.data.prepare.corpus import file_sha256
+    from mcd.files import file_sha256
 
     path = folder / "train-00000.bin"
     values = read_tokens(folder, "train")[:].copy()
@@ -282,7 +283,7 @@ def test_a_space_before_the_answer_is_the_answers_as_it_is_the_masks(tiny_data, 
     records = [{"prompt": f"the nation {i}", "answer": "union and peace"} for i in range(12)]
     recipe = Recipe(write(tmp_path / "a.jsonl", records), tokenizer=str(tiny_data), length=32, valid_every=3)
     prepare(replace(recipe, prompt_field="prompt", template="Q: {prompt} A: "), tmp_path / "out")
-    tokenizer = tokenizer_of(tiny_data)
+    tokenizer = load_tokenizer(tiny_data)
     loader = open_loader(tmp_path / "out", "valid", 4)
     rows = loader.batch(0)
     for row, learnt, i in zip(rows.x0.tolist(), rows.diffused.tolist(), (0, 3, 6, 9), strict=True):

@@ -9,9 +9,12 @@ import pytest
 
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import open_loader
+from mcd.data.manifest import MANIFEST, read_manifest
 from mcd.data.prepare.corpus import documents
-from mcd.data.prepare.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
-from mcd.data.tokenizer import tokenizer_sha256
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
+from mcd.data.tokens import read_tokens
 from mcd.errors import DataError
 
 
@@ -26,7 +29,7 @@ def contents(folder):
 
 def texts_of(folder, split):
     """Documents of a split, decoded."""
-    eos, tokenizer = read_manifest(folder)["eos_id"], tokenizer_of(folder)
+    eos, tokenizer = read_manifest(folder)["eos_id"], load_tokenizer(folder)
     tokens = read_tokens(folder, split)[:]
     ends = np.flatnonzero(tokens == eos)
     assert ends[-1] == len(tokens) - 1  # each document is followed by end-of-text, the last one too
@@ -45,7 +48,7 @@ def test_the_manifest_records_every_choice(tiny_data, recipe):
     manifest = read_manifest(tiny_data)
     assert manifest["recipe"] == asdict(recipe)
     assert (manifest["vocab_size"], manifest["eos_id"], manifest["dtype"]) == (300, 299, "<u2")
-    assert manifest["tokenizer_sha256"] == tokenizer_sha256(tokenizer_of(tiny_data))
+    assert manifest["tokenizer_sha256"] == tokenizer_sha256(load_tokenizer(tiny_data))
     for split, count in (("train", 56), ("valid", 8)):
         shards = manifest["splits"][split]
         assert sum(shard["documents"] for shard in shards) == count
@@ -56,7 +59,7 @@ def test_held_out_text_does_not_reach_the_tokenizer(tmp_path):
     odd, plain = "xylophone " * 60, "a plain word or two about the state of things "
     (tmp_path / "a.txt").write_text("\n\n".join([odd] + [plain * 3 + str(i) for i in range(15)] + [odd]))
     prepare(Recipe(str(tmp_path / "a.txt"), vocab_size=265, length=4), tmp_path / "out")
-    vocabulary = tokenizer_of(tmp_path / "out").get_vocab()
+    vocabulary = load_tokenizer(tmp_path / "out").get_vocab()
     assert not any("xy" in token or "ylo" in token or "ph" in token for token in vocabulary)
 
 
@@ -119,7 +122,7 @@ def test_an_interrupted_run_can_simply_be_run_again(recipe, tiny_data, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mcd.data.prepare.shards.preset_of", killed)
+        patch.setattr("mcd.data.prepare.pipeline.preset_of", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(recipe, out, shard_tokens=500)
     assert (out / "train-00003.bin").exists() and not (out / MANIFEST).exists()
@@ -221,7 +224,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path, tiny_data):
 @pytest.fixture
 def short_streams(monkeypatch):
     """Streams of languages that are made at once."""
-    monkeypatch.setattr("mcd.data.prepare.shards.LANGUAGE_TOKENS", {"train": 20_000, "valid": 20_000})
+    monkeypatch.setattr("mcd.data.prepare.pipeline.LANGUAGE_TOKENS", {"train": 20_000, "valid": 20_000})
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -230,7 +233,7 @@ def test_a_language_is_two_streams_of_its_own_words(tmp_path, short_streams, nam
     manifest = prepare(Recipe(name, vocab_size=12, length=25), out)
     assert manifest == read_manifest(out) == prepare(Recipe(name, vocab_size=12, length=25), out)
     assert (manifest["vocab_size"], manifest["eos_id"]) == (32, None)
-    tokenizer = tokenizer_of(out)
+    tokenizer = load_tokenizer(out)
     assert [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())] == list(language.symbols)
     train, valid = (read_tokens(out, split) for split in ("train", "valid"))
     assert len(train) == len(valid) == 20_000 and not np.array_equal(train, valid)

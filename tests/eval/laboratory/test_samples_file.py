@@ -11,8 +11,8 @@ import torch
 from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.main import main
 from mcd.cli.metrics_table import notes
-from mcd.data.prepare.shards import tokenizer_of
 from mcd.data.text import writer_of
+from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import UsageError
 from mcd.eval import scorer
 from mcd.eval.diversity import sample_entropy
@@ -54,7 +54,7 @@ class AfterEnd(torch.nn.Module):
 
 @pytest.fixture
 def backend(tiny_data):
-    return tokenizer_of(tiny_data)
+    return load_tokenizer(tiny_data)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def model(tiny_denoiser, tiny_data, tmp_path):
     """A folder of a model that says the end of text more often than not."""
     folder = tmp_path / "model"
     denoiser = tiny_denoiser(V=300)
-    end = tokenizer_of(tiny_data).token_to_id("<|endoftext|>")
+    end = load_tokenizer(tiny_data).token_to_id("<|endoftext|>")
     with torch.no_grad():
         dict(denoiser.named_parameters())["backbone.head.linear.bias"][end] += 5.0
     save_pretrained(denoiser, folder)

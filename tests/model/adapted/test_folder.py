@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from mcd.checkpoints import hub
 from mcd.checkpoints.folder import config_of_json, config_to_json, from_pretrained, lengthened, save_pretrained
-from mcd.data.companions import end_of_text
+from mcd.data.special_tokens import end_of_text
 from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
 from mcd.errors import ModelError
 from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids

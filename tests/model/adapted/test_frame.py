@@ -9,7 +9,8 @@ import torch
 from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.main import main
 from mcd.data.loader import open_loader, spread_rows
-from mcd.data.prepare.shards import read_manifest, read_tokens
+from mcd.data.manifest import read_manifest
+from mcd.data.tokens import read_tokens
 from mcd.eval.likelihood import nelbo_means
 from mcd.model.denoiser import Denoiser
 

@@ -71,6 +71,6 @@ def test_a_template_is_kept_whatever_it_holds(model, sampler):
 
 
 def test_a_template_of_text(model):
-    tokenizer = load_tokenizer(str(model.folder))
+    tokenizer = load_tokenizer(model.folder)
     ids = read_template(tokenizer, "w1 [MASK:3] w2", model.blank_id, 8).ids
     assert ids == [7, MASK, MASK, MASK, 8, MASK, MASK, MASK]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mcd.checkpoints.folder import locate
-from mcd.data.canvas import UNFINISHED, canvas, word_of
+from mcd.data.token_texts import UNFINISHED, token_texts, word_of
 from mcd.data.tokenizer import tokenizer_of_model, train_bpe, word_tokenizer
 
 BLANK = 10**6
@@ -40,7 +40,7 @@ def test_shares_are_those_of_the_definition(family, each_family):
         for share_masked in (0.0, 0.4):
             masked = [BLANK if rng.random() < share_masked else i for i in row]
             for skip in (True, False):
-                shares = canvas(tokenizer, masked, BLANK, skip_special_tokens=skip)
+                shares = token_texts(tokenizer, masked, BLANK, skip_special_tokens=skip)
                 assert [share is None for share in shares] == [i == BLANK for i in masked]
                 expected = by_definition(tokenizer, masked, skip)
                 given = [(a.replace(UNFINISHED, "\ufffd"), b) for a, b in zip(shares, expected, strict=True) if a]
@@ -52,8 +52,8 @@ def test_shares_are_those_of_the_definition(family, each_family):
 @settings(max_examples=50)
 @given(st.lists(st.integers(0, 256), max_size=40))
 def test_any_bytes_are_shared_out(ids):
-    assert canvas(BYTES, ids, BLANK) == by_definition(BYTES, ids)
-    assert "".join(canvas(BYTES, ids, BLANK)) == BYTES.decode(ids)
+    assert token_texts(BYTES, ids, BLANK) == by_definition(BYTES, ids)
+    assert "".join(token_texts(BYTES, ids, BLANK)) == BYTES.decode(ids)
 
 
 def test_words_and_parts_of_words(family):
@@ -66,21 +66,21 @@ def test_words_and_parts_of_words(family):
         ("end of word", "the house is", ["the", " house", " is"]),
     ):
         tokenizer = family(name)
-        assert canvas(tokenizer, ids_of(tokenizer, text), BLANK) == shares
+        assert token_texts(tokenizer, ids_of(tokenizer, text), BLANK) == shares
     wordpiece = family("wordpiece, uncased")
     the, ing = (wordpiece.token_to_id(token) for token in ("the", "##ing"))
-    assert canvas(wordpiece, [the, BLANK, ing, the], BLANK) == ["the", None, "ing", " the"]
+    assert token_texts(wordpiece, [the, BLANK, ing, the], BLANK) == ["the", None, "ing", " the"]
     metaspace = family("metaspace first")
     house = metaspace.token_to_id("▁house")
-    assert canvas(metaspace, [house, BLANK, house], BLANK) == ["house", None, " house"]
-    assert canvas(metaspace, [BLANK, house, house], BLANK) == [None, " house", " house"]
-    assert canvas(word_tokenizer("abc"), [0, BLANK, 2, 1], BLANK) == ["a", None, " c", " b"]
+    assert token_texts(metaspace, [house, BLANK, house], BLANK) == ["house", None, " house"]
+    assert token_texts(metaspace, [BLANK, house, house], BLANK) == [None, " house", " house"]
+    assert token_texts(word_tokenizer("abc"), [0, BLANK, 2, 1], BLANK) == ["a", None, " c", " b"]
 
 
 def test_a_character_is_shown_when_it_is_complete(family):
     snow = ids_of(BYTES, "a☃b")
     assert len(snow) == 5
-    assert canvas(BYTES, snow, BLANK) == ["a", "", "", "☃", "b"]
+    assert token_texts(BYTES, snow, BLANK) == ["a", "", "", "☃", "b"]
     a, one, two, three, b = snow
     for row, shares in (
         ([a, one, BLANK, three, b], ["a", UNFINISHED, None, UNFINISHED, "b"]),
@@ -89,27 +89,27 @@ def test_a_character_is_shown_when_it_is_complete(family):
         ([a, three, b], ["a", "\ufffd", "b"]),  # no mask beside it: these bytes are no character
         ([a, b, one], ["a", "b", "\ufffd"]),
     ):
-        assert canvas(BYTES, row, BLANK) == shares
+        assert token_texts(BYTES, row, BLANK) == shares
     llama2 = family("llama2")
-    assert canvas(llama2, ids_of(llama2, "ü"), BLANK)[-2:] == ["", "ü"]
+    assert token_texts(llama2, ids_of(llama2, "ü"), BLANK)[-2:] == ["", "ü"]
 
 
 def test_special_tokens_are_shown_where_asked_for():
     eos = BYTES.get_vocab_size() - 1
     row = [eos, *ids_of(BYTES, "ab"), eos]
-    assert canvas(BYTES, row, BLANK) == ["", "a", "b", ""]
-    assert canvas(BYTES, row, BLANK, skip_special_tokens=False) == ["<|endoftext|>", "a", "b", "<|endoftext|>"]
+    assert token_texts(BYTES, row, BLANK) == ["", "a", "b", ""]
+    assert token_texts(BYTES, row, BLANK, skip_special_tokens=False) == ["<|endoftext|>", "a", "b", "<|endoftext|>"]
 
 
 def test_the_mask_may_be_a_token_or_none_and_rows_may_be_empty(family):
     wordpiece = family("wordpiece, uncased")
     mask, the = (wordpiece.token_to_id(token) for token in ("[MASK]", "the"))
-    assert canvas(wordpiece, [the, mask, the], mask) == ["the", None, " the"]
-    assert canvas(wordpiece, [], mask) == []
-    assert canvas(BYTES, [BLANK] * 3, BLANK) == [None] * 3
+    assert token_texts(wordpiece, [the, mask, the], mask) == ["the", None, " the"]
+    assert token_texts(wordpiece, [], mask) == []
+    assert token_texts(BYTES, [BLANK] * 3, BLANK) == [None] * 3
     only_special = Tokenizer(models.WordLevel({"[A]": 0}))
     only_special.add_special_tokens(["[A]"])
-    assert canvas(only_special, [0, BLANK], BLANK) == ["", None]
+    assert token_texts(only_special, [0, BLANK], BLANK) == ["", None]
 
 
 def test_a_decoder_that_looks_far_back_is_followed():
@@ -118,7 +118,7 @@ def test_a_decoder_that_looks_far_back_is_followed():
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     row = [65] * 70 + [255]
     assert tokenizer.decode(row) == "\ufffd" * 71
-    assert canvas(tokenizer, row, BLANK) == [""] * 70 + ["\ufffd" * 71] == by_definition(tokenizer, row)
+    assert token_texts(tokenizer, row, BLANK) == [""] * 70 + ["\ufffd" * 71] == by_definition(tokenizer, row)
 
 
 def test_time_is_linear_in_the_row():
@@ -127,7 +127,7 @@ def test_time_is_linear_in_the_row():
     seconds = []
     for _ in range(5):
         before = time.process_time()
-        shares = canvas(tokenizer, row, 2048)
+        shares = token_texts(tokenizer, row, 2048)
         seconds.append(time.process_time() - before)
     assert "".join(shares) == tokenizer.decode(row)
     assert min(seconds) < 0.05
@@ -137,4 +137,4 @@ def test_time_is_linear_in_the_row():
 def test_without_a_decoder_tokens_are_parted_by_spaces(pre):
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}))
     tokenizer.pre_tokenizer = pre
-    assert canvas(tokenizer, [0, 1, BLANK, 0], BLANK) == ["a", " b", None, " a"]
+    assert token_texts(tokenizer, [0, 1, BLANK, 0], BLANK) == ["a", " b", None, " a"]

@@ -19,7 +19,7 @@ _LOOKED_AT = 4096  # of the vocabulary, in search of a word
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
-def canvas(
+def token_texts(
     tokenizer: Tokenizer, ids: Sequence[int], blank_id: int, skip_special_tokens: bool = True
 ) -> list[str | None]:
     """The share of the text that each token of a row has; None for those that are `blank_id`.

@@ -19,15 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcd
-from mcd.data import companions
+from mcd.data import special_tokens
 from mcd.data.loader import open_loader
-from mcd.data.prepare import shards, units, workers
+from mcd.data.manifest import MANIFEST, read_manifest
+from mcd.data.prepare import pipeline, records, workers
 from mcd.data.prepare.corpus import documents
-from mcd.data.prepare.journal import PROGRESS, locked
-from mcd.data.prepare.shards import MANIFEST, Recipe, prepare, read_manifest, read_tokens, tokenizer_of
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.prepare.resume import PROGRESS, locked
 from mcd.data.prepare.workers import WorkerDied
-from mcd.data.recipe import PRESETS, preset_of
+from mcd.data.recipe import PRESETS, Recipe, preset_of
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_sha256
+from mcd.data.tokens import read_tokens
 from mcd.errors import DataError
 
 SHARD = 700
@@ -36,7 +38,7 @@ SHARD = 700
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
     """Units of a few documents, so that there are many."""
-    monkeypatch.setattr(units, "UNIT_BYTES", 800)
+    monkeypatch.setattr(records, "UNIT_BYTES", 800)
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(recipe, tmp_path, kind, monke
     recipe, out = changed(recipe, kind), tmp_path / "out"
     prepare(recipe, tmp_path / "whole", SHARD)
     stops = 0
-    for place in ((shards, "write_json"), (shards.Packer, "forget"), (shards.ShardWriter, "_finish")):
+    for place in ((pipeline, "write_json"), (pipeline.Packer, "forget"), (pipeline.ShardWriter, "_finish")):
         for after in (1, 2, 3):
             stops += interrupted(monkeypatch, place, after, recipe, out)
     assert stops == 9
@@ -108,11 +110,11 @@ def test_an_interrupted_run_ends_in_the_same_bytes(recipe, tmp_path, kind, monke
 @pytest.mark.parametrize("kind", KINDS)
 def test_work_that_was_recorded_is_not_done_again(recipe, tmp_path, kind, monkeypatch):
     recipe, out = changed(recipe, kind), tmp_path / "out"
-    assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, out)
+    assert interrupted(monkeypatch, (pipeline, "write_json"), 12, recipe, out)
     seen = []
-    tokenised = shards.tokenised
+    tokenised = pipeline.tokenised
     monkeypatch.setattr(
-        shards, "tokenised", lambda *args: (seen.append(unit.records) or unit for unit in tokenised(*args))
+        pipeline, "tokenised", lambda *args: (seen.append(unit.records) or unit for unit in tokenised(*args))
     )
     prepare(recipe, out, SHARD)
     assert 0 < sum(seen) <= 64 - 12
@@ -122,7 +124,7 @@ def test_work_that_was_recorded_is_not_done_again(recipe, tmp_path, kind, monkey
 def test_what_an_interrupted_run_left_is_not_trusted(recipe, tmp_path, monkeypatch, damage):
     recipe, out = changed(recipe, "last"), tmp_path / "out"
     prepare(recipe, tmp_path / "whole", SHARD)
-    assert interrupted(monkeypatch, (shards, "write_json"), 17, recipe, out)
+    assert interrupted(monkeypatch, (pipeline, "write_json"), 17, recipe, out)
     names = {
         "shard": "train-00000.bin",
         "partial": "*.bin.partial",
@@ -146,10 +148,10 @@ def test_what_an_interrupted_run_left_is_not_trusted(recipe, tmp_path, monkeypat
 def test_unfinished_work_for_another_purpose_is_not_thrown_away(recipe, tmp_path, monkeypatch, change):
     text, out, size = tmp_path / "a.txt", tmp_path / "out", SHARD
     text.write_bytes(Path(recipe.source).read_bytes())
-    tokenizer = tokenizer_of(Path(recipe.tokenizer))
+    tokenizer = load_tokenizer(recipe.tokenizer)
     tokenizer.save(str(tmp_path / "t.json"))
     recipe = replace(recipe, source=str(text), tokenizer=str(tmp_path / "t.json"))
-    assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, out)
+    assert interrupted(monkeypatch, (pipeline, "write_json"), 12, recipe, out)
     before = contents(out)
     if change == "text":
         text.write_text(text.read_text().upper())
@@ -172,10 +174,12 @@ def test_a_tokenizer_of_the_hub_is_not_asked_for_again(recipe, tmp_path, monkeyp
     prepare(recipe, tmp_path / "whole", SHARD)
     asked = []
     load = load_tokenizer(recipe.tokenizer)
-    monkeypatch.setattr(units, "load_tokenizer", lambda name: asked.append(name) or load)
-    monkeypatch.setattr(companions, "_of_hub", lambda name, files: asked.append(name) or {file: {} for file in files})
+    monkeypatch.setattr(records, "load_tokenizer", lambda name: asked.append(name) or load)
+    monkeypatch.setattr(
+        special_tokens, "_of_hub", lambda name, files: asked.append(name) or {name: {} for name in files}
+    )
     recipe = replace(recipe, tokenizer="owner/tokenizer")
-    assert interrupted(monkeypatch, (shards, "write_json"), 12, recipe, tmp_path / "out")
+    assert interrupted(monkeypatch, (pipeline, "write_json"), 12, recipe, tmp_path / "out")
     prepare(recipe, tmp_path / "out", SHARD)
     assert asked == ["owner/tokenizer"] * 2  # it, and what stands beside it
     for split in ("train", "valid"):
@@ -184,10 +188,10 @@ def test_a_tokenizer_of_the_hub_is_not_asked_for_again(recipe, tmp_path, monkeyp
 
 KILLED = """
 import sys
-from mcd.data.prepare import units
-from mcd.data.prepare import workers
-from mcd.data.prepare.shards import Recipe, prepare
-units.UNIT_BYTES, workers.FEW_UNITS = 800, 2
+from mcd.data.prepare import records, workers
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
+records.UNIT_BYTES, workers.FEW_UNITS = 800, 2
 def tell(fraction, note):
     print(note, flush=True)
 prepare(Recipe(*sys.argv[1:2], tokenizer=sys.argv[2], length=16, valid_last=9), __import__("pathlib").Path(sys.argv[3]),
@@ -262,10 +266,9 @@ def test_a_full_disk_loses_nothing(recipe, tmp_path, monkeypatch):
 
 
 def test_a_second_run_waits_and_finds_the_work_done(recipe, tmp_path):
-    code = "import sys, pathlib; from mcd.data.prepare.shards import Recipe, prepare; print('begins', flush=True); "
-    code += (
-        "prepare(Recipe(*sys.argv[1:2], tokenizer=sys.argv[2], length=16, valid_every=8), pathlib.Path(sys.argv[3]))"
-    )
+    code = "import sys, pathlib; from mcd.data.recipe import Recipe; from mcd.data.prepare.pipeline import prepare; "
+    code += "print('begins', flush=True); recipe = Recipe(sys.argv[1], tokenizer=sys.argv[2], length=16, valid_every=8)"
+    code += "; prepare(recipe, pathlib.Path(sys.argv[3]))"
     out = tmp_path / "out"
     out.mkdir()
     command = [sys.executable, "-c", code, recipe.source, recipe.tokenizer, str(out)]
@@ -313,7 +316,7 @@ def test_grouped_rows_are_mdlms(tiny_data, tmp_path_factory, sizes, length, grou
     texts = [" ".join(rng.choices(["the", "people", "of", "union", "\n\n", "free"], k=k)) for k in sizes]
     with (folder / "a.jsonl").open("w") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
-    tokenizer = tokenizer_of(tiny_data)
+    tokenizer = load_tokenizer(tiny_data)
     recipe = Recipe(str(folder / "a.jsonl"), tokenizer=str(tiny_data), length=length, wrap=True)
     recipe = replace(recipe, group_documents=group, valid_last=held_out)
     cut = max(0, len(texts) - held_out)
@@ -352,7 +355,7 @@ def test_the_presets_rows_are_mdlms(tmp_path, monkeypatch):
     choices = PRESETS["owt-mdlm"] | {"source": str(tmp_path / "a.jsonl"), "tokenizer": str(tmp_path / "tokenizer.json")}
     recipe = replace(Recipe(**choices), valid_last=1234)
     manifest = prepare(recipe, tmp_path / "out")
-    tokenizer = tokenizer_of(tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out")
     for split, part in (("train", texts[:-1234]), ("valid", texts[-1234:])):
         expected = np.array(mdlm_rows(part, tokenizer, 1024, 1000))[:, 1:-1]
         assert np.array_equal(read_tokens(tmp_path / "out", split)[:].reshape(-1, 1022), expected)
@@ -365,7 +368,7 @@ def test_the_presets_rows_are_mdlms(tmp_path, monkeypatch):
 @pytest.mark.parametrize("held_out", [1, 9, 63])
 def test_the_last_documents_are_held_out(recipe, text_file, tmp_path, held_out):
     prepare(replace(recipe, valid_last=held_out, length=4), tmp_path / "out", SHARD)
-    tokenizer, texts = tokenizer_of(tmp_path / "out"), list(documents(str(text_file)))
+    tokenizer, texts = load_tokenizer(tmp_path / "out"), list(documents(str(text_file)))
     for split, part in (("train", texts[:-held_out]), ("valid", texts[-held_out:])):
         expected = [i for text in part for i in (*tokenizer.encode(text).ids, tokenizer.token_to_id(EOS))]
         assert read_tokens(tmp_path / "out", split)[:].tolist() == expected
@@ -375,9 +378,9 @@ def test_a_tokenizer_is_trained_on_what_is_not_held_out(text_file, tmp_path):
     texts = list(documents(str(text_file)))
     (tmp_path / "a.txt").write_text("\n\n".join([*texts, "xylophone " * 60]))
     prepare(Recipe(str(tmp_path / "a.txt"), vocab_size=280, length=16, valid_last=4), tmp_path / "out")
-    assert not any("xy" in token for token in tokenizer_of(tmp_path / "out").get_vocab())
+    assert not any("xy" in token for token in load_tokenizer(tmp_path / "out").get_vocab())
     prepare(Recipe(str(text_file), vocab_size=280, length=16, valid_last=3), tmp_path / "same")
-    assert tokenizer_sha256(tokenizer_of(tmp_path / "out")) == tokenizer_sha256(tokenizer_of(tmp_path / "same"))
+    assert tokenizer_sha256(load_tokenizer(tmp_path / "out")) == tokenizer_sha256(load_tokenizer(tmp_path / "same"))
 
 
 def test_more_held_out_than_there_is(recipe, tmp_path):
@@ -424,7 +427,7 @@ def test_copies_are_counted_and_dropped(recipe, text_file, tmp_path, kind, monke
         prepare(recipe, tmp_path / "two", SHARD, 2)
         assert contents(tmp_path / "two") == contents(tmp_path / "whole")
     for after in (3, 5, 9):
-        assert interrupted(monkeypatch, (shards, "write_json"), after, recipe, tmp_path / "out")
+        assert interrupted(monkeypatch, (pipeline, "write_json"), after, recipe, tmp_path / "out")
     assert (tmp_path / "out" / "keys-00000.bin.partial").exists()
     prepare(recipe, tmp_path / "out", SHARD)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -467,14 +470,14 @@ def test_a_txt_has_no_fields(recipe, tmp_path, field):
 def test_what_a_tokenizer_says_of_truncation_is_for_networks(recipe, tmp_path):
     """Files of BERT's kind cut texts at 512 tokens and pad them."""
     prepare(recipe, tmp_path / "plain")
-    tokenizer = tokenizer_of(Path(recipe.tokenizer))
+    tokenizer = load_tokenizer(recipe.tokenizer)
     tokenizer.enable_truncation(5)
     tokenizer.enable_padding(length=100)
     tokenizer.save(str(tmp_path / "cutting.json"))
     prepare(replace(recipe, tokenizer=str(tmp_path / "cutting.json")), tmp_path / "out")
     for split in ("train", "valid"):
         assert np.array_equal(read_tokens(tmp_path / "out", split), read_tokens(tmp_path / "plain", split))
-    assert read_manifest(tmp_path / "out")["tokenizer_sha256"] == tokenizer_sha256(tokenizer_of(Path(recipe.tokenizer)))
+    assert read_manifest(tmp_path / "out")["tokenizer_sha256"] == tokenizer_sha256(load_tokenizer(recipe.tokenizer))
 
 
 def test_a_tokenizer_that_cannot_encode_is_named(tmp_path, text_file):

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from mcd.data.encoder import Encoder, lost_text
-from mcd.data.lost import Lost
-from mcd.data.prepare import units, workers
-from mcd.data.prepare.shards import Recipe, prepare, read_manifest, read_tokens
+from mcd.data.encoder import Encoder, Lost, lost_text
+from mcd.data.manifest import read_manifest
+from mcd.data.prepare import records, workers
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
 from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer, train_bpe
+from mcd.data.tokens import read_tokens
 from mcd.errors import DataError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz."
@@ -139,7 +141,7 @@ def test_shares_that_are_taken(lost, most, refused):
 
 @pytest.fixture
 def lossy(tmp_path):
-    """A recipe of many units, two documents of which hold what the tokenizer drops."""
+    """A recipe of many records, two documents of which hold what the tokenizer drops."""
     rng = random.Random(0)
     texts = ["".join(rng.choices(LETTERS + " ", k=200)) for _ in range(40)]
     texts[7] += " caf\u00e9"
@@ -150,7 +152,7 @@ def lossy(tmp_path):
 
 
 def test_prepared_text_says_what_it_lost_for_any_number_of_processes(lossy, tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "UNIT_BYTES", 800)
+    monkeypatch.setattr(records, "UNIT_BYTES", 800)
     monkeypatch.setattr(workers, "FEW_UNITS", 2)
     alone, shared = prepare(lossy, tmp_path / "a", workers=1), prepare(lossy, tmp_path / "b", workers=2)
     assert alone["lost"] == shared["lost"] == read_manifest(tmp_path / "b")["lost"]
@@ -159,7 +161,7 @@ def test_prepared_text_says_what_it_lost_for_any_number_of_processes(lossy, tmp_
 
 
 def test_work_that_is_refused_is_kept(lossy, tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "UNIT_BYTES", 800)
+    monkeypatch.setattr(records, "UNIT_BYTES", 800)
     with pytest.raises(DataError, match=r"drops 3 of .* such as 'é'.*--most-lost"):
         prepare(lossy, tmp_path / "out", most_lost=1e-5)
     monkeypatch.setattr(workers, "Encoder", lambda *_: None)  # nothing is encoded again
@@ -176,7 +178,7 @@ def test_dropout_of_a_bpe_makes_no_draws(tmp_path, text_file):
     content["model"]["dropout"] = 0.5
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     text = "the states of the people and the union"
-    assert load_tokenizer(str(tmp_path)).encode(text).ids == tokenizer.encode(text).ids
+    assert load_tokenizer(tmp_path).encode(text).ids == tokenizer.encode(text).ids
     assert list(Encoder(json.dumps(content)).encode([text])) == [tokenizer.encode(text).ids]
     recipe = Recipe(str(text_file), tokenizer=str(tmp_path), length=16)
     whole = [prepare(recipe, tmp_path / name)["splits"] for name in ("a", "b")]

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcd.data.companions import end_of_text
 from mcd.data.manifest import FORMATS, MANIFEST, read_json, read_manifest
 from mcd.data.recipe import Recipe
+from mcd.data.special_tokens import end_of_text
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.errors import DataError
 from mcd.files import lock_file
@@ -66,7 +66,7 @@ def recorded(out: Path, purpose: dict[str, Any], tokenizer: str | None) -> dict[
     if local and tokenizer_sha256(load_tokenizer(local)) != record["tokenizer_sha256"]:
         raise DataError(other.format(out, f"another --tokenizer than {tokenizer} is now"))
     try:
-        return record if tokenizer_sha256(load_tokenizer(str(out))) == record["tokenizer_sha256"] else None
+        return record if tokenizer_sha256(load_tokenizer(out)) == record["tokenizer_sha256"] else None
     except DataError:
         return None
 

@@ -8,9 +8,12 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-from mcd.data.companions import GUESSED, end_of_text, frame_of
-from mcd.data.prepare.shards import Recipe, prepare, read_manifest, read_tokens
+from mcd.data.manifest import read_manifest
+from mcd.data.prepare.pipeline import prepare
+from mcd.data.recipe import Recipe
+from mcd.data.special_tokens import GUESSED, end_of_text, frame_of
 from mcd.data.tokenizer import load_tokenizer
+from mcd.data.tokens import read_tokens
 from mcd.errors import DataError
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -128,7 +131,7 @@ def test_prepared_data_ends_texts_with_it_and_keeps_its_name(folder, tmp_path):
     tokens = read_tokens(tmp_path / "out", "train")[:].tolist()
     assert tokens.count(1) == 9 and tokens.count(0) == 0 and tokens[len(WORDS)] == 1
     # the folder alone says it, as does the folder of a model trained on it
-    assert end_of_text(load_tokenizer(str(tmp_path / "out")), str(tmp_path / "out")).id == 1
+    assert end_of_text(load_tokenizer(tmp_path / "out"), str(tmp_path / "out")).id == 1
     # another end of text is another recipe, also where only the files beside the tokenizer changed
     folder(tokenizer, tokenizer_config={"eos_token": "</s>"})
     with pytest.raises(DataError, match="another recipe"):

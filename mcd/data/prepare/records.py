@@ -13,8 +13,7 @@ from mcd.data.prepare.instructions import Pairs
 from mcd.data.prepare.readers import suffix_of
 from mcd.data.prepare.workers import Unit
 from mcd.data.recipe import Recipe
-from mcd.data.token_ids import check_ids
-from mcd.data.tokenizer import load_tokenizer, train_bpe
+from mcd.data.tokenizer import check_ids, load_tokenizer, train_bpe
 from mcd.errors import DataError
 
 UNIT_BYTES, UNIT_RECORDS = 1 << 19, 4096

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mcd.data.prepare.json_values import CutOff, json_values
+from mcd.data.prepare.json_stream import CutOff, json_values
 
 VALUES = [{"text": 'a\n\u00e9\\"' * k, "more": [k, {"x": None, "y": -0.5}, True, False]} for k in range(5)]
 FORMS = [
