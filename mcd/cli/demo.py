@@ -262,9 +262,9 @@ class Cells:
         """Write how one row is revealed, state by state, to trajectory.jsonl."""
         import torch
 
-        from mcd.cli.report import write_text
         from mcd.cli.sample import states_as_text
         from mcd.data.tokenizer import tokenizer_of_model
+        from mcd.files import write_durably
 
         path = self.args.out / "trajectory.jsonl"
         old = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
@@ -279,7 +279,7 @@ class Cells:
             line = {"model": name, "row": row, "seed": self.args.seed, "steps": sampler.steps, "step": i, "t": step.t}
             lines.append(json.dumps({**line, "tokens": tokens, "new": new}, ensure_ascii=False))
             before = tokens
-        write_text(path, "\n".join(lines) + "\n")
+        write_durably(path, "\n".join(lines) + "\n")
 
 
 def _model_of(line: str) -> str | None:

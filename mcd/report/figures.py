@@ -1,65 +1,38 @@
-"""The report's figures as inline SVG: the same bytes for the same numbers, coloured by the page's CSS variables.
+"""The page's figures: Gen PPL and entropy against steps, one against the other, the three regimes, loss terms."""
 
-No text from outside is drawn in a figure; names stand in the page's own legend.
-"""
-
-import html
-import io
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from mcd.report.gather import Cell
+from mcd.report.plotting import VARIABLE, log_axis, share_axis, steps_axis, svg
+from mcd.report.runs import MeasuredRow
 
-COLOURS = (
-    "ink muted grid card teacher cooled tau r1 r2 r3 r4 r5 text shuffled other1 other2 other3 other4 "
-    "visible distilled revealed"
-).split()
-"""CSS variables a figure may use."""
-
-_STAND_IN = {name: f"#0a0b{i:02x}" for i, name in enumerate(COLOURS)}  # replaced by var(--name) in the SVG
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _STAND_IN["muted"],
-    "axes.labelcolor": _STAND_IN["muted"],
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "text.color": _STAND_IN["ink"],
-    "text.parse_math": False,
-    "xtick.color": _STAND_IN["muted"],
-    "ytick.color": _STAND_IN["muted"],
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "grid.color": _STAND_IN["grid"],
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    "axes.unicode_minus": False,
+LOOKS = {
+    "teacher": ("teacher", "o", False, False),
+    "student": ("round5", "s", False, False),
+    "tau-only": ("tau", "^", True, False),
+    "teacher-cooled": ("cooled", "v", True, False),
+    "text": ("text", "*", True, True),
+    "shuffled": ("shuffled", "X", True, False),
+    "control-periodic": ("other1", "P", True, False),
+    "control-topk": ("other2", "D", True, False),
 }
-
-
-_SIZES = {"*": 9.0, "X": 6.5, "v": 6.0, "^": 6.0, "P": 6.0}  # of markers that look small beside a circle
+"""Colour, marker, dashed and strong of each model, in the order of legend and table."""
+_SIZES = {"*": 9.0, "X": 6.5, "v": 6.0, "^": 6.0, "P": 6.0}
+"""Sizes of markers that look small next to a circle."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """The cells of one line: `label` for the legend (untrusted), `colour` one of COLOURS."""
+    """The rows of one line: `label` for the legend (untrusted), `colour` a name of `plotting.PAGE`."""
 
     label: str
     colour: str
-    cells: list[Cell]
+    rows: list[MeasuredRow]
     marker: str = "o"
     dashed: bool = False
     strong: bool = False
@@ -67,51 +40,64 @@ class Series:
     @property
     def is_reference(self) -> bool:
         """Without steps: drawn as a horizontal line."""
-        return all(cell.steps is None for cell in self.cells)
+        return all(row.steps is None for row in self.rows)
 
 
-def curve(series: Sequence[Series], value: str, label: str, log: bool, alt: str) -> str:
-    """`value` ("gen_ppl" or "entropy") of each series against steps, with its interval; the paper's Figure 3."""
+def series_of(rows: Sequence[MeasuredRow]) -> list[Series]:
+    """One line for each model and round of each run: the teacher in grey, the student's rounds in shades of orange."""
+    groups: dict[tuple[str, str, int], list[MeasuredRow]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.run, row.round or 0), []).append(row)
+    last = {run: max(r for m, n, r in groups if (m, n) == ("student", run)) for m, run, _ in groups if m == "student"}
+    order = [*LOOKS]
+    found, others = [], 0
+    for model, run, round in sorted(groups, key=lambda g: (order.index(g[0]) if g[0] in LOOKS else 99, g[0], g[2])):
+        label = model + (f", round {round}" if round and model == "student" else "")
+        if len({n for m, n, _ in groups if m == model}) > 1:
+            label += f" ({run})"
+        colour, marker, dashed, strong = LOOKS.get(model, (f"other{others % 4 + 1}", "P", False, False))
+        others += model not in LOOKS
+        if model == "student":
+            colour, strong = f"round{max(1, 5 - (last[run] - round))}", round == last[run]
+        found.append(Series(label, colour, groups[model, run, round], marker, dashed, strong))
+    return found
 
-    single = [one for one in series if not one.is_reference and len(one.cells) == 1]
+
+def against_steps(series: Sequence[Series], value: Literal["gen_ppl", "entropy"], alt: str) -> Markup:
+    """`value` of each series against steps, with its interval; Gen PPL is the paper's Figure 3.
+
+    Models that were measured at one number of steps are drawn side by side around it.
+    """
+    single = [one for one in series if not one.is_reference and len(one.rows) == 1]
 
     def draw(axes: Axes) -> None:
         steps: set[int] = set()
         for one in series:
-            colour = _STAND_IN[one.colour]
-            points = [(c.steps, *_interval(c, value)) for c in one.cells if getattr(c, value) is not None]
+            colour = VARIABLE[one.colour]
+            points = [(row.steps, estimate) for row in one.rows if (estimate := getattr(row, value)) is not None]
             if not points:
                 continue
             if one.is_reference:
-                axes.axhline(points[0][1], color=colour, linewidth=1.2, dashes=(5, 3) if one.strong else (1, 2))
+                level = points[0][1].value
+                axes.axhline(level, color=colour, linewidth=1.2, dashes=(5, 3) if one.strong else (1, 2))
                 continue
-            points = sorted(p for p in points if p[0] is not None)
+            points = sorted((n, e.value, *e.interval) for n, e in points if n is not None)
             x, y, lo, hi = (list(column) for column in zip(*points, strict=True))
             steps |= set(x)
             if one in single:
                 x = [x[0] * 2 ** (0.17 * (single.index(one) - (len(single) - 1) / 2))]
-            plain = len(set(x)) == len(x)
-            axes.plot(
-                x,
-                y,
-                marker=one.marker,
-                markersize=_SIZES.get(one.marker, 4.5),
-                color=colour,
-                linestyle=("--" if one.dashed else "-") if plain else "none",
-                linewidth=2.2 if one.strong else 1.5,
-                markeredgecolor=_STAND_IN["card"],
-                markeredgewidth=0.6,
-                zorder=4 if one.strong else 3,
-            )
-            if plain and len(x) > 1:
+            is_line = len(set(x)) == len(x)
+            _plot(axes, one, x, y, 2.2 if one.strong else 1.5, is_line)
+            if is_line and len(x) > 1:
                 axes.fill_between(x, lo, hi, color=colour, alpha=0.16, linewidth=0)
             else:
                 axes.vlines(x, lo, hi, color=colour, linewidth=1.1, zorder=2)
-        _steps_axis(axes, sorted(steps))
-        axes.set_ylabel(label)
-        if log:
-            _log_axis(axes)
+        steps_axis(axes, steps, "sampling steps")
+        if value == "gen_ppl":
+            axes.set_ylabel("Gen PPL (log)")
+            log_axis(axes)
         else:
+            axes.set_ylabel("entropy, nats")
             axes.set_ylim(*_widened(*axes.get_ylim()))
             axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="y")
@@ -119,46 +105,33 @@ def curve(series: Sequence[Series], value: str, label: str, log: bool, alt: str)
     return svg(draw, alt)
 
 
-def frontier(series: Sequence[Series], alt: str) -> str:
-    """Gen PPL against entropy, each cell a point; numbers beside points are steps."""
+def frontier(series: Sequence[Series], alt: str) -> Markup:
+    """Gen PPL against entropy, each row a point; small numbers are steps."""
 
     def draw(axes: Axes) -> None:
         for one in series:
-            cells = [c for c in one.cells if c.gen_ppl is not None and c.entropy is not None]
-            cells.sort(key=lambda c: (c.steps or 0, c.temperature or 0))
-            if not cells:
+            rows = sorted(one.rows, key=lambda row: row.order)
+            points = [(row.steps, row.entropy, row.gen_ppl) for row in rows if row.entropy and row.gen_ppl]
+            if not points:
                 continue
-            colour = _STAND_IN[one.colour]
-            points = [(*_interval(c, "entropy"), *_interval(c, "gen_ppl")) for c in cells]
-            for x, x_lo, x_hi, y, y_lo, y_hi in points:
-                axes.hlines(y, x_lo, x_hi, color=colour, linewidth=0.8, alpha=0.4)
-                axes.vlines(x, y_lo, y_hi, color=colour, linewidth=0.8, alpha=0.4)
-            axes.plot(
-                [x for x, *_ in points],
-                [y for *_, y, _, _ in points],
-                marker=one.marker,
-                markersize=_SIZES.get(one.marker, 4.5),
-                color=colour,
-                linewidth=1.0,
-                linestyle="--" if one.dashed else "-",
-                markeredgecolor=_STAND_IN["card"],
-                markeredgewidth=0.6,
-                zorder=4 if one.strong else 3,
-            )
-            for c in cells:
-                if c.steps is not None and (one.strong or one.marker == "o"):
-                    offset = (5, 4) if one.strong else (-5, -9)
+            colour = VARIABLE[one.colour]
+            for _, x, y in points:
+                axes.hlines(y.value, *x.interval, color=colour, linewidth=0.8, alpha=0.4)
+                axes.vlines(x.value, *y.interval, color=colour, linewidth=0.8, alpha=0.4)
+            _plot(axes, one, [x.value for _, x, _ in points], [y.value for _, _, y in points], 1.0)
+            for steps, x, y in points:
+                if steps is not None and (one.strong or one.marker == "o"):
                     axes.annotate(
-                        str(c.steps),
-                        (c.entropy or 0, c.gen_ppl or 0),
-                        xytext=offset,
+                        str(steps),
+                        (x.value, y.value),
+                        xytext=(5, 4) if one.strong else (-5, -9),
                         textcoords="offset points",
                         fontsize=7,
                         color=colour,
                         ha="left" if one.strong else "right",
                         zorder=5,
                     )
-        _log_axis(axes)
+        log_axis(axes)
         axes.set_xlabel("entropy, nats (more varied →)")
         axes.set_ylabel("Gen PPL (more fluent ↓)")
         axes.set_xlim(*_widened(*axes.get_xlim()))
@@ -167,125 +140,79 @@ def frontier(series: Sequence[Series], alt: str) -> str:
     return svg(draw, alt)
 
 
-def regimes(t: Sequence[float], visible: Sequence[float], revealed: Sequence[float], delta: float, alt: str) -> str:
+def regimes(t: Sequence[float], visible: Sequence[float], revealed: Sequence[float], delta: float, alt: str) -> Markup:
     """Shares of a text's tokens in the three regimes of the paper's Figure 2, against the student's time t."""
 
     def draw(axes: Axes) -> None:
         distilled = [1.0 - a - b for a, b in zip(visible, revealed, strict=True)]
-        colours = [_STAND_IN[name] for name in ("distilled", "revealed", "visible")]
-        axes.stackplot(t, distilled, revealed, visible, colors=colours, edgecolor=_STAND_IN["card"], linewidth=0.8)
+        colours = [VARIABLE[name] for name in ("distilled", "revealed", "visible")]
+        axes.stackplot(t, distilled, revealed, visible, colors=colours, edgecolor=VARIABLE["card"], linewidth=0.8)
         axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
         if delta > 0.02:
-            axes.axvspan(0, delta, color=_STAND_IN["grid"], alpha=0.45, linewidth=0)
+            axes.axvspan(0, delta, color=VARIABLE["grid"], alpha=0.45, linewidth=0)
         axes.set_xlabel("t of the student (0 clean, 1 noise)")
-        _percent_axis(axes)
+        share_axis(axes)
 
     return svg(draw, alt, height=2.5)
 
 
-def measured_regimes(rounds: Sequence[tuple[str, tuple[float, ...], tuple[float, ...] | None]], alt: str) -> str:
-    """Bars of (name, shares counted, shares expected or None): distilled, revealed, visible; ticks where expected."""
+def counted_regimes(rounds: Sequence[tuple[int, Sequence[float], Sequence[float] | None]], alt: str) -> Markup:
+    """A bar for each (round, shares counted, shares expected or None) of distilled, revealed and visible tokens."""
 
     def draw(axes: Axes) -> None:
         for i, (_, shares, expected) in enumerate(rounds):
             bottom = 0.0
             for name, share in zip(("distilled", "revealed", "visible"), shares, strict=True):
-                edge = _STAND_IN["card"]
-                axes.bar(i, share, bottom=bottom, color=_STAND_IN[name], width=0.62, edgecolor=edge, linewidth=0.8)
+                look = {"color": VARIABLE[name], "edgecolor": VARIABLE["card"], "linewidth": 0.8}
+                axes.bar(i, share, bottom=bottom, width=0.62, **look)
                 bottom += share
             if expected is not None:
                 for level in (expected[0], expected[0] + expected[1]):
-                    axes.hlines(level, i - 0.42, i + 0.42, color=_STAND_IN["ink"], linewidth=1.3, zorder=5)
-        axes.set_xticks(range(len(rounds)), [name for name, _, _ in rounds])
+                    axes.hlines(level, i - 0.42, i + 0.42, color=VARIABLE["ink"], linewidth=1.3, zorder=5)
+        axes.set_xticks(range(len(rounds)), [str(round) for round, _, _ in rounds])
         axes.set_xlim(-0.6, max(len(rounds) - 0.4, 2.6))
-        axes.set_ylim(0, 1)
         axes.set_xlabel("round")
-        _percent_axis(axes)
+        share_axis(axes)
 
     return svg(draw, alt, height=2.5)
 
 
-def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence[float], alt: str) -> str:
+def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence[float], alt: str) -> Markup:
     """Loss terms against optimiser steps: (colour, steps, values); vertical lines where a round ends."""
 
     def draw(axes: Axes) -> None:
-        positive = all(y > 0 for _, _, ys in lines for y in ys)
         for colour, xs, ys in lines:
-            axes.plot(xs, ys, color=_STAND_IN[colour], linewidth=1.4, marker="o" if len(xs) == 1 else "")
+            axes.plot(xs, ys, color=VARIABLE[colour], linewidth=1.4, marker="o" if len(xs) == 1 else "")
         for end in ends:
-            axes.axvline(end, color=_STAND_IN["muted"], linewidth=0.7, dashes=(2, 2))
-        if positive:
-            _log_axis(axes)
+            axes.axvline(end, color=VARIABLE["muted"], linewidth=0.7, dashes=(2, 2))
+        if all(y > 0 for _, _, ys in lines for y in ys):
+            log_axis(axes)
         axes.set_xlabel("optimiser step")
-        axes.set_ylabel("nats a position")
+        axes.set_ylabel("nats per position")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y")
 
     return svg(draw, alt, height=2.5)
 
 
-def svg(draw: Callable[[Axes], None], alt: str, width: float = 4.9, height: float = 3.4) -> str:
-    """One pair of axes, drawn by `draw`, as an SVG element to put into HTML; inches. `alt` says what it shows, and must
-    differ between the figures of a page: the ids of their parts are made from it.
-    """
-    style: Any = {**_STYLE, "svg.hashsalt": alt}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.subplots())
-        buffer = io.StringIO()
-        empty: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=empty)
-    return _inline(buffer.getvalue(), alt)
-
-
-def _inline(text: str, alt: str) -> str:
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r"<g id=\"[^\"]*\">", "<g>", text)
-    text = re.sub(r"font: ([\d.]+)px '[^;\"]*", r"font-size: \1px", text)
-    head = re.match(r"<svg[^>]*>", text)
-    assert head is not None
-    box = re.search(r'viewBox="[^"]*"', head[0])
-    assert box is not None
-    text = f'<svg {box[0]} role="img" aria-label="{html.escape(alt)}">' + text[head.end() :]
-    for name, colour in _STAND_IN.items():
-        text = text.replace(colour, f"var(--{name})")
-    return re.sub(r"\n\s*", "\n", text).strip()
-
-
-def _interval(cell: Cell, value: str) -> tuple[float, float, float]:
-    middle, lo, hi = (getattr(cell, value + end) for end in ("", "_lo", "_hi"))
-    return middle, middle if lo is None else lo, middle if hi is None else hi
+def _plot(
+    axes: Axes, one: Series, x: Sequence[float], y: Sequence[float], linewidth: float, is_line: bool = True
+) -> None:
+    axes.plot(
+        x,
+        y,
+        marker=one.marker,
+        markersize=_SIZES.get(one.marker, 4.5),
+        color=VARIABLE[one.colour],
+        linestyle=("--" if one.dashed else "-") if is_line else "none",
+        linewidth=linewidth,
+        markeredgecolor=VARIABLE["card"],
+        markeredgewidth=0.6,
+        zorder=4 if one.strong else 3,
+    )
 
 
 def _widened(lo: float, hi: float, least: float = 0.2) -> tuple[float, float]:
-    """Limits at least so far apart: chance should not look like an effect."""
+    """Limits at least that far apart: chance should not look like an effect."""
     more = max(0.0, least - (hi - lo)) / 2
     return lo - more, hi + more
-
-
-def _steps_axis(axes: Axes, steps: Sequence[int]) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(steps)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("sampling steps")
-
-
-def _log_axis(axes: Axes) -> None:
-    axes.set_yscale("log")
-    lo, hi = axes.get_ylim()
-    coarse, middle, fine = (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), tuple(i / 2 for i in range(2, 20))
-    subs = coarse if hi / lo > 8 else middle if hi / lo > 2 else fine
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.6g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _percent_axis(axes: Axes) -> None:
-    axes.set_ylabel("share of tokens")
-    axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))

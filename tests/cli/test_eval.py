@@ -23,7 +23,7 @@ from mcd.eval import mauve as clouds
 from mcd.eval import scorer
 from mcd.eval.likelihood import nelbo_rows
 from mcd.eval.scorer import Scorer
-from mcd.report.gather import gather
+from mcd.report.runs import read_runs
 from mcd.sampler.causal import Causal
 
 SHORT = ["--num", "6", "--threads", "1"]
@@ -117,8 +117,8 @@ def test_likelihood_of_several_texts_and_of_a_preset_from_a_copy(models, tiny_da
     assert [row["wrap"] for row in rows] == [False, True, True]  # a prepared folder keeps its own
     assert all(row["draws"] == 2 and not row["exact"] and math.isfinite(row["valid_nelbo"]) for row in rows)
     assert rows == rows_of(argv, tmp_path / "metrics.json")  # a file of such rows is one of ours, and is written anew
-    (run,) = gather([tmp_path])
-    assert run.cells == []  # no samples: nothing for the report's tables
+    (run,) = read_runs([tmp_path])
+    assert run.measured == []  # no samples: nothing for the report's tables
 
 
 def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys):

@@ -34,8 +34,8 @@ from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.ema import EMA
 from mcd.report import figures
-from mcd.report.document import page
-from mcd.report.gather import gather
+from mcd.report.page import page
+from mcd.report.runs import read_runs
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
 from mcd.train.checkpoint import load_checkpoint, save_checkpoint
@@ -235,7 +235,7 @@ def _read_report(folder: Path) -> None:
     """Figures are drawn, but made into SVG, which takes ten times as long as all else, for one case in ten only."""
     whole = sum(map(len, case_of(folder).values())) % 10 == 0
     with mock.patch.object(figures, "svg", figures.svg if whole else _only_drawn):
-        text = page(gather([folder]), "title")
+        text = page(read_runs([folder]), "title")
     assert text.encode().endswith(b"</html>\n")
 
 

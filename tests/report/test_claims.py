@@ -1,0 +1,29 @@
+"""What the page claims follows from the numbers, either way."""
+
+
+def test_claims_follows_numbers(rows, said):
+    good, bad = said(rows(True), "good"), said(rows(False), "bad")
+    assert "reached at 2, 4 and 8 steps" in good and "distillation beats temperature" in good
+    assert "consistency adds something" in good and "It falls in every round" in good
+    assert "Distillation saved no steps" in bad and "temperature beats distillation" in bad
+    assert "consistency costs something" in bad and "does not reach the teacher" in bad
+    assert "It does not fall in round 1" in bad and "saved no steps" not in good
+
+
+def test_student_against_teacher_at_sixteen_times(row, said):
+    def verdict(name: str, gen_ppl: float, entropy: float) -> str:
+        cells = [row("teacher", 4, 300, 4.5), row("teacher", 64, 100, 4.5), row("student", 4, gen_ppl, entropy, 1)]
+        return said(cells, name)
+
+    assert "The student is better" in verdict("better", 80, 4.5)
+    assert "clearly lower, but its entropy is too" in verdict("traded", 80, 4.2)
+    assert "cannot be distinguished" in verdict("level", 99, 4.5)
+    assert "does not reach the teacher there: its interval lies above. Its text is less" in verdict("worse", 150, 4.2)
+    assert "Gen PPL 80.0 [75.2, 84.8] against 100 [94.0, 106]" in verdict("again", 80, 4.5)
+
+
+def test_nonsense_stands_next_to_real_text(row, rows, said):
+    """Both numbers of the control are in the claims; without the control nothing is said."""
+    assert "Nonsense" not in said(rows(), "without")
+    claims = said([*rows(), row("control-periodic", None, 61, 4.41)], "with")
+    assert "61.0 [57.3, 64.7] at 4.41 nats" in claims[claims.index("Nonsense") :]

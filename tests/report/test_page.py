@@ -1,0 +1,82 @@
+"""`mcd report`: the page is complete, self-contained and escaped, and says what is missing."""
+
+import json
+
+
+def test_complete_page_and_the_same_bytes_again(demo, page_of):
+    options = ("--title", "A <b>title</b>")
+    page = page_of(demo, *options)
+    assert page_of(demo, *options).source == page.source
+    assert page.tags.isdisjoint({"script", "link", "iframe", "img", "object"})
+    assert all(load.startswith("#") for load in page.loads)
+    assert {link for link in page.links if not link.startswith("#")} == {"https://arxiv.org/abs/2602.00792"}
+    assert page.source.count("http") == 1 and "url(http" not in page.source and "@import" not in page.source
+    assert len(set(page.ids)) == len(page.ids)
+    assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
+    assert all(f'id="{load[1:]}"' in page.source for load in page.loads)
+    assert "<script>alert('student & 8')</script>" in page.text and "A <b>title</b>" in page.text
+    assert page.source.count("<svg") == 7  # curves, entropy, frontier, theory, counts, two runs' losses
+    assert "#0a0b" not in page.source
+    for words in (
+        "The largest saving is",
+        "round 1 217",
+        "step 3 of 8",
+        "δ by round: 0.0156",
+        "git_commit",
+        "mcd distill mcd --teacher demo --out runs/student",
+    ):
+        assert words in page.text
+
+
+def test_every_colour_of_a_figure_has_a_variable(demo, page_of):
+    source = page_of(demo).source
+    used = {part.split(")")[0] for part in source.split("var(--")[1:]}
+    assert all(f"--{name}:" in source for name in used)
+
+
+def test_only_metrics_says_what_is_missing(row, metrics, page_of):
+    text = page_of(metrics([row("teacher", 8, 200, 4.4), row("student", 8, 150, 4.4, 1)])).text
+    for words in (
+        "No pair of student at N and teacher at 16 N",
+        "cooled to the student's entropy was not measured",
+        "tau-only control was not measured",
+        "Held-out text was not measured",
+        "No samples_*.jsonl was found",
+        "No trajectory.jsonl was found",
+        "no run has a logged distillation",
+        "No stats.jsonl was found",
+        "No environment was recorded",
+        "All rows were measured by one protocol",
+    ):
+        assert words in text
+
+
+def test_without_scorer_or_metrics(row, metrics, distillation, page_of):
+    bare = row("student", 8, 150, 4.4, 1) | {"gen_ppl": None, "gen_ppl_lo": None, "gen_ppl_hi": None}
+    text = page_of(metrics([bare])).text
+    assert "No scorer was used" in text and "no student with a Gen PPL" in text
+    text = page_of(distillation(1 / 16, rounds=2)).text
+    assert "No metrics.json was found" in text and "Counted in" in text
+
+
+def test_unlike_protocols_are_named_and_not_compared(row, metrics, said, page_of):
+    text = page_of(metrics([row("teacher", 128, 100, 4.4, length=256), row("student", 8, 90, 4.4, 1)])).text
+    assert "they differ in length (256 / 128)" in text
+    assert "measured under another protocol (it differs in length)" in text
+    assert "largest saving" not in text and "Student at 8 steps against" not in text
+    alike = [row("teacher", 128, 100, 4.4, seed=1, threads=4), row("student", 8, 90, 4.4, 1)]
+    assert "Student at 8 steps against teacher at 128" in said(alike)
+
+
+def test_a_hostile_run_is_shown_as_text(demo, page_of):
+    """Names, protocols and configurations are escaped; an objective that is none has no gap."""
+    evil = "<img src=x onerror=alert(1)>\u0007"
+    rows = json.loads((demo / "metrics.json").read_text())
+    for row in rows["rows"]:
+        row |= {"model": row["model"] + evil * (row["model"] == "text"), "protocol": row["protocol"] | {evil: evil}}
+    (demo / "metrics.json").write_text(json.dumps(rows))
+    run = json.loads((demo / "student" / "run.json").read_text())
+    run |= {"command": evil, "environment": {evil: evil}, "config": {"objective": evil, evil: [evil]}}
+    (demo / "student" / "run.json").write_text(json.dumps(run))
+    page = page_of(demo)
+    assert "img" not in page.tags and page.text.count("<img src=x onerror=alert(1)>\ufffd") > 5
