@@ -24,7 +24,7 @@ BLOCKS = {
 }
 
 
-def drop_in(file: str, package: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def drop_in(file: str, package: ModuleType, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Save a block of the page where `package` looks for its modules, until the test ends."""
     path = folder / Path(file).name
     path.write_text(BLOCKS[file], encoding="utf-8")
@@ -36,6 +36,7 @@ def drop_in(file: str, package: ModuleType, folder: Path, monkeypatch: pytest.Mo
     delattr(package, path.stem)
     monkeypatch.setitem(sys.modules, name, module)  # forgotten when the test ends
     monkeypatch.setattr(package, path.stem, module, raising=False)
+    return module
 
 
 def test_the_page_has_one_block_for_each_kind():
@@ -74,8 +75,8 @@ def test_the_method(tiny_denoiser, seeded, draws_of, tmp_path, monkeypatch):
 
 
 def test_the_sampler(tiny_denoiser, tmp_path, monkeypatch):
-    drop_in("mcd/sampler/left_to_right.py", mcd.sampler, tmp_path, monkeypatch)
-    sampler = mcd.sampler._collect()["left-to-right"](steps=4)
+    sampler = drop_in("mcd/sampler/left_to_right.py", mcd.sampler, tmp_path, monkeypatch).LeftToRight(steps=4)
+    assert sampler.name == "left-to-right"
     denoiser = tiny_denoiser()
     template = torch.tensor([3, *[23] * 10, 5])
     ids, nfe = mcd.sampler.sample(sampler, denoiser, 3, 12, template=template)
@@ -90,6 +91,7 @@ def test_the_sampler(tiny_denoiser, tmp_path, monkeypatch):
     ]
     assert masked == [list(range(first, 11)) for first in (1, 4, 7, 9, 11)]
     assert sampler.protocol().keys() == Ancestral().protocol().keys()
+    assert sampler.protocol()["order"] == "left to right"
 
 
 def test_the_order(tiny_denoiser, seeded, monkeypatch):

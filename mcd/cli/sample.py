@@ -105,7 +105,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     from mcd.data.text import writer_of
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.laboratory.shares import open_model, sample_in_shares
-    from mcd.eval.protocol import Protocol
+    from mcd.eval.protocol import protocol_of_dict
     from mcd.progress import progress_bar
     from mcd.train.ranks import broadcast, rank
 
@@ -130,15 +130,17 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
     if writer.end_id is None:
         refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
-    protocol = Protocol(
-        **sampler.protocol(),
-        borders=writer.borders,
-        length=length,
-        frame=True if frame else None,
-        weights=args.sampling.weights,
-        seed=args.seed,
-        threads=torch.get_num_threads(),
-    ).as_dict()
+    protocol = protocol_of_dict(
+        sampler.protocol()
+        | {
+            "borders": writer.borders,
+            "length": length,
+            "frame": True if frame else None,
+            "weights": args.sampling.weights,
+            "seed": args.seed,
+            "threads": torch.get_num_threads(),
+        }
+    )
     request = {
         "model": args.model,
         "weights_sha256": weights_digest(denoiser, args.sampling.weights),
@@ -170,7 +172,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
                     "nfe": calls,
                     "ids": row,
                     **writer.fields(row),
-                    "protocol": protocol,
+                    "protocol": protocol.as_dict(),
                 }
                 for i, (row, calls) in enumerate(zip(ids.tolist(), nfe.tolist(), strict=True))
             ]
@@ -195,12 +197,14 @@ def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any], given: dict[int, int]) -> int:
+def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[int, int]) -> int:
     """How many whole rows of the same request the file already holds; a last line cut short is dropped.
 
     given: the ids of the template by their places; templates were once read in other ways.
     Raises UsageError when it holds anything else, and changes nothing then.
     """
+    from mcd.eval.protocol import protocol_of_dict
+
     if not out.exists():
         return 0
     data = out.read_bytes()
@@ -210,12 +214,12 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: dict[str, Any], giv
         rows = [json.loads(line) for line in whole.decode().split("\n")[:-1]]
         same = all(
             row["row"] == i
-            and row["protocol"] == protocol
+            and protocol_of_dict(row["protocol"]) == protocol
             and all(row[key] == request[key] for key in request)
             and all(row["ids"][place] == token for place, token in given.items())
             for i, row in enumerate(rows)
         )
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         same = False
     if not whole:
         same = data.startswith(FIRST) or FIRST.startswith(data)
@@ -252,14 +256,12 @@ def states_as_text(
 def _watch(
     sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int, frame: tuple[int, int] | None
 ) -> None:
-    import torch
     from rich.console import Console
     from rich.text import Text
 
-    from mcd.sampler.base import framed
+    from mcd.sampler.base import start_row
 
-    z = torch.full((length if frame is None else length - 2,), denoiser.blank_id) if template is None else template
-    z = z if frame is None else framed(z, frame)
+    z = start_row(denoiser, length, template, frame)
     console, before = Console(stderr=True), [None] * length
     for step, tokens in states_as_text(sampler, denoiser, tokenizer, z, 0, seed):
         line = Text(f"t = {step.t:.3f}  ", style="dim")

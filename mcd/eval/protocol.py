@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -18,20 +19,16 @@ class Protocol:
     scorer: str | None = None
     scorer_precision: str | None = None
     scorer_context: int | None = None  # tokens
-    retokenised: bool | None = None  # decoded and tokenised again by the scorer, or its own ids scored as they are
-    borders: Literal["kept", "dropped"] | None = (
-        None  # between documents: the scorer's end of text, or they run together
-    )
+    retokenised: bool | None = None  # decoded and tokenised again by the scorer; else its own ids are scored
+    borders: Literal["kept", "dropped"] | None = None  # between documents: the scorer's end of text, or none
     counted: Literal["scorer"] | None = None  # whose tokens entropy and repetition are of; None: the model's
     averaging: Literal["pooled", "per-sample"] | None = None
     reference: str | None = None  # real text that samples were compared with
     reference_samples: int | None = None
     sampler: str | None = None
-    order: str | None = None  # where u comes from: iid, stratified, ...
+    order: str | None = None  # in which order tokens are revealed: iid, stratified, ...
     precision: str | None = None  # of the categorical draws
-    grid: str | None = None
-    tail: str | None = None  # of uniform diffusion: how the last tokens are settled
-    kappa: float | None = None  # share of the reverse step in a predictor-corrector
+    grid: str | None = None  # the times of the steps, or how many tokens each reveals
     temperature: float | None = None
     top_p: float | None = None
     samples: int | None = None
@@ -40,52 +37,61 @@ class Protocol:
     weights: Literal["ema", "raw"] | None = None
     seed: int | None = None
     threads: int | None = None
+    own: tuple[tuple[str, Any], ...] = ()
+    """The options of the sampler alone, by name: `as_dict` lists them like fields."""
 
-    def as_dict(self) -> dict:
-        """The fields as JSON takes them; `protocol_of_dict` reads them back."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """The stamp as JSON takes it; `protocol_of_dict` reads it back."""
+        return {name: getattr(self, name) for name in _HINTS} | dict(self.own)
 
     def digest(self) -> str:
         """Twelve hex digits, the same on every machine: equal protocols, equal digests."""
-        said = {  # a later field changes no digest where it says what went without saying before
+        said = {  # what goes without saying is left out, so that a new field changes no digest of older rows
             name: value
             for name, value in self.as_dict().items()
-            if value is not None and (name, value) not in IMPLIED.items()
+            if value is not None and (name, value) not in UNSAID.items()
         }
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def differences(self, other: "Protocol", ignore: Collection[str] = ()) -> list[str]:
-        """The names of the fields that differ, in order: empty when numbers may share a table without a word."""
-        mine, others = said_by(self.as_dict()), said_by(other.as_dict())
-        return [
-            field.name for field in fields(self) if field.name not in ignore and mine[field.name] != others[field.name]
-        ]
+
+_HINTS = {name: hint for name, hint in get_type_hints(Protocol).items() if name != "own"}
+UNSAID = {"borders": "dropped", "block": 0}
+"""What a stamp without the field means, if it is one of scored text or of `confidence`."""
 
 
-IMPLIED = {"borders": "dropped"}
-"""What was done before a field came, and so for every scored text whose stamp lacks it."""
-
-
-def said_by(stamp: dict[str, Any]) -> dict[str, Any]:
-    """A stamp with what its fields imply: text was scored with its documents run together until `borders` came."""
+def said_by(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """A stamp with all that it says: documents of scored text ran together until stamps had the field `borders`."""
     scored = stamp.get("scorer") is not None and stamp.get("retokenised") is not False
-    return stamp | {name: value for name, value in IMPLIED.items() if scored and stamp.get(name) is None}
+    implied = {"borders": UNSAID["borders"]} if scored and stamp.get("borders") is None else {}
+    return _unhidden(stamp) | implied
 
 
-def protocol_of_dict(config: dict) -> Protocol:
-    """A protocol from `as_dict`, with or without the digest of a metrics row.
+def _unhidden(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """A stamp with its sampler's options by their names; older stamps hide some in the words of order and grid."""
+    said, order, grid = dict(stamp), str(stamp.get("order")), str(stamp.get("grid"))
+    if found := re.fullmatch(r"iid, remasking by (cap|rescale) ([\d.e-]+)", order):
+        said |= {"order": "iid", "remasking": found[1], "eta": float(found[2])}
+    if found := re.fullmatch(r"(top|margin|entropy|random)(?:, blocks of (\d+))?", order):
+        said |= {"order": found[1], "block": stamp.get("block", int(found[2] or UNSAID["block"]))}
+    if found := re.fullmatch(r"adaptive, threshold ([\d.e-]+), at most (\d+) tokens", grid):
+        said |= {"grid": "adaptive", "threshold": float(found[1]), "cap": int(found[2])}
+    return said
 
-    Raises ValueError for unknown fields and for values of another type.
+
+def protocol_of_dict(stamp: Mapping[str, Any]) -> Protocol:
+    """A protocol from `as_dict`, with or without the digest of a metrics row, or from that of a sampler and more.
+
+    Raises ValueError for fields that no sampler accounts for, and for values of another type.
     """
-    known = {field.name for field in fields(Protocol)}
-    unknown = set(config) - known - {"digest"}
-    if unknown:
-        raise ValueError(f"unknown protocol fields: {', '.join(sorted(unknown))}")
-    for name, kind in get_type_hints(Protocol).items():
-        if not _fits(config.get(name), kind):
-            raise ValueError(f"protocol field {name} cannot be {config[name]!r:.40}")
-    return Protocol(**{name: value for name, value in config.items() if name in known})
+    said = {name: value for name, value in _unhidden(stamp).items() if value is not None and name != "digest"}
+    own = tuple(sorted((name, value) for name, value in said.items() if name not in _HINTS))
+    if own and "sampler" not in said:
+        raise ValueError(f"unknown protocol fields: {', '.join(name for name, _ in own)}")
+    for name, value in said.items():
+        if not _fits(value, _HINTS.get(name, bool | int | float | str)):
+            raise ValueError(f"protocol field {name} cannot be {value!r:.40}")
+    return Protocol(**{name: value for name, value in said.items() if name in _HINTS}, own=own)
 
 
 def _fits(value: Any, kind: Any) -> bool:

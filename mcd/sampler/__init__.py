@@ -1,23 +1,19 @@
-"""HOW TO GENERATE: one file is one sampler. Every `Sampler` in this folder is found and listed here by its name."""
+"""How to generate: one file is one sampler, and SAMPLERS lists them."""
 
-import importlib
-import pkgutil
-
+from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import Sampler, Step, sample
+from mcd.sampler.cad import CAD
+from mcd.sampler.causal import Causal
+from mcd.sampler.confidence import Confidence
+from mcd.sampler.gumbel_race import GumbelRace
+from mcd.sampler.remdm import ReMDM
+from mcd.sampler.uniform import Uniform
 
 __all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Sampler", "Step", "sample"]
 
-
-def _collect() -> dict[str, type[Sampler]]:
-    found: dict[str, type[Sampler]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Sampler) and "name" in vars(value):
-                found[value.name] = value
-    return found
-
-
-SAMPLERS = _collect()
+SAMPLERS: dict[str, type[Sampler]] = {
+    kind.name: kind for kind in (Ancestral, CAD, Causal, Confidence, GumbelRace, ReMDM, Uniform)
+}
 
 DEFAULT_SAMPLER = {"masked": "ancestral", "uniform": "uniform", "autoregressive": "causal"}
 """The sampler of each kind of model when none is named."""

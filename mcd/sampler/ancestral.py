@@ -1,8 +1,10 @@
-"""Ancestral sampling with two locked scalars a token: u says when it is revealed, v says what is drawn."""
+"""Ancestral sampling with two locked scalars per token: u decides when it is revealed, v decides what is drawn."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from heapq import heapify, heappop, heappush
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,8 +12,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.process.timestep import descending_grid
 from mcd.process.unmasking import ORDERS, sample_u_of_row
-from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.locked import reveal_locked
+from mcd.sampler.base import FEW, Sampler, Step, row_generator, uniforms
 
 
 @dataclass(frozen=True)
@@ -31,42 +32,82 @@ class Ancestral(Sampler):
     name: ClassVar[str] = "ancestral"
 
     order: str = "iid"
-    """When masked tokens are revealed: iid; stratified (equal counts a step); low-discrepancy (equal counts, and tokens
-    of a step far apart); blockwise (equal counts, one block after another from a random one on)."""
+    """When masked tokens are revealed: iid; stratified (equal counts per step); low-discrepancy (equal counts, and the
+    tokens of a step far apart, as in dilated or Halton schedules); blockwise (equal counts, one block after another
+    from a random one on)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.order not in ORDERS:
             raise ValueError(f"--order {self.order}: known are {', '.join(ORDERS)}")
 
-    def protocol(self) -> dict[str, Any]:
-        return {
-            "sampler": self.name,
-            "order": self.order,
-            "precision": "fp64",
-            "grid": "uniform t, 1 to 0",
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-        }
-
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         grid = descending_grid(self.steps)
         alpha = denoiser.config.schedule.alpha(grid)
         masked = (z == denoiser.mask_id).cpu()
-        u, v = self._locked_scalars(masked, rows, seed, float(alpha[0]))
+        u, v = self.locked_scalars(masked, rows, seed, float(alpha[0]))
         step = torch.searchsorted(alpha[1:-1], u)  # the first with u <= alpha_s, or the last: alpha_0 may round below 1
-        step = step.masked_fill(~masked, -1)
-        yield from reveal_locked(self, denoiser, z, step, v.to(z.device), grid)
+        yield from self.reveal_locked(denoiser, z, step.masked_fill(~masked, -1), v.to(z.device), grid)
 
-    def _locked_scalars(self, masked: Tensor, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
+    def locked_scalars(self, masked: Tensor, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
         """u, v (N, L) float64 of rows that are `masked`, bool (N, L), at first.
 
         Both are drawn per row from its own stream; u in (alpha_1, 1] of masked tokens, else 0; v in [0, 1).
         """
-        draws = []
-        for masked_row, row in zip(masked, rows, strict=True):
-            generator = row_generator(seed, row)
-            u = sample_u_of_row(self.order, masked_row, alpha_1, generator)
-            draws.append((u, torch.rand(len(masked_row), dtype=torch.float64, generator=generator)))
-        return torch.stack([u for u, _ in draws]), torch.stack([v for _, v in draws])
+        streams = [row_generator(seed, row) for row in rows]
+        u = [sample_u_of_row(self.order, row, alpha_1, stream) for row, stream in zip(masked, streams, strict=True)]
+        return torch.stack(u), uniforms(streams, masked)
+
+    def reveal_locked(self, denoiser: Denoiser, z: Tensor, step: Tensor, v: Tensor, times: Tensor) -> Iterator[Step]:
+        """The trajectory of rows z (N, L), of which the token at (n, i) is revealed in step `step[n, i]`, drawn at v.
+
+        step: (N, L) int64, on the CPU, below 0 for tokens that are given; v: (N, L) in [0, 1]; times: (steps + 1,) from
+        1 to 0, step k going from times[k] to times[k + 1]. Rows are independent, so each goes through its own steps: a
+        network call takes the rows that are furthest behind, each at its own time, and is full as long as enough rows
+        are left. Where calls of few tokens follow each other, rows wait for their draw until there are enough tokens
+        for a projection onto the vocabulary. A state is yielded when all rows are past it: it is what is known by then,
+        with later tokens masked.
+        """
+        N, L = z.shape
+        rows_per_call, device = self.rows_for(denoiser, L), z.device
+        z, v, due, call_times = z.clone(), v.flatten(), step.to(device), times.to(device, torch.float32)
+        known = z.view(-1)  # what each row knows at its own time
+        work, work_row, work_step = _work(step, len(times) - 1)
+        queue = [(todo[0][0], row) for row, todo in enumerate(work) if todo]
+        heapify(queue)
+        yield Step(z.clone(), float(times[0]), torch.zeros(N, dtype=torch.int64))
+        for k, end in enumerate(times[1:].tolist()):
+            while queue and queue[0][0] <= k:
+                turn: list[int] = []
+                drawn: list[Tensor] = []
+                hidden: list[Tensor] = []
+                # calls that share a projection onto the vocabulary
+                while not hidden or (len(queue) >= rows_per_call and sum(map(len, hidden)) < FEW):
+                    behind = [heappop(queue)[1] for _ in range(min(rows_per_call, len(queue)))]
+                    now, places = zip(*(work[row].popleft() for row in behind), strict=True)
+                    where = torch.cat([place + n * L for n, place in enumerate(places)]).to(device)
+                    hidden.append(self.hidden(denoiser, z[behind], call_times[list(now)], where))
+                    drawn += [place + row * L for row, place in zip(behind, places, strict=True)]
+                    turn += behind
+                at = torch.cat(drawn).to(device)
+                known[at] = self.draw(denoiser, torch.cat(hidden), v[at])
+                for row in turn:
+                    if work[row]:
+                        heappush(queue, (work[row][0][0], row))
+            nfe = work_row[work_step <= k].bincount(minlength=N)
+            yield Step(torch.where(due <= k, z, denoiser.mask_id), end, nfe)
+
+
+def _work(step: Tensor, steps: int) -> tuple[list[deque[tuple[int, Tensor]]], Tensor, Tensor]:
+    """The (step, places) of each row in order, and the row and the step of each of these E pairs, (E,) each.
+
+    step: (N, L) as in `reveal_locked`; places: int64 (m,), m > 0, ascending.
+    """
+    row, place = (step >= 0).nonzero(as_tuple=True)
+    key, order = (row * steps + step[row, place]).sort(stable=True)
+    key, counts = key.unique_consecutive(return_counts=True)
+    work: list[deque[tuple[int, Tensor]]] = [deque() for _ in step]
+    for n, places in zip(key.tolist(), place[order].split(counts.tolist()), strict=True):
+        work[n // steps].append((n % steps, places))
+    return work, key // steps, key % steps

@@ -1,28 +1,38 @@
 """What a sampler is: a frozen dataclass of options and one generator that yields every state of a batch of rows."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.options import Count, Natural, Options, Positive, Seed, fault
+from mcd.process.categorical import sample_inverse_cdf
 
 CALL_TOKENS = 512
-"""Most tokens of a network call when nothing else is asked for."""
+"""Most tokens of a network call when `rows_per_call` is not given."""
 CALL_SIZE = 1 << 18
-"""And most tokens times the model's width: a wide model keeps a processor busy with fewer tokens."""
+"""Most tokens times the model's width of such a call: a wide model keeps a processor busy with fewer tokens."""
+FEW = 32
+"""Rows of a vocabulary projection, and of what the last block computes for wanted rows alone. Calls are padded to this
+number, so that a row's bits do not depend on how many are wanted."""
+MANY = 128
+"""The same where nearly all rows are wanted: faster per row, slower for a single one."""
+
+Steps = Annotated[int, Ge(1), Le(1_000_000)]
+"""A number of steps from noise to text."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A state on the way from mask to text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far.
+    """A state on the way from noise to text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far.
 
-    t goes from 1, where all that is wanted is blank, whatever else is given, to 0. It is the time of the process where
+    t falls from 1, where all wanted tokens are blank, whatever else is given, to 0. It is the time of the process where
     the sampler follows its schedule, and the share of the steps that is left where it does not (`confidence`, `cad`,
     `causal`).
     """
@@ -32,58 +42,39 @@ class Step:
     nfe: Tensor
 
 
-_GREEDY = {
-    "masked": "--sampler confidence --greedy takes the likeliest tokens",
-    "uniform": "--tail greedy ends with the likeliest tokens",
-    "autoregressive": "--temperature 1e-6 takes the likeliest tokens, ties and near-ties aside",
-}
-"""How a sampler without `greedy` is made to take the likeliest tokens, by the kind of its models."""
-
-
 @dataclass(frozen=True)
-class Sampler(ABC):
+class Sampler(Options, ABC):
     """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone.
 
-    `process` is the kind of model it draws from. Its options, `steps` apart, are those of `mcd sample --sampler NAME`.
+    Its fields, `steps` apart, are the options of `mcd sample --sampler NAME`.
     """
 
     name: ClassVar[str]
     process: ClassVar[Process] = "masked"
+    """The kind of model that it draws from."""
     remasks: ClassVar[bool] = False
     """Whether a step may change generated tokens. If not, steps only ever reveal."""
+    facts: ClassVar[Mapping[str, str]] = {"order": "iid", "precision": "fp64", "grid": "uniform t, 1 to 0"}
+    """What the protocol says of every sampler: the order of revealing, the precision of the draws, the times. A field
+    of the same name takes its place."""
+    likeliest: ClassVar[str] = "--sampler confidence --greedy takes the likeliest tokens"
+    """How to take the likeliest tokens, which is the limit of low temperatures."""
 
-    steps: int = 32
+    steps: Steps = 32
     """Steps from noise to text."""
-    temperature: float = 1.0
-    """Divides the log-probabilities."""
-    top_p: float = 1.0
-    """Nucleus: the smallest set of tokens with so much mass."""
-    rows_per_call: int = 0
-    """Rows of every network call, padded; 0: as many as make 512 tokens (341 at width 768), at least 1. Fixed, so
-    that what shares a call never changes a row: another number is another shape of matrix products, whose last bits may
-    differ and now and then flip a draw."""
+    temperature: Positive = 1.0
+    """Divisor of the log-probabilities."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Nucleus: tokens are drawn from the smallest set whose probabilities sum to this."""
+    rows_per_call: Natural = 0
+    """Rows of every network call, padded. 0 takes as many as make 512 tokens (341 at width 768), at least 1. The number
+    is fixed, so that what shares a call never changes a row. Another number is another shape of matrix products, whose
+    last bits may differ and now and then change a draw."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"--steps {self.steps}: must be at least 1")
-        if self.rows_per_call < 0:
-            raise ValueError(f"--rows-per-call {self.rows_per_call}: must be at least 0")
-        if not 0.0 < self.temperature < math.inf:
-            greedy = f"; {self._greedy()}" if self.temperature == 0.0 else ""
-            raise ValueError(f"--temperature {self.temperature}: must be positive and finite{greedy}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"--top-p {self.top_p}: must be in (0, 1]")
-
-    def _greedy(self) -> str:
-        """How to draw the likeliest tokens, the limit of low temperatures, in words."""
-        if hasattr(self, "greedy"):
-            return "--greedy takes the likeliest tokens"
-        return _GREEDY[self.process]
-
-    def rows_for(self, denoiser: Denoiser, length: int) -> int:
-        """Rows of every network call for rows of `length` tokens, however many there are to draw."""
-        tokens = min(CALL_TOKENS, CALL_SIZE // denoiser.config.backbone.hidden)
-        return self.rows_per_call or max(1, tokens // length)
+        if self.temperature == 0.0:
+            raise ValueError(f"--temperature 0.0: must be positive; {self.likeliest}")
+        super().__post_init__()
 
     @abstractmethod
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
@@ -93,9 +84,67 @@ class Sampler(ABC):
         randomness.
         """
 
-    @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """The options that decide what the samples are, for the stamp on every number."""
+        """What decides the samples, for the stamp on every number: `facts`, and all options under their own names."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        del options["steps"], options["rows_per_call"]  # a row of results has its steps; calls change no more than bits
+        return {"sampler": self.name, **self.facts, **options}
+
+    def rows_for(self, denoiser: Denoiser, length: int) -> int:
+        """Rows of every network call for rows of `length` tokens, however many there are to draw."""
+        tokens = min(CALL_TOKENS, CALL_SIZE // denoiser.config.backbone.hidden)
+        return self.rows_per_call or max(1, tokens // length)
+
+    def hidden(self, denoiser: Denoiser, z: Tensor, t: Tensor, where: Tensor, group: int = FEW) -> Tensor:
+        """Features (m, D) at the flat positions `where` (m,) of z (n, L) at times t (n,), n <= `rows_for`: one call.
+
+        The call is padded to `rows_for` rows.
+        """
+        short = self.rows_for(denoiser, z.shape[1]) - len(z)
+        if short:
+            z, t = (torch.cat((x, x[:1].expand(short, *x.shape[1:]))) for x in (z, t))
+        return denoiser.hidden(z, t, rows=where, group=group)
+
+    def draw(self, denoiser: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
+        """Ids (m,) at features (m, D), by inverse CDF at v (m,) in float64, with `temperature` and `top_p`."""
+        drawn = []
+        for part, v_part in zip(parts(hidden), v.split(FEW), strict=True):
+            logits = denoiser.logits(part)[: len(v_part)]
+            drawn.append(sample_inverse_cdf(logits, v_part, self.temperature, self.top_p))
+        return torch.cat(drawn)
+
+    def reveal(self, denoiser: Denoiser, z: Tensor, revealed: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """z (N, L) with the tokens `revealed` (N, L) drawn at v (N, L) from the predictions at t; z is not changed.
+
+        Rows that reveal nothing do not enter the network. The second value is the calls made per row, 0 or 1, (N,).
+        """
+        calls = revealed.any(dim=1)
+        active = calls.nonzero(as_tuple=True)[0]
+        if not len(active):
+            return z.clone(), calls.cpu().long()
+        hidden = []
+        for chunk in active.split(self.rows_for(denoiser, z.shape[1])):
+            where = revealed[chunk].flatten().nonzero(as_tuple=True)[0]
+            hidden.append(self.hidden(denoiser, z[chunk], torch.full((len(chunk),), t, device=z.device), where))
+        return z.masked_scatter(revealed, self.draw(denoiser, torch.cat(hidden), v[revealed])), calls.cpu().long()
+
+
+def parts(hidden: Tensor, group: int = FEW) -> Iterator[Tensor]:
+    """Features (m, D), m > 0, in parts (group, D) for the head: the last is padded with zeros."""
+    for part in hidden.split(group):
+        yield torch.nn.functional.pad(part, (0, 0, 0, group - len(part))) if len(part) < group else part
+
+
+def row_generator(seed: int, row: int) -> torch.Generator:
+    """The random stream of one row, on the CPU; streams of different (seed, row) are unrelated."""
+    key = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(key) >> 1)
+
+
+def uniforms(streams: Sequence[torch.Generator], z: Tensor) -> Tensor:
+    """A number in [0, 1) for each token of z (N, L), float64 on its device, from the streams of its N rows."""
+    drawn = [torch.rand(z.shape[1], dtype=torch.float64, generator=stream) for stream in streams]
+    return torch.stack(drawn).to(z.device)
 
 
 def sample(
@@ -117,27 +166,16 @@ def sample(
     process than the sampler's, lengths the model cannot make, and a template of another length or with ids it does not
     know.
     """
-    if sampler.process != denoiser.config.process:
-        raise ValueError(
-            f"--sampler {sampler.name}: draws from {sampler.process} models, not {denoiser.config.process}"
-        )
-    if not 1 <= length <= denoiser.config.backbone.length:
-        raise ValueError(f"--length {length}: the model makes 1 to {denoiser.config.backbone.length} tokens")
-    if num < 1:
-        raise ValueError(f"--num {num}: must be at least 1")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed {seed}: must be at least 0 and below 2**63")
-    around = 0 if frame is None else 2
-    row = torch.full((length - around,), denoiser.blank_id) if template is None else template
-    if frame is not None:
-        row = framed(row, frame)
-    if row.shape != (length,):
-        raise ValueError(f"--template of {row.numel() - around} tokens: --length is {length}")
-    ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
-    if not ((row >= 0) & (row < ids)).all():
-        raise ValueError(f"--template: holds ids outside the model's {ids}")
-    z = row.to(denoiser.device).repeat(num, 1)
-    trajectory = sampler.trajectory(denoiser, z, range(first_row, first_row + num), seed)
+    config = denoiser.config
+    if sampler.process != config.process:
+        raise ValueError(f"--sampler {sampler.name}: draws from {sampler.process} models, not {config.process}")
+    if not 1 <= length <= config.backbone.length:
+        raise ValueError(f"--length {length}: the model makes 1 to {config.backbone.length} tokens")
+    for option, value, kind in (("--num", num, Count), ("--seed", seed, Seed)):
+        if wanted := fault(value, kind):
+            raise ValueError(f"{option} {value}: must be {wanted}")
+    row = start_row(denoiser, length, template, frame)
+    trajectory = sampler.trajectory(denoiser, row.repeat(num, 1), range(first_row, first_row + num), seed)
     last = next(trajectory)
     for last in trajectory:
         if tell:
@@ -146,13 +184,18 @@ def sample(
     return z if frame is None else z[:, 1:-1], last.nfe
 
 
-def framed(row: Tensor, frame: tuple[int, int]) -> Tensor:
-    """A row of ids (L,) between the two of a frame, (L + 2,)."""
-    first, last = torch.tensor(frame, dtype=row.dtype).split(1)
-    return torch.cat((first, row, last))
-
-
-def row_generator(seed: int, row: int) -> torch.Generator:
-    """The random stream of one row, on the CPU; streams of different (seed, row) are unrelated."""
-    key = np.random.SeedSequence([seed, row]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(key) >> 1)
+def start_row(
+    denoiser: Denoiser, length: int, template: Tensor | None = None, frame: tuple[int, int] | None = None
+) -> Tensor:
+    """The ids (L,) that a row starts from, on the model's device; arguments and errors as of `sample`."""
+    around = 0 if frame is None else 2
+    row = torch.full((length - around,), denoiser.blank_id) if template is None else template
+    if frame is not None:
+        first, last = torch.tensor(frame, dtype=row.dtype).split(1)
+        row = torch.cat((first, row, last))
+    if row.shape != (length,):
+        raise ValueError(f"--template of {row.numel() - around} tokens: --length is {length}")
+    ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
+    if not ((row >= 0) & (row < ids)).all():
+        raise ValueError(f"--template: holds ids outside the model's {ids}")
+    return row.to(denoiser.device)

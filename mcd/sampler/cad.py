@@ -1,34 +1,37 @@
-"""Confidence-adaptive decoding: as many tokens a step as the model is sure of."""
+"""Confidence-adaptive decoding: as many tokens per step as the model is sure of."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from mcd.options import Count, Natural
+from mcd.sampler.base import Sampler
 from mcd.sampler.confidence import Confidence
 
 
 @dataclass(frozen=True)
 class CAD(Confidence):
-    """CD4LM's decoding (arXiv 2601.02236): blocks from left to right, in each the tokens above a threshold.
+    """The decoding of CD4LM (arXiv 2601.02236): blocks from left to right, in each the tokens above a threshold.
 
-    A step reveals the k surest tokens of the block at hand, k the number that reach the threshold, but at least 1 and
-    at most `cap`. The last step that a block may take (its share of `steps`) reveals all that is left of it; with as
-    many steps as masked tokens, as in the paper, that is one at most. The calls made are fewer than `steps` when the
-    model is sure. The paper decodes greedily: `--greedy`. Its rule that the end of a text is not said
-    early is left out: it belongs to answers of instruction models.
+    A step reveals the k surest tokens of the current block, where k is the number that reach the threshold, but at
+    least 1 and at most `cap`. The last step that a block may take (its share of `steps`) reveals all that is left of
+    it; with as many steps as masked tokens, as in the paper, that is one at most. The calls are fewer than `steps` when
+    the model is sure. The paper decodes greedily: `--greedy`. Its rule that the end of a text is not generated early is
+    left out: it belongs to answers of instruction models.
     """
 
     name: ClassVar[str] = "cad"
+    facts: ClassVar = {**Sampler.facts, "grid": "adaptive"}
 
-    block: int = 32
+    block: Natural = 32
     """Masked tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
     threshold: float = 0.95
     """Score from which on a token is sure. It needs --steps near the number of masked tokens to matter: a block has its
-    share of them, and the last reveals what is left. Of top and margin in [0, 1], of entropy (negative, in nats) at
-    most 0."""
-    cap: int = 4
-    """Most tokens a step reveals, the last of a block excepted."""
+    share of them, and the last reveals what is left. It is in [0, 1] for the scores top and margin, and at most 0 for
+    entropy (negative, in nats)."""
+    cap: Count = 4
+    """Most tokens that a step reveals, except the last of a block."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,11 +40,6 @@ class CAD(Confidence):
         if not (self.threshold <= 0.0 if self.score == "entropy" else 0.0 <= self.threshold <= 1.0):
             allowed = "at most 0 for --score entropy" if self.score == "entropy" else "in [0, 1]"
             raise ValueError(f"--threshold {self.threshold}: must be {allowed}")
-        if self.cap < 1:
-            raise ValueError(f"--cap {self.cap}: must be at least 1")
-
-    def _grid(self) -> str:
-        return f"adaptive, threshold {self.threshold}, at most {self.cap} tokens"
 
     def _count(self, score: Tensor, left: int) -> int:
         return len(score) if left == 1 else min(max(int((score >= self.threshold).sum()), 1), self.cap)

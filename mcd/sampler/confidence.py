@@ -1,17 +1,17 @@
-"""Confidence first: at every step the tokens that the model is surest of."""
+"""Confidence first: every step reveals the tokens that the model is surest of."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
+from mcd.options import Natural
 from mcd.process.timestep import descending_grid
-from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.padded import MANY, draw, hidden_of_call, parts
+from mcd.sampler.base import MANY, Sampler, Step, parts, row_generator, uniforms
 
 Score = Literal["top", "margin", "entropy", "random"]
 TIE = 1e-4
@@ -20,57 +20,46 @@ TIE = 1e-4
 
 @dataclass(frozen=True)
 class Confidence(Sampler):
-    """Parallel decoding in the order of the model's own certainty, equal counts a step.
+    """Parallel decoding in the order of the model's own certainty, equal counts per step.
 
     After MaskGIT (arXiv 2202.04200) and, for blocks, LLaDA (arXiv 2502.09992). A step scores every masked token of the
-    block at hand by the model's prediction, untempered, and reveals the surest: ceil(m / steps left) of m. They are
+    current block by the model's prediction, untempered, and reveals the surest: ceil(m / steps left) of m. They are
     drawn by inverse CDF in float64 at their locked scalars v, as in `ancestral`, so the id drawn need not be the one
-    that made the score high; `greedy` takes that one. What is visible then depends on what the text says, as it never
-    does in training. With one token a step a perfect model still gives its own law: the choice looks at nothing that is
-    not drawn yet.
+    that made the score high; `greedy` takes that one. What is visible then depends on what the text says, which never
+    happens in training. With one token per step a perfect model still gives its own law: the choice looks at nothing
+    that is not drawn yet.
 
-    Equal scores (multiples of `TIE`) are taken in random order, of the row's own stream. In a row of nothing but masks
-    all scores are equal but for rounding, since rotary positions are relative: without this the last bits
-    of the matrix products would choose where a text begins.
+    Equal scores (multiples of `TIE`) are taken in random order, from the row's own stream. In a row of nothing but
+    masks all scores are equal but for rounding, since rotary positions are relative: without this the last bits of the
+    matrix products would choose where a text begins.
 
     A block is a number of consecutive masked tokens: given ones do not count, wherever they stand. Blocks share the
     steps in proportion to their tokens (adjacent blocks join when there are fewer steps than blocks). A row makes no
-    call in a step that finds its block complete. A time-conditioned network is told the time at which the share of
+    call in a step that finds its block complete. A time-conditioned network is given the time at which the share of
     masked tokens is that of the row, among those that were masked at first: as in training with prompts and in all
     other samplers, a row starts at t = 1 whatever is given.
     """
 
     name: ClassVar[str] = "confidence"
+    facts: ClassVar = {**Sampler.facts, "grid": "equal counts"}
+    likeliest: ClassVar[str] = "--greedy takes the likeliest tokens"
 
     score: Score = "top"
     """What makes a token sure: top (probability of the likeliest id), margin (its lead over the second), entropy (low
     entropy of the prediction), random (all are equal: the control)."""
-    block: int = 0
+    block: Natural = 0
     """Masked tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
     greedy: bool = False
     """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows then differ
-    in the order of equal scores alone."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.score not in get_args(Score):
-            raise ValueError(f"--score {self.score}: known are {', '.join(get_args(Score))}")
-        if self.block < 0:
-            raise ValueError(f"--block {self.block}: must be at least 0")
+    only in the order of equal scores."""
 
     def protocol(self) -> dict[str, Any]:
-        return {
-            "sampler": self.name,
-            "order": self.score + (f", blocks of {self.block}" if self.block else ""),
-            "precision": "fp64",
-            "grid": self._grid(),
-            "temperature": 0.0 if self.greedy else self.temperature,
-            "top_p": 1.0 if self.greedy else self.top_p,
-        }
-
-    def _grid(self) -> str:
-        """How many tokens a step reveals, in words."""
-        return "equal counts"
+        """The score is the `order`, and a greedy draw has temperature 0."""
+        said = super().protocol()
+        said["order"] = said.pop("score")
+        if said.pop("greedy"):
+            said |= {"temperature": 0.0, "top_p": 1.0}
+        return said
 
     def _count(self, score: Tensor, left: int) -> int:
         """How many of a row's candidates, of score (m,) with m > 0, to reveal with `left` steps for their block."""
@@ -78,13 +67,9 @@ class Confidence(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        N, L = z.shape
-        z, nfe = z.clone(), torch.zeros(N, dtype=torch.int64)
-        generators = [row_generator(seed, row) for row in rows]
-        v, chance = (
-            torch.stack([torch.rand(L, dtype=torch.float64, generator=g) for g in generators]).to(z.device)
-            for _ in range(2)
-        )
+        z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
+        streams = [row_generator(seed, row) for row in rows]
+        v, chance = uniforms(streams, z), uniforms(streams, z)
         masked = z == denoiser.mask_id
         rank, count = masked.cumsum(dim=1) - 1, masked.sum(dim=1).clamp(min=1)  # a row without any makes no call
         counts, which = count.unique(return_inverse=True)
@@ -98,16 +83,16 @@ class Confidence(Sampler):
             shown = (count - masked.sum(dim=1)).double() / count
             t = denoiser.config.schedule.t_of_alpha(shown).clamp(0.0, 1.0).float()
             active = wanted.any(dim=1).nonzero(as_tuple=True)[0]
-            for chunk in active.split(self.rows_for(denoiser, L)) if len(active) else ():
+            for chunk in active.split(self.rows_for(denoiser, z.shape[1])) if len(active) else ():
                 of_chunk = (x[chunk] for x in (z, t, wanted, v, chance, left))
                 z[chunk] = self._reveal(denoiser, *of_chunk)
             nfe[active.cpu()] += 1
             yield Step(z.clone(), s, nfe.clone())
 
     def _blocks(self, count: int) -> list[tuple[int, int, int]]:
-        """Of each step of a row with `count` > 0 masked tokens: its block, and the steps that this block has left.
+        """The (low, high, left) of each step of a row with `count` > 0 masked tokens.
 
-        The block is told by its first token and the one beyond its last, counted among the masked ones.
+        The block of the step holds the masked tokens low to high - 1; it has `left` steps, this one included.
         """
         size = min(self.block or count, count)
         blocks = -(-count // size)
@@ -123,12 +108,12 @@ class Confidence(Sampler):
     def _reveal(
         self, denoiser: Denoiser, z: Tensor, t: Tensor, wanted: Tensor, v: Tensor, chance: Tensor, left: Tensor
     ) -> Tensor:
-        """Fill the surest wanted tokens of at most `rows_per_call` rows z (n, L) at times t (n,). Returns (n, L).
+        """Fill the surest wanted tokens of at most `rows_for` rows z (n, L) at times t (n,). Returns (n, L).
 
         wanted, v, chance: (n, L); left: (n,), the steps that the block of each row has left.
         """
         where = wanted.flatten().nonzero(as_tuple=True)[0]
-        hidden = hidden_of_call(denoiser, z, t, where, self.rows_for(denoiser, z.shape[1]), MANY)
+        hidden = self.hidden(denoiser, z, t, where, MANY)
         score = self._score(denoiser, hidden)
         chosen = []
         of_row = torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist())
@@ -140,7 +125,7 @@ class Confidence(Sampler):
         if self.greedy:
             ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen])])[: len(chosen)]
         else:
-            ids = draw(self, denoiser, hidden[chosen], v.flatten()[where[chosen]])
+            ids = self.draw(denoiser, hidden[chosen], v.flatten()[where[chosen]])
         return z.flatten().index_copy(0, where[chosen], ids).view_as(z)
 
     def _score(self, denoiser: Denoiser, hidden: Tensor) -> Tensor:

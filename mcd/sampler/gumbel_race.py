@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,29 +22,15 @@ class GumbelRace(Sampler):
 
     Grid: t from 1 to 1e-5 in N steps, then one more call that fills what is left ("noise removal", sampled), so up to
     N + 1 calls. The prediction is kept while a row does not change, except for a time-conditioned network, whose
-    prediction changes with t: both as in the public code. With precision "fp32" the race cuts off unlikely tokens, the
-    harder the more steps are taken (`process.categorical.sample_gumbel_race`).
+    prediction changes with t: both as in the public code. With precision "fp32" the race never draws unlikely tokens,
+    and the more steps are taken, the more tokens it excludes (`process.categorical.sample_gumbel_race`).
     """
 
     name: ClassVar[str] = "gumbel-race"
+    facts: ClassVar = {**Sampler.facts, "grid": f"uniform t, 1 to {END_TIME}, then noise removal"}
 
     precision: Literal["fp64", "fp32"] = "fp64"
-    """Of its uniforms; fp32 shows what low precision does."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.precision not in ("fp64", "fp32"):
-            raise ValueError(f"--precision {self.precision}: known are fp64, fp32")
-
-    def protocol(self) -> dict[str, Any]:
-        return {
-            "sampler": self.name,
-            "order": "iid",
-            "precision": self.precision,
-            "grid": f"uniform t, 1 to {END_TIME}, then noise removal",
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-        }
+    """Precision of its uniform draws; fp32 shows the effect of low precision."""
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:

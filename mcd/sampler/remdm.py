@@ -1,20 +1,17 @@
-"""ReMDM: the ancestral sampler with second thoughts. Generated tokens may be masked again and redrawn."""
+"""ReMDM: an ancestral sampler in which generated tokens may be masked again and redrawn."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
+from mcd.options import Share
 from mcd.process.timestep import descending_grid
-from mcd.process.unmasking import sample_u_iid
-from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.padded import reveal
-
-Remasking = Literal["cap", "rescale"]
+from mcd.sampler.base import Sampler, Step, row_generator, uniforms
 
 
 @dataclass(frozen=True)
@@ -22,10 +19,10 @@ class ReMDM(Sampler):
     """The remasking sampler (ReMDM, arXiv 2503.00307, Sections 3.1 and 4.1) on a uniform grid from t = 1 to t = 0.
 
     In a step s < t a generated token is masked again with probability sigma, and a masked one is revealed, drawn from
-    p_theta(. | z_t), with the probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), which makes up for it:
+    p_theta(. | z_t), with the probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), so that
     P(visible at s) stays alpha_s. sigma is at most min(1, (1 - alpha_s) / alpha_t), which is 0 in the last step, so no
-    mask is left. Since rows begin all masked, alpha is that of the process given so, (alpha - alpha_1) / (1 - alpha_1):
-    the marginals are exactly those of `ancestral`. Tokens that were given are kept.
+    mask is left. Since all rows begin masked, alpha is that of the process given this,
+    (alpha - alpha_1) / (1 - alpha_1): the marginals are exactly those of `ancestral`. Given tokens are kept.
 
     Randomness is locked as in `ancestral`: a token is revealed where its w, uniform on (0, 1] as long as it is masked,
     is at most the probability, and drawn at its v. A token masked again gets a new w and a new v. With eta = 0 the rows
@@ -35,38 +32,19 @@ class ReMDM(Sampler):
     name: ClassVar[str] = "remdm"
     remasks: ClassVar[bool] = True
 
-    remasking: Remasking = "cap"
+    remasking: Literal["cap", "rescale"] = "cap"
     """How eta sets sigma, the probability that a step masks a token again: cap (eta, or the most that is possible where
     that is less) or rescale (eta times the most that is possible)."""
-    eta: float = 0.04
-    """In [0, 1]; 0 never masks again."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.remasking not in get_args(Remasking):
-            raise ValueError(f"--remasking {self.remasking}: known are {', '.join(get_args(Remasking))}")
-        if not 0.0 <= self.eta <= 1.0:
-            raise ValueError(f"--eta {self.eta}: must be in [0, 1]")
-
-    def protocol(self) -> dict[str, Any]:
-        return {
-            "sampler": self.name,
-            "order": f"iid, remasking by {self.remasking} {self.eta}",
-            "precision": "fp64",
-            "grid": "uniform t, 1 to 0",
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-        }
+    eta: Share = 0.04
+    """Strength of remasking; 0 never masks again."""
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        mask_id, L = denoiser.mask_id, z.shape[1]
-        z = z.clone()
+        mask_id = denoiser.mask_id
+        z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
         wanted = z == mask_id
-        generators = [row_generator(seed, row) for row in rows]
-        w = torch.stack([sample_u_iid(L, 0.0, g) for g in generators]).to(z.device)
-        v = torch.stack([torch.rand(L, dtype=torch.float64, generator=g) for g in generators]).to(z.device)
-        nfe = torch.zeros(len(rows), dtype=torch.int64)
+        streams = [row_generator(seed, row) for row in rows]
+        w, v = 1.0 - uniforms(streams, z), uniforms(streams, z)
         grid = descending_grid(self.steps)
         alpha = denoiser.config.schedule.alpha(grid)
         alpha = ((alpha - alpha[0]) / (1.0 - alpha[0])).tolist()
@@ -76,13 +54,11 @@ class ReMDM(Sampler):
             remask, appear = self.probabilities(alpha_t, alpha_s)
             masked = wanted & (z == mask_id)
             revealed = masked & (w <= appear)
-            z, calls = reveal(self, denoiser, z, revealed, v, t)
+            z, calls = self.reveal(denoiser, z, revealed, v, t)
             nfe += calls
             w = torch.where(masked & ~revealed, (w - appear) / (1.0 - appear), w)  # uniform again, given that it waits
             if remask > 0.0:
-                coin, new_w, new_v = (
-                    torch.stack([sample_u_iid(L, 0.0, g) for g in generators]).to(z.device) for _ in range(3)
-                )
+                coin, new_w, new_v = (1.0 - uniforms(streams, z) for _ in range(3))
                 again = wanted & ~masked & (coin <= remask)
                 z = torch.where(again, mask_id, z)
                 w, v = torch.where(again, new_w, w), torch.where(again, new_v, v)

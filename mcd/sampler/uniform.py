@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.options import Share
 from mcd.process.categorical import sample_inverse_cdf, temper
 from mcd.process.timestep import descending_grid
 from mcd.process.uniform import psi_posterior_zs
-from mcd.sampler.base import Sampler, Step, row_generator
-from mcd.sampler.padded import MANY, hidden_of_call, parts
+from mcd.sampler.base import MANY, Sampler, Step, parts, row_generator, uniforms
 
 END_TIME = 1e-5
 """Where the steps end when the tail is greedy, as in the public code."""
@@ -24,57 +24,40 @@ class Uniform(Sampler):
     """The reverse process of Duo (arXiv 2506.10892) on a uniform grid from t = 1 to t = 0, by inverse CDF in float64.
 
     Every blank starts as a uniform token. The start is pure noise, so the first step takes alpha_t = 0, whatever the
-    schedule leaves at t = 1; the last step ends at alpha_s = 1 and draws the clean token given z_t, so there is no
-    further call for "noise removal". One step is thus a draw from x_theta at noise. Given tokens are shown as they are
+    schedule has at t = 1; the last step ends at alpha_s = 1 and draws the clean token given z_t, so there is no
+    further call for "noise removal". One step is thus a draw from x_theta at noise. Given tokens stay unchanged
     at every step. A row's stream is read in step order: another number of steps is another sample.
 
     Steps are those of a Psi-sampler (arXiv 2602.21185): with probability 1 - kappa a token is not drawn from the
-    reverse posterior but predicted clean and noised afresh (`process.uniform.psi_posterior_zs`), which lets late steps
-    mend early mistakes; kappa is constant here and 1 is ancestral. temperature and top_p act on x_theta.
-    Memory: a few (128, V) float64 arrays beside the network's.
+    reverse posterior but predicted clean and noised afresh (`process.uniform.psi_posterior_zs`), so that late steps
+    can correct early mistakes; kappa is constant here and 1 is ancestral. temperature and top_p act on x_theta.
+    Memory: a few (128, V) float64 arrays in addition to the network's.
     """
 
     name: ClassVar[str] = "uniform"
     process: ClassVar[Process] = "uniform"
     remasks: ClassVar[bool] = True
+    facts: ClassVar = {**Sampler.facts, "order": "all tokens at every step"}
+    likeliest: ClassVar[str] = "--tail greedy ends with the likeliest tokens"
 
     tail: Literal["sampled", "greedy"] = "sampled"
-    """How it ends: with the last step's draw; or Duo's greedy tail, steps down to t = 1e-5 and then, in one more call,
-    the argmax of x_theta at every position."""
-    kappa: float = 1.0
-    """Share of the reverse posterior in a step; the rest predicts and noises afresh."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.tail not in ("sampled", "greedy"):
-            raise ValueError(f"--tail {self.tail}: known are sampled, greedy")
-        if not 0.0 <= self.kappa <= 1.0:
-            raise ValueError(f"--kappa {self.kappa}: must be in [0, 1]")
+    """How sampling ends: sampled (with the draw of the last step) or greedy (as in Duo: steps down to t = 1e-5, and
+    then one more call, of which the argmax of x_theta is taken at every position)."""
+    kappa: Share = 1.0
+    """Probability that a step draws a token from the reverse posterior; otherwise it predicts it and adds noise
+    again."""
 
     def protocol(self) -> dict[str, Any]:
-        return {
-            "sampler": self.name,
-            "order": "all tokens at every step",
-            "precision": "fp64",
-            "grid": "uniform t, 1 to 0" if self.tail == "sampled" else f"uniform t, 1 to {END_TIME}, then argmax",
-            "tail": self.tail,
-            "kappa": self.kappa,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-        }
+        grid = {"grid": f"uniform t, 1 to {END_TIME}, then argmax"} if self.tail == "greedy" else {}
+        return super().protocol() | grid
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         K, schedule = denoiser.config.vocab_size, denoiser.config.schedule
-        generators = [row_generator(seed, row) for row in rows]
-
-        def draws() -> Tensor:
-            v = [torch.rand(z.shape[1], dtype=torch.float64, generator=generator) for generator in generators]
-            return torch.stack(v).to(z.device)
-
+        streams = [row_generator(seed, row) for row in rows]
         wanted = z == denoiser.blank_id
         active, rows_per_call = wanted.any(dim=1), self.rows_for(denoiser, z.shape[1])
-        z = torch.where(wanted, (draws() * K).long().clamp(max=K - 1), z)
+        z = torch.where(wanted, (uniforms(streams, z) * K).long().clamp(max=K - 1), z)
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         yield Step(z.clone(), 1.0, nfe.clone())
         grid = descending_grid(self.steps)
@@ -83,7 +66,7 @@ class Uniform(Sampler):
         for t, s in pairwise(grid):
             alpha_t = schedule.alpha(t) if t < 1.0 else torch.zeros_like(t)
             alpha_s = schedule.alpha(s) if s > 0.0 else torch.ones_like(s)
-            v = draws()
+            v = uniforms(streams, z)
             for chunk in active.nonzero(as_tuple=True)[0].split(rows_per_call) if active.any() else ():
                 z[chunk] = self._redraw(denoiser, z[chunk], wanted[chunk], v[chunk], t, alpha_t, alpha_s)
             nfe += active.cpu().long()
@@ -92,10 +75,10 @@ class Uniform(Sampler):
     def _redraw(
         self, denoiser: Denoiser, z: Tensor, wanted: Tensor, v: Tensor, t: Tensor, alpha_t: Tensor, alpha_s: Tensor
     ) -> Tensor:
-        """One step of at most `rows_per_call` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
+        """One step of at most `rows_for` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
         where = wanted.flatten().nonzero(as_tuple=True)[0]
         times = t.to(z.device).float().expand(len(z))
-        hidden = hidden_of_call(denoiser, z, times, where, self.rows_for(denoiser, z.shape[1]), MANY)
+        hidden = self.hidden(denoiser, z, times, where, MANY)
         alpha_t, alpha_s = alpha_t.to(z.device), alpha_s.to(z.device)
         drawn = []
         tokens = (x.flatten()[where].split(MANY) for x in (z, v))

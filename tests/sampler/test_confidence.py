@@ -217,10 +217,6 @@ def test_bad_options_are_named(options, message):
         CAD(**options)
 
 
-def test_an_unknown_score_is_named_without_the_run_time_type_check():
-    sampler = object.__new__(Confidence)
-    vars(sampler).update(vars(Confidence()) | {"score": "best"})
-    with pytest.raises(ValueError, match="--score best: known are top, margin, entropy, random"):
-        sampler.__post_init__()
+def test_random_is_no_score_of_a_prediction():
     with pytest.raises(ValueError, match="random is no score"):
         score_of_log_p(torch.zeros(1, 2), "random")

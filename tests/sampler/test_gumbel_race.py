@@ -48,10 +48,3 @@ def test_the_share_revealed_in_a_step_is_the_schedules(model):
         alpha_t, alpha_s = (1 - 0.999 * (1 - i * (1 - 1e-5) / 4) for i in (n, n + 1))
         p = (alpha_s - alpha_t) / (1 - alpha_t)
         assert abs(before - after - before * p) < 4.5 * (before * p * (1 - p)) ** 0.5 + 1e-9
-
-
-def test_unknown_precision_is_named_without_the_run_time_type_check():
-    sampler = object.__new__(GumbelRace)
-    vars(sampler).update(vars(GumbelRace()) | {"precision": "fp16"})
-    with pytest.raises(ValueError, match="--precision fp16: known are fp64, fp32"):
-        sampler.__post_init__()

@@ -1,13 +1,12 @@
-"""The engine of locked schedules against a plain loop over steps, one row at a time, and what its calls carry."""
+"""Rows revealed on locked schedules against a plain loop over steps, one row at a time, and what its calls carry."""
 
 import pytest
 import torch
 
-import mcd.sampler.locked
-import mcd.sampler.padded
+import mcd.sampler.ancestral
+import mcd.sampler.base
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
-from mcd.sampler.locked import reveal_locked
 
 V, L = 23, 16
 
@@ -31,13 +30,13 @@ def request_of(seeded, rows, steps, seed=0):
 def carried(monkeypatch):
     """Of each call the times of its rows, and the tokens wanted of each."""
     seen = []
-    original = mcd.sampler.locked.hidden_of_call
+    original = Ancestral.hidden
 
-    def watched(denoiser, z, t, where, rows_per_call):
+    def watched(self, denoiser, z, t, where):
         seen.append((t.tolist(), [(where[where // L == n] % L).tolist() for n in range(len(z))]))
-        return original(denoiser, z, t, where, rows_per_call)
+        return original(self, denoiser, z, t, where)
 
-    monkeypatch.setattr(mcd.sampler.locked, "hidden_of_call", watched)
+    monkeypatch.setattr(Ancestral, "hidden", watched)
     return seen
 
 
@@ -60,7 +59,7 @@ def slow_row(model, z, step, v, times):
 def test_agrees_with_rows_one_at_a_time(model, seeded, rows_per_call, steps):
     z, step, v, times = request_of(seeded, 7, steps)
     before = z.clone()
-    states = list(reveal_locked(Ancestral(steps, rows_per_call=rows_per_call), model, z, step, v, times))
+    states = list(Ancestral(steps, rows_per_call=rows_per_call).reveal_locked(model, z, step, v, times))
     assert [state.t for state in states] == times.tolist()
     assert torch.equal(z, before)
     for n in range(7):
@@ -75,10 +74,10 @@ def test_a_call_takes_the_rows_furthest_behind(model, seeded, carried, monkeypat
 
     Rows wait for each other's draw only if the next call is full all the same.
     """
-    monkeypatch.setattr(mcd.sampler.locked, "FEW", few)
+    monkeypatch.setattr(mcd.sampler.ancestral, "FEW", few)
     N, steps = 11, 20
     z, step, v, times = request_of(seeded, N, steps)
-    list(reveal_locked(Ancestral(steps, rows_per_call=rows_per_call), model, z, step, v, times))
+    list(Ancestral(steps, rows_per_call=rows_per_call).reveal_locked(model, z, step, v, times))
     left = [sorted({k for k in row if k >= 0}) for row in step.tolist()]
     waiting, tokens = set(), 0
     for t, places in carried:
@@ -100,7 +99,7 @@ def test_a_state_is_shown_before_a_call_that_it_does_not_need(model, seeded, car
     """With all rows in one call: each call has some row that the state to come waits for."""
     steps, shown = 20, 0
     z, step, v, times = request_of(seeded, 11, steps)
-    for k, _ in enumerate(reveal_locked(Ancestral(steps, rows_per_call=11), model, z, step, v, times)):
+    for k, _ in enumerate(Ancestral(steps, rows_per_call=11).reveal_locked(model, z, step, v, times)):
         new, shown = carried[shown:], len(carried)
         assert k > 0 or new == []
         assert all(max(t) >= times[k - 1].float().item() for t, _ in new)
@@ -119,14 +118,14 @@ def test_calls_are_fewer_than_in_lockstep(model, carried):
 
 def test_bits_of_a_row_do_not_depend_on_its_company(model, seeded, monkeypatch):
     """Its logits and not just its ids: alone, among 5, among 16, and among rows with other templates."""
-    original, steps = mcd.sampler.padded.sample_inverse_cdf, 12
+    original, steps = mcd.sampler.base.sample_inverse_cdf, 12
     seen = {}
 
     def watched(logits, v, *options):
         seen.update(zip(v.tolist(), logits.clone(), strict=True))
         return original(logits, v, *options)
 
-    monkeypatch.setattr(mcd.sampler.padded, "sample_inverse_cdf", watched)
+    monkeypatch.setattr(mcd.sampler.base, "sample_inverse_cdf", watched)
     sampler = Ancestral(steps, rows_per_call=4)
     z, step, v, times = request_of(seeded, 16, steps)
     z[0], step[0] = V, torch.randint(steps, (L,), generator=seeded(1))
@@ -134,7 +133,7 @@ def test_bits_of_a_row_do_not_depend_on_its_company(model, seeded, monkeypatch):
     def logits_of_row_0(company):
         seen.clear()
         rows = [*company, 0]
-        *_, last = reveal_locked(sampler, model, z[rows], step[rows], v[rows], times)
+        *_, last = sampler.reveal_locked(model, z[rows], step[rows], v[rows], times)
         return torch.stack([seen[one] for one in v[0].tolist()]), last.z[-1], int(last.nfe[-1])
 
     alone = logits_of_row_0([])
@@ -146,6 +145,6 @@ def test_bits_of_a_row_do_not_depend_on_its_company(model, seeded, monkeypatch):
 def test_nothing_to_do_makes_no_call(model, carried):
     z = torch.zeros(2, L, dtype=torch.int64)
     v, times = torch.zeros(2, L, dtype=torch.float64), torch.linspace(1, 0, 4, dtype=torch.float64)
-    states = list(reveal_locked(Ancestral(3), model, z, torch.full((2, L), -1), v, times))
+    states = list(Ancestral(3).reveal_locked(model, z, torch.full((2, L), -1), v, times))
     assert len(states) == 4 and carried == []
     assert all(torch.equal(state.z, z) and state.nfe.tolist() == [0, 0] for state in states)

@@ -160,10 +160,3 @@ def test_stamps_tell_options_apart():
 def test_bad_eta_is_named(eta):
     with pytest.raises(ValueError, match=f"--eta {eta}: must be in"):
         ReMDM(eta=eta)
-
-
-def test_unknown_remasking_is_named_without_the_run_time_type_check():
-    sampler = object.__new__(ReMDM)
-    vars(sampler).update(vars(ReMDM()) | {"remasking": "loop"})
-    with pytest.raises(ValueError, match="--remasking loop: known are cap, rescale"):
-        sampler.__post_init__()

@@ -62,14 +62,16 @@ def measure_model(
     ids, nfe = sample_in_shares(sampler, denoiser, num, length, seed, frame=frame)
     writer = writer_of(tokenizer, denoiser.folder, scoring.borders)
     texts = [writer.documents(row) for row in ids.tolist()]
-    protocol = Protocol(
-        **sampler.protocol(),
-        borders=writer.borders,
-        length=length,
-        frame=True if frame else None,
-        weights=weights,
-        seed=seed,
-        threads=torch.get_num_threads(),
+    protocol = protocol_of_dict(
+        sampler.protocol()
+        | {
+            "borders": writer.borders,
+            "length": length,
+            "frame": True if frame else None,
+            "weights": weights,
+            "seed": seed,
+            "threads": torch.get_num_threads(),
+        }
     )
     extra = truth_metrics(ids, LANGUAGES[language](), seed=seed) if language else None
     mean_nfe = nfe.double().mean().item()

@@ -11,7 +11,7 @@ from mcd.eval.diversity import sample_entropies
 from mcd.eval.known_language import ExactDenoiser, sampling_floor, truth_metrics
 from mcd.eval.laboratory.measure import Cell
 from mcd.eval.likelihood import nelbo
-from mcd.eval.protocol import Protocol
+from mcd.eval.protocol import protocol_of_dict
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Sampler, sample
 
@@ -40,7 +40,8 @@ def measure_language(
     language = LANGUAGES[name]()
     ids, nfe = sample(sampler, denoiser, num, length, seed)
     entropy = mean_interval(sample_entropies(ids), seed=seed)
-    protocol = Protocol(**sampler.protocol(), samples=num, length=length, weights="ema", seed=seed, threads=1)
+    drawn = {"samples": num, "length": length, "weights": "ema", "seed": seed, "threads": 1}
+    protocol = protocol_of_dict(sampler.protocol() | drawn)
     row: dict[str, Any] = {
         "model": model,
         "language": name,
