@@ -24,7 +24,6 @@ from mcd.bench.models import SMALL, Size
 from mcd.bench.sides import Ours
 from mcd.cli.plan import measured_cpu
 from mcd.machine import machine
-from mcd.model.dit import DiTConfig
 from mcd.train.estimate import Setup, memory, seconds
 
 UTILISATION = 0.7
@@ -70,8 +69,7 @@ def measured(name):
 def predicted(name, device):
     """The same by the estimate."""
     size, batch, checkpointing = CELLS[name]
-    config = DiTConfig(size.rows, size.hidden, size.layers, size.heads, size.length, size.cond_dim, size.dropout)
-    setup = Setup(config, batch, size.length, checkpointing=checkpointing, on_cpu=True)
+    setup = Setup(size, batch, size.length, checkpointing=checkpointing, on_cpu=True)
     terms = memory(setup)
     held = sum(terms[term] for term in ("weights", "optimiser (AdamW)", "EMA", "teacher"))
     return {

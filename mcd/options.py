@@ -68,8 +68,10 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
         found = next((wanted for one, arg in zip(value, hints, strict=True) if (wanted := fault(one, arg))), None)
         return found and f"{found}, each"
     kind, *bounds = args if origin is Annotated else (hint,)
-    if kind not in (int, float) or type(value).__name__ == "MISSING_TYPE":  # tyro's, while it looks for defaults
+    if kind not in (bool, int, float) or type(value).__name__ == "MISSING_TYPE":  # tyro's, while it looks for defaults
         return None
+    if kind is bool:
+        return None if isinstance(value, bool) else "true or false"
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     whole = kind is int and not isinstance(value, int)
     is_inside = is_number and all(_holds(value, bound) for bound in bounds)

@@ -9,16 +9,13 @@ from mcd.model.dit import DiTConfig
 
 
 @dataclass(frozen=True)
-class Size:
-    """A network: its widths, its longest row, and the rows of its embedding and head (the mask's among them)."""
+class Size(DiTConfig):
+    """A network to measure, and its process."""
 
     rows: int = 50_258
     length: int = 256
-    hidden: int = 768
-    layers: int = 12
-    heads: int = 12
-    cond_dim: int = 128
     dropout: float = 0.0
+    gate_init: float = 1.0
     process: Process = "masked"
 
 
@@ -30,17 +27,7 @@ def random_denoiser(size: Size, seed: int) -> Denoiser:
     """A denoiser of random weights, a function of (size, seed). Gates are 1; heads and modulations are not zero."""
     torch.manual_seed(seed)
     uniform = size.process == "uniform"
-    backbone = DiTConfig(
-        rows=size.rows,
-        hidden=size.hidden,
-        layers=size.layers,
-        heads=size.heads,
-        length=size.length,
-        cond_dim=size.cond_dim,
-        dropout=size.dropout,
-        gate_init=1.0,
-    )
-    denoiser = Denoiser(DenoiserConfig(backbone, None if uniform else size.rows - 1, time_conditioned=uniform))
+    denoiser = Denoiser(DenoiserConfig(size, None if uniform else size.rows - 1, time_conditioned=uniform))
     with torch.no_grad():
         for name, p in denoiser.backbone.named_parameters():
             if name.endswith("adaLN.weight") or name.startswith("head.linear"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mcd.errors import ModelError
 from mcd.files import LARGEST, JSONError, parse_json
 from mcd.model.denoiser import DenoiserConfig
-from mcd.model.dit import DiTConfig, TimeEmbedding
+from mcd.model.dit import DiTConfig
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 MODEST = 1 << 26
@@ -24,35 +24,6 @@ def dit_of(config: DenoiserConfig) -> DiTConfig:
     if not isinstance(config.backbone, DiTConfig):
         raise ModelError("is an adapted network of Hugging Face, not a DiT as MDLM, SDTT and Duo have it")
     return config.backbone
-
-
-def block_parameters(config: DiTConfig) -> int:
-    """Numbers in the weights of one block: norms, attention, perceptron and modulation."""
-    D, c = config.hidden, config.cond_dim
-    return 2 * D + 3 * D * D + D * D + 8 * D * D + 5 * D + (c + 1) * 6 * D
-
-
-def parameter_count(config: DiTConfig) -> int:
-    """Numbers in the weights of a backbone, by its sizes alone."""
-    K, D, c = config.rows, config.hidden, config.cond_dim
-    time = (TimeEmbedding.width + 1) * c + (c + 1) * c
-    head = D + (c + 1) * 2 * D + (D + 1) * K
-    return K * D + time + config.layers * block_parameters(config) + head
-
-
-def check_config(config: DenoiserConfig) -> None:
-    """Raise ValueError for values that a dataclass takes and a network could not compute with."""
-    if type(config.time_conditioned) is not bool:
-        raise ValueError(f"time_conditioned {config.time_conditioned!r}: must be true or false")
-    for name in ("dropout", "gate_init"):
-        value = getattr(config.backbone, name)
-        if type(value) not in (int, float) or not abs(value) <= 1e6:
-            raise ValueError(f"{name} {value!r}: must be a number of moderate size")
-    for name, value in vars(config.schedule).items():
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            raise ValueError(f"{name} {value!r} of the schedule: must be a number in [0, 1)")
-    if config.vocab_size < 1:
-        raise ValueError("the vocabulary has no token beside the mask")
 
 
 def is_pickle(path: Path) -> bool:
@@ -103,7 +74,7 @@ def check_size(path: Path, shapes: list[list[int]], config: DenoiserConfig) -> N
     """
     held, backbone = sum(map(math.prod, shapes)), config.backbone
     if isinstance(backbone, DiTConfig):
-        needed, layers = parameter_count(backbone), backbone.layers
+        needed, layers = backbone.parameters, backbone.layers
     else:
         inner, layers = (backbone.settings.get(key, 0) for key in ("intermediate_size", "num_hidden_layers"))
         sizes = [n if type(n) is int else 0 for n in (inner, layers)]

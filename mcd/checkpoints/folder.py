@@ -20,7 +20,7 @@ from mcd.checkpoints.adapted import (
     copy_companions,
     read_published,
 )
-from mcd.checkpoints.checks import check_config, check_finite, check_size, check_weights_file, why_no_model
+from mcd.checkpoints.checks import check_finite, check_size, check_weights_file, why_no_model
 from mcd.checkpoints.weights import write_tensors
 from mcd.errors import ModelError
 from mcd.files import read_json, write_durably
@@ -71,14 +71,12 @@ def config_of_json(value: Any) -> DenoiserConfig:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise ModelError(f'config.json is not of an mcd model (no "format": "{FORMAT}")')
     try:
-        config = DenoiserConfig(
+        return DenoiserConfig(
             backbone=DiTConfig(**value["backbone"]),
             mask_id=value["mask_id"],
             schedule=schedule_of_config(value["schedule"]),
             time_conditioned=value["time_conditioned"],
         )
-        check_config(config)
-        return config
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"config.json is damaged: {error}") from None
 

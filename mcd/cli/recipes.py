@@ -3,27 +3,30 @@
 Each is a complete set of options of `mcd train` or `mcd distill`, with the reason for what differs from the papers.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import tyro
+
+from mcd.model.dit import DiTConfig
+from mcd.options import Options
 from mcd.train.config import Budget, TrainConfig
 
 
 @dataclass(frozen=True)
-class ModelSize:
-    """Sizes of a new backbone (see `mcd.model.dit`); ignored when training goes on from `--init`."""
+class ModelSize(DiTConfig):
+    """The options that size a new backbone; its rows, length and direction follow from the data and the method."""
 
-    hidden: int = 192
-    """Width."""
-    layers: int = 6
-    """Blocks."""
-    heads: int = 3
-    """Attention heads a block."""
-    cond_dim: int = 16
-    """Width of the time embedding. Without time conditioning it only shapes a constant, so small is enough."""
-    dropout: float = 0.0
-    """On both branches of a block."""
-    gate_init: float = 1.0
-    """First value of the residual gates. 0 is adaLN-zero (MDLM); open gates learn sooner in short runs."""
+    rows: tyro.conf.Suppress[int] = 2
+    length: tyro.conf.Suppress[int] = DiTConfig.length
+    causal: tyro.conf.Suppress[bool] = False
+
+    def __post_init__(self) -> None:  # `mcd train` checks how they go together, where a new backbone is made
+        Options.__post_init__(self)
+
+    def chosen(self) -> dict[str, Any]:
+        """The fields that are options, by name."""
+        return {name: value for name, value in asdict(self).items() if name not in ("rows", "length", "causal")}
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,14 @@ class DistillRecipe:
     method: dict[str, float]
 
 
+OURS = ModelSize(hidden=192, layers=6, heads=3, cond_dim=16, dropout=0.0, gate_init=1.0)
+"""The size of the bundled teacher."""
+
 TRAIN: dict[str, TrainRecipe] = {
     # The bundled teacher. Muon leaves the unigram plateau long before AdamW (dev/LOG.md); it and bf16-mixed
     # want a CPU with bfloat16 units. Weights of 1/t beyond 10 are noise at 16 rows a step.
     "sotu": TrainRecipe(
-        size=ModelSize(),
+        size=OURS,
         method={"max_weight": 10.0, "warm_start": 0.1},
         train=TrainConfig(
             batch_size=16,
@@ -70,7 +76,7 @@ TRAIN: dict[str, TrainRecipe] = {
     ),
     # The same for any CPU: float32 and AdamW.
     "cpu": TrainRecipe(
-        size=ModelSize(),
+        size=OURS,
         method={"max_weight": 10.0, "warm_start": 0.1},
         train=TrainConfig(
             batch_size=16, lr=2e-3, warmup_steps=100, lr_decay=0.4, betas=(0.9, 0.98), log_every=50, valid_every=500

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tyro import MISSING
 
 from mcd.cli.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
-from mcd.cli.recipes import TRAIN, ModelSize
-from mcd.cli.typed_options import options_of, refuse_idle
+from mcd.cli.recipes import OURS, TRAIN, ModelSize
+from mcd.cli.typed_options import option_name, refuse_idle
 from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
@@ -55,7 +55,7 @@ class TrainArgs:
     threads: int | None = None
     """CPU threads; all cores by default. Bits depend on it."""
     lora: Flat[LoRA] = LoRA()
-    size: Flat[ModelSize] = ModelSize()
+    size: Flat[ModelSize] = OURS
     train: Flat[TrainConfig] = TrainConfig()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
         "vocab_size": args.vocab_size,
         "init": args.init,
         "threads": args.threads,
-        "size": asdict(args.size) if args.init is None else None,
+        "size": args.size.chosen() if args.init is None else None,
         "objective": {"name": args.objective.name, **asdict(args.objective)},
         "train": asdict(args.train) | asdict(budget),
     } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
@@ -108,7 +108,7 @@ def idle_options(args: Any) -> dict[str, str]:
 
     idle = {"--teacher-ema": "`mcd train` has no teacher"} | idle_in_objective(args.objective)
     if args.init is not None:
-        idle |= dict.fromkeys(options_of(ModelSize), f"the network is that of --init {args.init}")
+        idle |= dict.fromkeys(map(option_name, args.size.chosen()), f"the network is that of --init {args.init}")
         idle["--vocab-size"] = f"the tokenizer is that of --init {args.init}"
     elif args.data in LANGUAGES or (Path(args.data) / MANIFEST).is_file():
         idle["--vocab-size"] = f"--data {args.data} has its tokens already"
@@ -138,8 +138,7 @@ def _check(args: TrainArgs) -> None:
     check_threads(args.threads)
     if args.init is None:
         try:
-            length = DiTConfig.length if args.train.length is None else args.train.length
-            DiTConfig(rows=2, length=length, **asdict(args.size))
+            DiTConfig(rows=2, length=args.train.length or DiTConfig.length, **args.size.chosen())
         except ValueError as error:
             raise UsageError(str(error)) from None
 
@@ -182,7 +181,7 @@ def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str,
         torch.manual_seed(args.train.seed)
         uniform, causal = objective.process == "uniform", objective.process == "autoregressive"
         rows = vocab_size if uniform else vocab_size + 1
-        backbone = DiTConfig(rows=rows, length=loader.length, causal=causal, **asdict(args.size))
+        backbone = DiTConfig(rows=rows, length=loader.length, causal=causal, **args.size.chosen())
         student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
     else:
         student = _long_enough(student, loader.length, f", the rows of --data {args.data}", args)

@@ -20,13 +20,14 @@ from mcd.model.head import HeadLoss, head_loss
 from mcd.model.linear import linear
 from mcd.model.lora import LoRA, add_factors
 from mcd.model.targets import Target, tempered
+from mcd.options import Options
 from mcd.process.schedule import LogLinear, Schedule
 
 Process = Literal["masked", "uniform", "autoregressive"]
 
 
 @dataclass(frozen=True)
-class DenoiserConfig:
+class DenoiserConfig(Options):
     """What a model is: its backbone, its process, and which row is the mask.
 
     `mask_id` is the last row of a `DiT`, beyond the tokens, or None for uniform diffusion. Of an adapted network it is
@@ -40,20 +41,22 @@ class DenoiserConfig:
     time_conditioned: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.backbone, AdaptedConfig):
-            if type(self.mask_id) is not int or self.mask_id not in self.backbone.forbidden:
+            if self.mask_id not in self.backbone.forbidden:
                 raise ValueError(f"mask_id {self.mask_id}: must be an id that is forbidden")
             if self.time_conditioned:
                 raise ValueError("time_conditioned: an adapted network has no input of time")
             return
         last = self.backbone.rows - 1
-        if self.mask_id is not None and (type(self.mask_id) is not int or self.mask_id != last):
+        if self.mask_id not in (None, last):
             raise ValueError(
                 f"mask_id {self.mask_id} is not the last of the {self.backbone.rows} rows of the embedding ({last})"
             )
-
         if self.backbone.causal and self.mask_id is None:
             raise ValueError("a causal backbone needs the extra last row (mask_id), its start of text")
+        if self.vocab_size < 1:
+            raise ValueError("the vocabulary has no token besides the mask")
 
     @property
     def process(self) -> Process:

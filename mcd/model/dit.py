@@ -6,51 +6,61 @@ The parameter counts of the published sizes are tests (tests/model/test_dit.py).
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mcd.model.attention import SelfAttention, rotary_table
 from mcd.model.backbone import Backbone
 from mcd.model.linear import Linear, in_groups
-
-MOST = {"rows": 2**24, "hidden": 2**16, "layers": 2**12, "heads": 2**12, "length": 2**20, "cond_dim": 2**16}
-"""Sizes beyond which a configuration is a slip or a trap; the largest published models have a tenth."""
+from mcd.options import Decay, Options
 
 
 @dataclass(frozen=True)
-class DiTConfig:
-    """Sizes of a backbone. `rows` is K; `length` the longest sequence; `cond_dim` the width of the time embedding.
+class DiTConfig(Options):
+    """Sizes of a backbone. The upper bounds stop slips and traps; the largest published models have a tenth of them."""
 
-    gate_init: first value of the residual gates; 0 is adaLN-zero (MDLM), 1 lets small models learn sooner.
-    causal: a position sees itself and those before it (the autoregressive yardstick), not the whole row.
-    """
-
-    rows: int
-    hidden: int = 768
-    layers: int = 12
-    heads: int = 12
-    length: int = 1024
-    cond_dim: int = 128
-    dropout: float = 0.1
-    gate_init: float = 0.0
+    rows: Annotated[int, Ge(1), Le(2**24)]
+    """K: rows of embedding and head."""
+    hidden: Annotated[int, Ge(1), Le(2**16)] = 768
+    """Width."""
+    layers: Annotated[int, Ge(1), Le(2**12)] = 12
+    """Blocks."""
+    heads: Annotated[int, Ge(1), Le(2**12)] = 12
+    """Attention heads of each block."""
+    length: Annotated[int, Ge(1), Le(2**20)] = 1024
+    """Longest sequence."""
+    cond_dim: Annotated[int, Ge(1), Le(2**16)] = 128
+    """Width of the time embedding. Without time conditioning it only shapes a constant, so small is enough."""
+    dropout: Decay = 0.1
+    """Dropout on both branches of a block."""
+    gate_init: Annotated[float, Ge(-1e6), Le(1e6)] = 0.0
+    """First value of the residual gates. 0 is adaLN-zero (MDLM); open gates learn sooner in short runs."""
     causal: bool = False
+    """Whether a position sees only itself and those before it (the autoregressive yardstick), not the whole row."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "hidden", "layers", "heads", "length", "cond_dim"):
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= MOST[name]:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: must be a whole number, 1 to {MOST[name]:,}")
-        if type(self.causal) is not bool:
-            raise ValueError(f"causal {self.causal!r}: must be true or false")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout {self.dropout}: must be in [0, 1)")
-        if not math.isfinite(self.gate_init):
-            raise ValueError(f"--gate-init {self.gate_init}: must be finite")
+        super().__post_init__()
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ValueError(f"--hidden {self.hidden}: must be an even multiple of --heads {self.heads}")
+
+    @property
+    def block_parameters(self) -> int:
+        """Numbers in the weights of one block: norms, attention, perceptron and modulation."""
+        D, C = self.hidden, self.cond_dim
+        return 2 * D + 3 * D * D + D * D + 8 * D * D + 5 * D + (C + 1) * 6 * D
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights of the backbone."""
+        K, D, C = self.rows, self.hidden, self.cond_dim
+        time = (TimeEmbedding.width + 1) * C + (C + 1) * C
+        head = D + (C + 1) * 2 * D + (D + 1) * K
+        return K * D + time + self.layers * self.block_parameters + head
 
 
 SIZES: dict[str, dict[str, int]] = {

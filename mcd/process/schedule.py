@@ -44,6 +44,10 @@ class LogLinear(Schedule):
 
     eps: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if type(self.eps) not in (int, float) or not 0 <= self.eps < 1:
+            raise ValueError(f"eps {self.eps!r} of the schedule: must be a number in [0, 1)")
+
     def alpha(self, t: Tensor) -> Tensor:
         return 1.0 - (1.0 - self.eps) * t
 

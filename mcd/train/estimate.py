@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from mcd.checkpoints.checks import block_parameters, parameter_count
 from mcd.model.attention import SHORT
 from mcd.model.dit import DiTConfig
 from mcd.model.head import CHUNK_ELEMENTS
@@ -66,12 +65,12 @@ class Setup:
     @property
     def parameters(self) -> int:
         """P of one model."""
-        return parameter_count(self.config)
+        return self.config.parameters
 
     @property
     def block(self) -> int:
         """Parameters of one block."""
-        return block_parameters(self.config)
+        return self.config.block_parameters
 
 
 def kept_per_token(setup: Setup) -> int:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcd.checkpoints.checks import parameter_count
 from mcd.checkpoints.folder import from_pretrained
 from mcd.checkpoints.folder import save_pretrained as save
 from mcd.errors import ModelError
@@ -213,7 +212,7 @@ def test_the_count_of_parameters_is_the_networks(sizes):
     rows, hidden, layers, heads, cond_dim = sizes
     config = DiTConfig(rows, hidden, layers, heads, 16, cond_dim)
     model = Denoiser(DenoiserConfig(config, rows - 1))
-    assert parameter_count(config) == sum(p.numel() for p in model.parameters())
+    assert config.parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_a_vocabulary_of_one_works_and_one_of_none_is_refused(tiny_denoiser, tmp_path, seeded):
@@ -225,5 +224,5 @@ def test_a_vocabulary_of_one_works_and_one_of_none_is_refused(tiny_denoiser, tmp
     config = json.loads((tmp_path / "config.json").read_text())
     config["backbone"]["rows"], config["mask_id"] = 1, 0
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="no token beside the mask"):
+    with pytest.raises(ModelError, match="no token besides the mask"):
         from_pretrained(str(tmp_path))

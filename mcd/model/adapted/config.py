@@ -6,13 +6,14 @@ from itertools import groupby
 from typing import Any
 
 from mcd.model.adapted.families import Family, Settings, family_of
+from mcd.options import Count, Natural, Options
 
 MOST_ROWS = 1 << 24
 """Rows of an embedding that are believed; the largest vocabularies have a million."""
 
 
 @dataclass(frozen=True)
-class AdaptedConfig:
+class AdaptedConfig(Options):
     """A network of `transformers`. Its K rows of embedding and head are the ids of its tokenizer, and perhaps more.
 
     settings: its config.json as published. forbidden: ids that are never said (the mask, rows without a token):
@@ -22,11 +23,12 @@ class AdaptedConfig:
 
     settings: Settings
     forbidden: tuple[int, ...]
-    tokens: int
-    length: int = 0
+    tokens: Count
+    length: Natural = 0
     causal = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         settings, family = self.settings, family_of(self.settings)
         for key in ("is_decoder", "quantization_config"):
             if settings.get(key):
@@ -43,10 +45,10 @@ class AdaptedConfig:
         if not self.length:
             object.__setattr__(self, "length", longest)
         if type(self.length) is not int or self.length < 1 or (family.positions and self.length > longest):
-            raise ValueError(f"length {self.length!r:.60}: must be 1 to {longest}, as many positions as were learnt")
-        if type(self.tokens) is not int or not 1 <= self.tokens <= self.rows:
-            raise ValueError(f"a tokenizer of {self.tokens!r:.60} tokens: the network has rows for 1 to {self.rows}")
-        if any(type(i) is not int or not 0 <= i < self.rows for i in self.forbidden):
+            raise ValueError(f"length {self.length!r:.60}: must be 1 to {longest}, its learnt positions")
+        if self.tokens > self.rows:
+            raise ValueError(f"a tokenizer of {self.tokens} tokens: the network has rows for 1 to {self.rows}")
+        if any(not 0 <= i < self.rows for i in self.forbidden):
             raise ValueError(f"forbidden ids must be whole numbers from 0 to {self.rows - 1}")
         if list(self.forbidden) != sorted(set(self.forbidden)) or len(self.forbidden) >= self.rows:
             raise ValueError("forbidden ids must ascend, and leave some that are not")
