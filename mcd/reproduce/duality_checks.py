@@ -1,7 +1,7 @@
 """The checks of the duality: each takes draws of the process and returns rows of value, expected, tolerance, pass.
 
-The draws are real ones: K Gaussian coordinates a token, reduced to the margin Y in chunks. A check
-is handed the K whose theory is held against them, so that a wrong K is found out.
+The draws are real ones: K Gaussian coordinates per token, reduced to the margin Y in chunks. A check takes the K whose
+theory the draws are compared with, so that a wrong K fails.
 """
 
 import math
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from mcd.process.duality import (
@@ -26,11 +27,15 @@ from mcd.process.masked import mask
 from mcd.process.schedule import LogLinear
 
 LENGTH = 8
-"""Tokens a row of the draws."""
+"""Tokens per row of the draws."""
 LEVEL = 1e-3
 """Chance that a statistical check fails when all is right."""
-CHUNK = 1 << 21  # noise coordinates in memory at one time: 16 MiB
-CELLS = 10  # of u, in tables of two variables
+NORMAL_BOUND = float(stats.norm.isf(LEVEL / 2))
+"""What the size of a standard normal number exceeds with that chance."""
+CHUNK = 1 << 21
+"""Noise coordinates in memory at one time: 16 MiB."""
+CELLS = 10
+"""Cells of u in tables of two variables."""
 Row = dict[str, Any]
 
 
@@ -124,12 +129,12 @@ def check_calibration(K: int, points: int = 400) -> list[Row]:
 
 def check_cdf(y: Tensor, K: int, check: str = "law of Y") -> list[Row]:
     """Drawn margins against F_Y of K: Kolmogorov-Smirnov distance."""
-    u = cdf_noise_margin(y.flatten(), K).sort().values
+    u = cdf_noise_margin(y.flatten(), K).numpy()
     n = len(u)
-    i = torch.arange(n, dtype=torch.float64)
-    distance = torch.maximum((i + 1) / n - u, u - i / n).max().item()
-    more = {"n": n, "p": kolmogorov_p(distance, n), "critical_95": kolmogorov_critical(0.05, n)}
-    return [row(check, K, "Kolmogorov-Smirnov distance", distance, 0.0, kolmogorov_critical(LEVEL, n), **more)]
+    found = stats.kstest(u, "uniform")
+    more = {"n": n, "p": float(found.pvalue), "critical_95": float(stats.kstwo.isf(0.05, n))}
+    critical = float(stats.kstwo.isf(LEVEL, n))
+    return [row(check, K, "Kolmogorov-Smirnov distance", float(found.statistic), 0.0, critical, **more)]
 
 
 def check_u(draws: Draws, K: int) -> list[Row]:
@@ -137,54 +142,48 @@ def check_u(draws: Draws, K: int) -> list[Row]:
     u = cdf_noise_margin(draws.y, K)
     cell = (u * CELLS).long().clamp(max=CELLS - 1)
     counts = torch.bincount((u.flatten() * 64).long().clamp(max=63), minlength=64).double()
-    even = torch.full_like(counts, u.numel() / 64)
-    rows = [chi_square_row("u uniform", K, "chi-square / dof, 64 cells", counts, even, 63)]
+    rows = [chi_square_row("u uniform", K, "chi-square / dof, 64 cells", counts, 63)]
     left, right = u[:, 0::2].flatten(), u[:, 1::2].flatten()  # disjoint pairs
-    r = torch.corrcoef(torch.stack((left, right)))[0, 1].item()
-    bound = normal_quantile(LEVEL) / math.sqrt(len(left))
-    more = {"n": len(left), "p": math.erfc(abs(r) * math.sqrt(len(left) / 2))}
-    rows.append(row("u of neighbours", K, "correlation", r, 0.0, bound, **more))
-    counts = pair_counts(cell)
-    even = torch.full_like(counts, len(left) / CELLS**2)
-    rows.append(chi_square_row("u of neighbours", K, "chi-square / dof, 10 x 10 cells", counts, even, CELLS**2 - 1))
+    n, r = len(left), torch.corrcoef(torch.stack((left, right)))[0, 1].item()
+    p = float(2 * stats.norm.sf(abs(r) * math.sqrt(n)))
+    rows.append(row("u of neighbours", K, "correlation", r, 0.0, NORMAL_BOUND / math.sqrt(n), n=n, p=p))
+    counts = pair_counts(cell).flatten()
+    rows.append(chi_square_row("u of neighbours", K, "chi-square / dof, 10 x 10 cells", counts, CELLS**2 - 1))
     if K > 2:  # of two coordinates one is the mask's: there is only one token
-        octave = (draws.x0 + 1).double().log2().long()  # Zipf gives every octave of ids about the same mass
+        octave = (draws.x0 + 1).double().log2().long()  # under Zipf's law every octave of ids has about the same mass
         for name, token in (("u and x0", octave), ("u and x0 of the neighbour", octave.roll(1, 1))):
-            counts = torch.bincount(
-                (token * CELLS + cell).flatten(), minlength=CELLS * (int(octave.max()) + 1)
-            ).double()
-            counts = counts.view(-1, CELLS)
-            even = counts.sum(1, keepdim=True).expand_as(counts) / CELLS
-            rows.append(
-                chi_square_row(name, K, "chi-square / dof, octaves x 10 cells", counts, even, len(counts) * (CELLS - 1))
-            )
+            octaves = int(octave.max()) + 1
+            counts = torch.bincount((token * CELLS + cell).flatten(), minlength=CELLS * octaves).double()
+            counts = counts.view(octaves, CELLS)
+            measure = "chi-square / dof, octaves x 10 cells"
+            rows.append(chi_square_row(name, K, measure, counts, octaves * (CELLS - 1)))
     return rows
 
 
 def check_paths(paths: Paths) -> list[Row]:
-    """Latent against scalar trajectories: equal but where alpha_t < 1/K, and there in the share the floor explains."""
+    """Latent against scalar trajectories: equal except where alpha_t < 1/K, and there in the share the floor gives."""
     K, n = paths.K, len(paths.u)
     floor = visibility_floor(K)
     bound = paths.alpha < floor
     equal = paths.latent == paths.scalar
     where = {"times": int((~bound).sum()), "times_below_floor": int(bound.sum()), "tokens": n}
-    share = equal[~bound].double().mean().item()
-    differ = {"differ": int((~equal[~bound]).sum())}
-    rows = [row("paths equal, alpha_t >= 1/K", K, "share of equal states", share, 1.0, 0.0, **where, **differ)]
+
+    def share_row(check: str, states: Tensor, expected: float, tolerance: float, **more: Any) -> Row:
+        share = states.double().mean().item()
+        return row(check, K, "share of equal states", share, expected, tolerance, **where, **more)
+
+    differ = int((~equal[~bound]).sum())
+    rows = [share_row("paths equal, alpha_t >= 1/K", equal[~bound], 1.0, 0.0, differ=differ)]
     if bound.any():
         expected = 1.0 - (floor - paths.alpha[bound])
-        share = equal[bound].double().mean().item()
         # the times of one token depend on each other: no more than if they were all the worst one
         worst = (expected * (1 - expected)).max().item()
-        slack = normal_quantile(LEVEL) * math.sqrt(worst / n)
-        differ = {"differ": int((~equal[bound]).sum())}
-        mean = expected.mean().item()
-        rows.append(
-            row("paths equal, alpha_t < 1/K", K, "share of equal states", share, mean, slack, **where, **differ)
-        )
+        slack = NORMAL_BOUND * math.sqrt(worst / n)
+        differ = int((~equal[bound]).sum())
+        below = share_row("paths equal, alpha_t < 1/K", equal[bound], expected.mean().item(), slack, differ=differ)
+        rows.append(below)
     ruled = paths.u < paths.alpha.clamp(min=floor)[:, None]
-    share = (paths.latent == ruled).double().mean().item()
-    rows.append(row("latent = (u < max(alpha_t, 1/K))", K, "share of equal states", share, 1.0, 0.0, **where))
+    rows.append(share_row("latent = (u < max(alpha_t, 1/K))", paths.latent == ruled, 1.0, 0.0))
     back = int((paths.latent[1:] & ~paths.latent[:-1]).sum())
     rows.append(row("mask absorbs along one eps", K, "tokens that leave the mask", back, 0, 0, **where))
     return rows
@@ -195,10 +194,10 @@ def check_floor(draws: Draws, K: int, times: int = 1001) -> list[Row]:
     n = draws.y.numel()
     floor, schedule = visibility_floor(K), LogLinear()
     seen = int((draws.y < 0).sum())
-    p = binomial_p(seen, n, floor)
-    slack = normal_quantile(LEVEL) * math.sqrt(floor * (1 - floor) / n) + 1 / n
+    p = min(1.0, float(2 * min(stats.binom.cdf(seen, n, floor), stats.binom.sf(seen - 1, n, floor))))
+    slack = NORMAL_BOUND * math.sqrt(floor * (1 - floor) / n) + 1 / n
     measured = row("floor, no signal (draws)", K, "P(visible)", seen / n, floor, slack, n=n, p=p, seen=seen)
-    measured["pass"] = p >= LEVEL  # exact: seen can be a handful
+    measured["pass"] = p >= LEVEL  # exact: few may be seen
     exact = cdf_noise_margin(torch.zeros(1, dtype=torch.float64), K).item()
     rows = [measured, row("floor, no signal (quadrature)", K, "K F_Y(0)", K * exact, 1.0, 1e-13)]
     t = torch.linspace(0.0, 1.0, times, dtype=torch.float64)
@@ -232,38 +231,15 @@ def row(check: str, K: int, measure: str, value: float, expected: float, toleran
     }
 
 
-def chi_square_row(check: str, K: int, measure: str, counts: Tensor, expected: Tensor, dof: int) -> Row:
-    """Pearson's statistic over its degrees of freedom; too good a fit fails like too bad a one."""
+def chi_square_row(check: str, K: int, measure: str, counts: Tensor, dof: int) -> Row:
+    """Pearson's statistic over its degrees of freedom; a fit that is too good fails like one that is too bad.
+
+    Expected are equal counts (..., cells) along the last dimension.
+    """
+    expected = counts.mean(-1, keepdim=True)
     chi2 = ((counts - expected).square() / expected.clamp(min=1e-12)).sum().item()
-    upper = torch.special.gammaincc(torch.tensor(dof / 2).double(), torch.tensor(chi2 / 2).double()).item()
-    p = min(1.0, 2 * min(upper, 1 - upper))
-    slack = normal_quantile(LEVEL) * math.sqrt(2 / dof)
+    p = float(2 * min(stats.chi2.sf(chi2, dof), stats.chi2.cdf(chi2, dof)))
+    slack = NORMAL_BOUND * math.sqrt(2 / dof)
     line = row(check, K, measure, chi2 / dof, 1.0, slack, n=int(counts.sum()), p=p)
     line["pass"] = p >= LEVEL
     return line
-
-
-def kolmogorov_p(distance: float, n: int) -> float:
-    """P(a larger Kolmogorov-Smirnov distance) for n draws of the right law (Stephens, 1970)."""
-    x = (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n)) * distance
-    if x < 0.3:
-        return 1.0
-    return min(1.0, 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * x) ** 2) for k in range(1, 30)))
-
-
-def kolmogorov_critical(level: float, n: int) -> float:
-    """The distance that n draws of the right law pass with probability `level` (small)."""
-    return math.sqrt(-math.log(level / 2) / 2) / (math.sqrt(n) + 0.12 + 0.11 / math.sqrt(n))
-
-
-def normal_quantile(level: float) -> float:
-    """z with P(|normal| > z) = level."""
-    return -torch.special.ndtri(torch.tensor(level / 2, dtype=torch.float64)).item()
-
-
-def binomial_p(count: int, n: int, p: float) -> float:
-    """Two-sided: twice the smaller tail that holds `count`, at most 1."""
-    k = torch.arange(n + 1, dtype=torch.float64)
-    log_choose = torch.lgamma(torch.tensor(n + 1.0).double()) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    mass = (log_choose + k * math.log(p) + (n - k) * math.log1p(-p)).exp()
-    return min(1.0, 2 * min(mass[: count + 1].sum().item(), mass[count:].sum().item()))

@@ -9,7 +9,7 @@ from torch import Tensor
 from mcd.process.duality import calibrated_snr_root, latent_of_noise, project, u_of_noise, vp_of_snr_root
 from mcd.process.schedule import LogLinear
 from mcd.report.plotting import COLOURS, INK, MUTED, REGIMES, SEQUENCE, figure
-from mcd.reproduce.sentence import SENTENCE, V, sentence_tokens
+from mcd.reproduce.text import SENTENCE, V, sentence_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

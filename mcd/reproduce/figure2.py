@@ -9,7 +9,7 @@ from mcd.process.masked import CoupledPair, coupled_pair
 from mcd.process.schedule import LogLinear
 from mcd.process.timestep import sample_u
 from mcd.report.plotting import INK, MUTED, REGIMES, figure
-from mcd.reproduce.sentence import SENTENCE, V, sentence_tokens
+from mcd.reproduce.text import SENTENCE, V, sentence_tokens
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,8 +2,8 @@
 
 Every training is a command line that can be typed. At the CPU scale rows have 64 tokens, and the rounds look ahead by
 1, 2, 4, 8 and 16 of them (the paper's by 2 to 32 of 1,024). On text a round to half of a row undid what came before
-(dev/LOG.md). SDTT looks ahead as far, in its own paper half as far in the same round, so that rounds are equal in
-what they ask for.
+(dev/LOG.md). SDTT looks ahead as far as MCD in the same round (half as far in its own paper), so that the rounds of
+all methods ask for the same.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Scale:
     """Where text comes from and how it is judged.
 
     steps: of Tables 1 and 3 and Figure 3. frontier_steps: of the comparison at equal entropy. teachers: the MODEL of
-    `mdlm`, `duo` and `large`, a run of ours (`text/...`) or a hub id. judges: scorers of Table 1 and of Table 3.
+    `mdlm`, `duo` and `large`, one of our trainings (`text/...`) or a hub id. judges: scorers of Table 1 and of Table 3.
     """
 
     name: str
@@ -71,6 +71,10 @@ SMALL = ("--hidden", "88", "--layers", "4", "--heads", "4")
 ROWS = ("--length", "64", "--batch-size", "32", "--threads", "1")
 TEXT_TRAINING = ("--data", "@data/sotu", "--recipe", "sotu", *SMALL, *ROWS)
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
+LANGUAGE_TRAINING = ("--recipe", "sotu", "--layers", "3", "--heads", "4", *ROWS)
+LANGUAGE_SIZE = 64
+LANGUAGE_STEPS = 1000
+LANGUAGE_ROUND = 40
 
 
 def text_data(scale: Scale) -> list[Training]:
@@ -80,7 +84,7 @@ def text_data(scale: Scale) -> list[Training]:
 
 
 def text_teachers(scale: Scale) -> list[Training]:
-    """The teachers of Table 1 that are ours to train: masked, uniform, and the autoregressive yardstick."""
+    """The teachers of Table 1 that we train ourselves: masked, uniform, and the autoregressive yardstick."""
     if scale.name != "cpu":
         return []
     return [
@@ -95,31 +99,25 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
     """A student of Table 1 (size "text") or of Table 3 (size "large")."""
     teacher = scale.teachers["large" if size == "large" else TEACHER_OF[method]]
     teacher = f"@{teacher}" if teacher.startswith("text/") else teacher
-    budget = _budget(rounds, scale.steps_per_round)
-    look_ahead = _options(method) if scale.name == "cpu" else ()
-    if look_ahead and size == "large":
-        look_ahead = ("--delta0", "0.03125")  # the one round of Table 3: two tokens, as in the paper
-    options = (*scale.text_options, *budget, *look_ahead)
+    look_ahead: tuple[str, ...] = ()
+    if scale.name == "cpu":  # the one round of Table 3 looks ahead by two tokens, as in the paper
+        look_ahead = ("--delta0", "0.03125") if size == "large" else _look_ahead(method)
+    options = (*scale.text_options, *_budget(rounds, scale.steps_per_round), *look_ahead)
     return Training(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
 
 
 def language_data(language: str) -> Training:
-    """Its token streams, which all trainings share."""
+    """The token streams of a known language, which all its trainings share."""
     return Training(f"data/{language}", ("prepare", "--data", language, "--length", "64"))
-
-
-LANGUAGE_TRAINING = ("--recipe", "sotu", "--layers", "3", "--heads", "4", *ROWS)
-LANGUAGE_SIZE = 64
-LANGUAGE_STEPS = 1000
-LANGUAGE_ROUND = 40
 
 
 def language_teacher(language: str, seed: int, process: str = "mdlm", hidden: int = LANGUAGE_SIZE) -> Training:
     """A teacher of a known language."""
-    name = f"{language}/{process}-s{seed}" if hidden == LANGUAGE_SIZE else f"{language}/{process}-h{hidden}-s{seed}"
+    size = "" if hidden == LANGUAGE_SIZE else f"-h{hidden}"
     kind = {"mdlm": (), "duo": UNIFORM}[process]
     options = ("--data", f"@data/{language}", *LANGUAGE_TRAINING, "--hidden", str(hidden))
-    return Training(name, ("train", *kind, *options, "--steps", str(LANGUAGE_STEPS), "--seed", str(seed)))
+    command = ("train", *kind, *options, "--steps", str(LANGUAGE_STEPS), "--seed", str(seed))
+    return Training(f"{language}/{process}{size}-s{seed}", command)
 
 
 def language_student(
@@ -133,33 +131,20 @@ def language_student(
 ) -> Training:
     """A student of a known language; `options` override the method's, and `variant` then names the run."""
     teacher = language_teacher(language, seed, TEACHER_OF[method], hidden)
-    name = f"{language}/{method}{f'-{variant}' if variant else ''}-s{seed}"
     budget = (*_budget(rounds, LANGUAGE_ROUND), "--batch-size", "32", "--threads", "1", "--seed", str(seed))
-    # What is said last counts.
-    return Training(
-        name,
-        (
-            "distill",
-            method,
-            "--teacher",
-            f"@{teacher.name}",
-            "--recipe",
-            "cpu",
-            *budget,
-            *_options(method),
-            *options,
-        ),
-    )
+    command = ("distill", method, "--teacher", f"@{teacher.name}", "--recipe", "cpu", *budget, *_look_ahead(method))
+    name = f"{language}/{method}{f'-{variant}' if variant else ''}-s{seed}"
+    return Training(name, (*command, *options))  # of an option given twice the last one counts
 
 
 def _budget(rounds: int, steps_per_round: int) -> tuple[str, ...]:
     return ("--rounds", str(rounds), "--steps-per-round", str(steps_per_round))
 
 
-def _options(method: str) -> tuple[str, ...]:
-    """The first round's gap at 64 tokens a row is one token, for SDTT's second teacher step too.
+def _look_ahead(method: str) -> tuple[str, ...]:
+    """The first round's gap at 64 tokens per row is one token, also for SDTT's second teacher step.
 
     CD4LM's KL is taken where both are masked: a teacher that is trained on masked tokens alone predicts noise where it
-    sees the token, and what the method does there as published is an ablation of ours.
+    sees the token. What the published method does there is one of our ablations.
     """
     return ("--region", "both") if method == "cd4lm" else ("--delta0", "0.015625")

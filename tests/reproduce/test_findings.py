@@ -8,7 +8,8 @@ from mcd.eval.laboratory.experiment import Cell
 from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.reproduce.frontier import verdicts
 from mcd.reproduce.scales import ROUNDS
-from mcd.reproduce.table1 import findings, shared_protocol
+from mcd.reproduce.table1 import findings
+from mcd.reproduce.text import shared_protocol
 
 
 def measured(label: str, round: int | None, steps: int, gen_ppl: float) -> MeasuredCell:

@@ -54,6 +54,15 @@ def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
     return Curve(label, steps, cell.language, cell.seed, points)
 
 
+def curves_of(measured: Sequence[MeasuredCell]) -> list[Curve]:
+    """All curves of some cells, in their order: a curve for each (language, seed, number of steps, label)."""
+    groups: dict[tuple[Any, ...], list[MeasuredCell]] = {}
+    for one in measured:
+        cell = one.cell
+        groups.setdefault((cell.language, cell.seed, cell.steps, cell.label), []).append(one)
+    return [curve_of(label, steps, members) for (_, _, steps, label), members in groups.items()]
+
+
 def point_row(one: MeasuredCell) -> dict[str, Any]:
     """A cell of the sweep as a row."""
     return one.row | {"language": one.cell.language, **dict(one.cell.options)}
