@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""Tables on the terminal and in Markdown."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,6 +24,12 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     Console(markup=False).print(table)  # names of folders are no markup
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; it ends with a line break."""
+    heading, *lines = (f"| {' | '.join(line)} |\n" for line in (headings, *rows))
+    return "".join((heading, "|" + "---|" * len(headings) + "\n", *lines))
 
 
 def shown(value: Any, form: str = "") -> str:

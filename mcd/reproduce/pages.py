@@ -1,198 +1,179 @@
-"""An experiment's result as a page of Markdown tables, written beside its JSON."""
+"""An experiment's result as a page of Markdown tables, written next to its JSON."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-Rows = list[dict[str, Any]]
+from mcd.table import markdown_table
+
+Row = dict[str, Any]
+Column = tuple[str, str | Callable[[Row], str]]
+"""A heading, and a cell: a format string of the row's fields, or a function of the row."""
+
+MEASURES = {
+    "nll": "exact NLL",
+    "tv_bigram": "bigram TV",
+    "entropy": "entropy",
+    "bigram_entropy": "H(X2 given X1)",
+    "coverage": "coverage",
+    "grammatical": "grammatical",
+}
 
 
 def page(name: str, result: dict[str, Any]) -> str | None:
-    """The page of experiment `name`; None where the JSON and its figure say it all."""
-    make = _PAGES.get(name)
-    if make is None:
+    """The page of experiment `name`; None where the JSON and its figure say everything."""
+    if name not in _BODIES:
         return None
-    said = "".join(f"- {line}\n" for line in result.get("findings", []))
+    findings = "".join(f"- {line}\n" for line in result.get("findings", []))
     command = f"```bash\n{result['command']}\n```\n"
-    return f"# {name}\n\n{command}\n{make(result)}" + (f"\n{said}" if said else "")
+    return f"# {name}\n\n{command}\n{_BODIES[name](result)}" + (f"\n{findings}" if findings else "")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+def _table(rows: Iterable[Row], *columns: Column) -> str:
+    cells = [[cell.format_map(row) if isinstance(cell, str) else cell(row) for _, cell in columns] for row in rows]
+    return markdown_table([heading for heading, _ in columns], cells)
 
 
-def _by_steps(rows: Rows) -> str:
-    """Gen PPL / entropy: a line a model and round, a column a number of steps."""
-    steps = sorted({row["steps"] for row in rows if row["steps"] is not None and row["model"] != "ar"})
-    lines = []
-    for key in dict.fromkeys((row["model"], row["round"]) for row in rows):
-        cells = {row["steps"]: row for row in rows if (row["model"], row["round"]) == key}
-        name = key[0] + (f", round {key[1]}" if key[1] else "")
-        if set(cells) <= {None} or key[0] == "ar":
-            (row,) = cells.values()
-            lines.append([name, _ppl(row), *[""] * (len(steps) - 1)])
-        else:
-            lines.append([name, *(_ppl(cells[n]) if n in cells else "" for n in steps)])
-    return table(["Gen PPL / entropy", *(f"{n} steps" for n in steps)], lines)
+def _a_column_each_step(
+    rows: list[Row], headings: list[str], name: Callable[[Row], tuple[str, ...]], heading: str, cell: str
+) -> str:
+    """A line for each name, with a column for each number of steps."""
+    steps = sorted({row["steps"] for row in rows})
+    lines: dict[tuple[str, ...], dict[int, Row]] = {}
+    for row in rows:
+        lines.setdefault(name(row), {})[row["steps"]] = row
+    cells = [[*names, *(cell.format_map(at[n]) if n in at else "" for n in steps)] for names, at in lines.items()]
+    return markdown_table([*headings, *(heading.format(steps=n) for n in steps)], cells)
 
 
-def _ppl(row: dict[str, Any]) -> str:
-    return f"{row['gen_ppl']:,.0f} / {row['entropy']:.2f}"
+def _sections(parts: dict[str, str]) -> str:
+    return "\n".join(f"## {heading}\n\n{text}" for heading, text in parts.items())
 
 
-def _tables_of_text(result: dict[str, Any]) -> str:
-    return _by_steps([row for row in result["rows"] if row.get("protocol", {}).get("temperature") in (None, 1.0)])
+def _gen_ppl_by_steps(result: dict[str, Any]) -> str:
+    """Gen PPL / entropy at temperature 1; what has no steps, or one for each token, stands in the first column."""
+    rows = [row for row in result["rows"] if row.get("protocol", {}).get("temperature") in (None, 1.0)]
+    first = min(row["steps"] for row in rows if row["steps"] is not None and row["model"] != "ar")
+    rows = [row | {"steps": first} if row["steps"] is None or row["model"] == "ar" else row for row in rows]
+
+    def name(row: Row) -> tuple[str]:
+        return (row["model"] + (f", round {row['round']}" if row["round"] else ""),)
+
+    return _a_column_each_step(rows, ["Gen PPL / entropy"], name, "{steps} steps", "{gen_ppl:,.0f} / {entropy:.2f}")
 
 
 def _languages(result: dict[str, Any]) -> str:
-    parts = []
-    names = ("nll", "tv_bigram", "entropy", "bigram_entropy", "coverage", "grammatical")
+    parts = {}
     for language in dict.fromkeys(row["language"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["language"] == language]
-        floor = next(row["floor"] for row in rows)
-        lines = [["truth, same number of samples", "", *(_number(floor.get(name)) for name in names)]]
-        lines += [
-            [row["model"], str(row["steps"]), *(_spread(row, name) for name in names)]
-            for row in sorted(rows, key=lambda row: (row["steps"], row["model"]))
-        ]
-        headings = ["model", "steps", "exact NLL", "bigram TV", "entropy", "H(X2 given X1)", "coverage", "grammatical"]
-        parts.append(f"## {language}\n\n{table(headings, lines)}")
+        truth = {"model": "truth, same number of samples", "steps": "", **rows[0]["floor"]}
+        rows.sort(key=lambda row: (row["steps"], row["model"]))
+        parts[language] = _table([truth, *rows], ("model", "{model}"), ("steps", "{steps}"), *_measures(*MEASURES))
     if result.get("likelihoods"):
-        lines = [
-            [
-                row["language"],
-                row["model"],
-                str(row["seed"]),
-                f"{row['valid_nelbo']:.3f} ± {row['valid_nelbo_se']:.3f}",
-                f"{row['entropy_true']:.3f}",
-                f"{row['gap']:+.3f}",
-            ]
-            for row in result["likelihoods"]
-        ]
-        headings = ["language", "teacher", "seed", "bound (nats a token)", "entropy of the language", "gap"]
-        parts.append(f"## Teachers\n\n{table(headings, lines)}")
-    return "\n".join(parts)
+        parts["Teachers"] = _table(
+            result["likelihoods"],
+            ("language", "{language}"),
+            ("teacher", "{model}"),
+            ("seed", "{seed}"),
+            ("bound (nats a token)", "{valid_nelbo:.3f} ± {valid_nelbo_se:.3f}"),
+            ("entropy of the language", "{entropy_true:.3f}"),
+            ("gap", "{gap:+.3f}"),
+        )
+    return _sections(parts)
 
 
 def _orders(result: dict[str, Any]) -> str:
-    parts = []
-    steps = sorted({row["steps"] for row in result["rows"]})
+    def name(row: Row) -> tuple[str, str]:
+        return row["model"], row.get("order") or " ".join(row[key] for key in ("sampler", "score") if key in row)
+
+    parts = {}
     for language in dict.fromkeys(row["language"] for row in result["rows"]):
-        lines = []
-        for model in ("exact", "mdlm"):
-            rows = [row for row in result["rows"] if (row["language"], row["model"]) == (language, model)]
-            for way in dict.fromkeys(_way(row) for row in rows):
-                cells = {row["steps"]: row for row in rows if _way(row) == way}
-                lines.append([model, way, *(f"{cells[n]['nll']:.3f} / {cells[n]['tv_bigram']:.3f}" for n in steps)])
-        parts.append(f"## {language}\n\n{table(['model', 'order', *(f'{n} steps: NLL / TV' for n in steps)], lines)}")
-    return "\n".join(parts)
-
-
-def _way(row: dict[str, Any]) -> str:
-    return row.get("order") or " ".join(row[key] for key in ("sampler", "score") if key in row)
-
-
-def _matched(rows: Rows, entropy_of: Callable[[dict[str, Any]], bool]) -> str:
-    """Students against their cooled teachers, a line each, intervals in brackets; seeds apart."""
-    lines = []
-    for row in rows:
-        if not entropy_of(row):
-            continue
-        lines.append(
-            [
-                row["language"] or "text",
-                str(row["steps"]),
-                row["measure"],
-                row["model"],
-                str(row["seed"]),
-                f"{row['entropy']:.3f}",
-                _interval(row, ""),
-                f"{row['teacher']} at T = {_number(row['teacher_temperature'], '.2f')}",
-                _interval(row, "teacher_"),
-            ]
+        rows = sorted((row for row in result["rows"] if row["language"] == language), key=lambda row: row["model"])
+        parts[language] = _a_column_each_step(
+            rows, ["model", "order"], name, "{steps} steps: NLL / TV", "{nll:.3f} / {tv_bigram:.3f}"
         )
-    headings = ["on", "steps", "measure", "student", "seed", "at entropy", "student", "teacher, cooled", "teacher"]
-    return table(headings, lines)
+    return _sections(parts)
 
 
 def _frontier(result: dict[str, Any]) -> str:
-    own = _matched(result["matched"], lambda row: row["entropy_of"] == f"{row['model']} at T = 1")
-    common = _matched(result["matched"], lambda row: row["entropy_of"] == "mcd at T = 1" and row["model"] != "mcd")
-    return f"## Each at its own entropy\n\n{own}\n## All at the entropy of MCD\n\n{common}"
+    """Students against their cooled teachers, a line for each seed, intervals in brackets."""
+    columns = (
+        ("on", lambda row: row["language"] or "text"),
+        ("steps", "{steps}"),
+        ("measure", "{measure}"),
+        ("student", "{model}"),
+        ("seed", "{seed}"),
+        ("at entropy", "{entropy:.3f}"),
+        ("student", lambda row: _interval(row, "")),
+        ("teacher, cooled", lambda row: f"{row['teacher']} at T = {_fixed(row['teacher_temperature'], 2)}"),
+        ("teacher", lambda row: _interval(row, "teacher_")),
+    )
+    rows = result["matched"]
+    own = [row for row in rows if row["entropy_of"] == f"{row['model']} at T = 1"]
+    common = [row for row in rows if row["entropy_of"] == "mcd at T = 1" and row["model"] != "mcd"]
+    parts = {"Each at its own entropy": _table(own, *columns), "All at the entropy of MCD": _table(common, *columns)}
+    return _sections(parts)
 
 
 def _ablations(result: dict[str, Any]) -> str:
-    names = ("nll", "tv_bigram", "entropy", "bigram_entropy", "coverage")
-    lines = []
-    for row in sorted(result["rows"], key=lambda row: row["steps"]):
-        if row.get("temperature", 1.0) == 1.0:
-            gains = [
-                m["value"] - m["teacher_value"]
-                for m in result["matched"]
-                if (m["model"], m["steps"], m["measure"]) == (row["model"], row["steps"], "nll")
-                and m["entropy_of"].startswith(f"{row['model']} at")
-                and m["teacher_value"] is not None
-            ]
-            gain = f"{sum(gains) / len(gains):+.3f} ({len(gains)})" if gains else ""
-            lines.append([row["model"], str(row["steps"]), *(_spread(row, name) for name in names), gain])
-    headings = ["variant", "steps", "exact NLL", "bigram TV", "entropy", "H(X2 given X1)", "coverage"]
-    return table([*headings, "NLL less the cooled teacher's (seeds)"], lines)
-
-
-def _table2(result: dict[str, Any]) -> str:
-    verdicts = [
-        [
-            row["loss"],
-            str(row["seed"]),
-            f"FAILED ({', '.join(row['criteria'])})" if row["failed"] else "no",
-            str(row["stopped_at_step"] or ""),
-            f"{row['first_loss']:.4g}",
-            f"{row['last_loss']:.4g}",
-            f"{row['first_grad_norm']:.3g}",
-            f"{row['last_grad_norm']:.3g}",
-            f"{row['nelbo_rise']:+.3f}",
+    def gain(row: Row) -> str:
+        gains = [
+            m["value"] - m["teacher_value"]
+            for m in result["matched"]
+            if (m["model"], m["steps"], m["measure"]) == (row["model"], row["steps"], "nll")
+            and m["entropy_of"].startswith(f"{row['model']} at")
+            and m["teacher_value"] is not None
         ]
-        for row in result["verdicts"]
-    ]
-    quality = [
-        [row["model"], str(row["steps"]), *(_spread(row, name) for name in ("nll", "tv_bigram", "entropy", "coverage"))]
-        for row in sorted(result["rows"], key=lambda row: row["steps"])
-    ]
-    regimes = [
-        [row["regime"], str(row["seed"]), f"{row['loss']:.4g}", f"{row['grad_norm']:.4g}"] for row in result["regimes"]
-    ]
-    headings = [
-        "loss",
-        "seed",
-        "failed",
-        "stopped at step",
-        "first loss",
-        "last",
-        "first gradient",
-        "last",
-        "bound rises by",
-    ]
-    return (
-        f"{table(headings, verdicts)}\n## After the round, without the stop\n\n"
-        f"{table(['loss', 'steps', 'exact NLL', 'bigram TV', 'entropy', 'coverage'], quality)}\n"
-        f"## By regime, at the start\n\n{table(['regime', 'seed', 'loss', 'norm of its gradient'], regimes)}"
+        return f"{sum(gains) / len(gains):+.3f} ({len(gains)})" if gains else ""
+
+    return _table(
+        _by_steps(row for row in result["rows"] if row.get("temperature", 1.0) == 1.0),
+        ("variant", "{model}"),
+        ("steps", "{steps}"),
+        *_measures("nll", "tv_bigram", "entropy", "bigram_entropy", "coverage"),
+        ("NLL less the cooled teacher's (seeds)", gain),
     )
 
 
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "" if value is None else f"{value:{form}}"
+def _table2(result: dict[str, Any]) -> str:
+    verdicts = _table(
+        result["verdicts"],
+        ("loss", "{loss}"),
+        ("seed", "{seed}"),
+        ("failed", lambda row: f"FAILED ({', '.join(row['criteria'])})" if row["failed"] else "no"),
+        ("stopped at step", lambda row: str(row["stopped_at_step"] or "")),
+        ("first loss", "{first_loss:.4g}"),
+        ("last", "{last_loss:.4g}"),
+        ("first gradient", "{first_grad_norm:.3g}"),
+        ("last", "{last_grad_norm:.3g}"),
+        ("bound rises by", "{nelbo_rise:+.3f}"),
+    )
+    measures = _measures("nll", "tv_bigram", "entropy", "coverage")
+    quality = _table(_by_steps(result["rows"]), ("loss", "{model}"), ("steps", "{steps}"), *measures)
+    regimes = _table(
+        result["regimes"],
+        ("regime", "{regime}"),
+        ("seed", "{seed}"),
+        ("loss", "{loss:.4g}"),
+        ("norm of its gradient", "{grad_norm:.4g}"),
+    )
+    parts = {"After the round, without the stop": quality, "By regime, at the start": regimes}
+    return f"{verdicts}\n{_sections(parts)}"
 
 
-def _spread(row: dict[str, Any], name: str) -> str:
-    """A mean over seeds with its standard deviation."""
-    if row.get(name) is None:
-        return ""
-    spread = row.get(f"{name}_sd")
-    return f"{row[name]:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
+def _by_steps(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: row["steps"])
 
 
-def _interval(row: dict[str, Any], prefix: str) -> str:
+def _measures(*names: str) -> list[Column]:
+    """Columns of means over seeds with their standard deviations."""
+
+    def spread(name: str) -> Callable[[Row], str]:
+        return lambda row: _fixed(row.get(name)) + (f" ± {sd:.3f}" if (sd := row.get(f"{name}_sd")) is not None else "")
+
+    return [(MEASURES[name], spread(name)) for name in names]
+
+
+def _interval(row: Row, prefix: str) -> str:
     value, lo, hi = (row[f"{prefix}{key}"] for key in ("value", "lo", "hi"))
     if value is None:
         return "not reached"
@@ -200,10 +181,14 @@ def _interval(row: dict[str, Any], prefix: str) -> str:
     return f"{value:{form}}" + (f" ({lo:{form}} to {hi:{form}})" if lo is not None else "")
 
 
-_PAGES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "table1": _tables_of_text,
+def _fixed(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+_BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "table1": _gen_ppl_by_steps,
     "table2": _table2,
-    "table3": _tables_of_text,
+    "table3": _gen_ppl_by_steps,
     "languages": _languages,
     "orders": _orders,
     "frontier": _frontier,

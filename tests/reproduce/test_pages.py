@@ -1,6 +1,14 @@
 """Result pages say what the JSON says: every cell where it belongs, nothing where nothing was measured."""
 
-from mcd.reproduce.pages import page, table
+import json
+from pathlib import Path
+
+import pytest
+
+from mcd.reproduce.pages import page
+from mcd.table import markdown_table
+
+RESULTS = Path(__file__).parents[2] / "results" / "cpu"
 
 
 def rows_of(text: str, first: str) -> list[list[str]]:
@@ -12,7 +20,7 @@ def rows_of(text: str, first: str) -> list[list[str]]:
 
 
 def test_a_table_has_a_rule_below_its_headings():
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
+    assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
 
 
 def test_table_1_puts_cells_below_their_steps():
@@ -40,6 +48,12 @@ def test_the_frontier_page_tells_what_was_not_reached():
     assert cells[3] == "mcd" and cells[6:] == ["2.000 (1.900 to 2.100)", "mdlm at T = 0.80", "2.200 (2.100 to 2.300)"]
     (cells,) = rows_of(others, "hmm")
     assert cells[3] == "sdtt" and cells[6] == "not reached"
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "languages", "orders", "frontier", "ablations"])
+def test_published_pages_are_those_of_their_json(name):
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    assert page(name, result) == (RESULTS / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_experiments_without_a_page_have_none():
