@@ -6,12 +6,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import mcd
-from mcd.report import figures, training
+from mcd.report import figures, texts, training
 from mcd.report.claims import NONE, claims, number, tiles
 from mcd.report.comparison import comparisons, differences, sign
 from mcd.report.plotting import PAGE
 from mcd.report.runs import MeasuredRow, Run, printable
-from mcd.report.texts import SHADES, TOKENS, reveal, side_by_side
+from mcd.report.texts import reveal, side_by_side
 from mcd.train.run_folder import flat_config
 
 MARKER = '<meta name="generator" content="mcd">'
@@ -26,6 +26,8 @@ def page(runs: Sequence[Run], title: str) -> str:
     series = figures.series_of(rows)
     compared = [(one, tiles(one), claims(one), one.savings()) for one in comparisons(rows)]
     distilled = training.distilled_runs(runs)
+    widest = max(distilled, key=training.last_delta, default=None)
+    gap = training.last_delta(widest) if widest else 0.0
     return _template().render(
         title=title,
         marker=MARKER,
@@ -39,11 +41,13 @@ def page(runs: Sequence[Run], title: str) -> str:
         unlike=_unlike(rows),
         protocols=_protocols(rows),
         samples=side_by_side([one for run in runs for one in run.samples]),
-        trajectories=[reveal(one) for run in runs for one in run.trajectories][:TRAJECTORIES],
-        theory=training.theory(runs),
-        counts=[training.counts(run) for run in distilled if training.has_gap(run)],
+        trajectories=[(one, *reveal(one)) for run in runs for one in run.trajectories[:TRAJECTORIES]][:TRAJECTORIES],
+        widest=widest,
+        gap=gap,
+        theory_figure=training.theory_figure(widest, gap or training.EXAMPLE_DELTA),
+        with_gap=[run for run in distilled if training.has_gap(run)],
         without_gap=[run.name for run in distilled if not training.has_gap(run)],
-        losses=[found for run in runs if (found := training.losses(run))],
+        trained=[run for run in runs if training.loss_terms(run)],
     )
 
 
@@ -58,8 +62,7 @@ def _template() -> Template:
         finalize=_shown,
     )
     environment.filters |= {"number": number, "fixed": _fixed}
-    environment.globals |= {"sign": sign, "flat": flat_config, "shades": SHADES, "most_tokens": TOKENS}
-    environment.globals["example_delta"] = training.EXAMPLE_DELTA
+    environment.globals |= {"sign": sign, "flat": flat_config, "training": training, "texts": texts}
     return environment.get_template("template.html")
 
 

@@ -77,6 +77,7 @@ class Trajectory:
     seed: int
     steps: int
     states: list[dict[str, Any]]
+    round: int | None = None
 
 
 @dataclass(frozen=True)

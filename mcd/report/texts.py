@@ -19,24 +19,8 @@ TOKENS = 256
 """Tokens shown of a trajectory."""
 
 
-@dataclass(frozen=True)
-class Card:
-    """One sample, with what it is a sample of."""
-
-    title: str
-    model: str
-    row: Any
-    seed: Any
-    nfe: int | None
-    text: str
-
-
-@dataclass(frozen=True)
-class CardRow:
-    """Samples to read side by side; `same_draws`: their row and seed are the same, and so are their random numbers."""
-
-    cards: list[Card]
-    same_draws: bool
+Cards = tuple[list[tuple[Samples, dict[str, Any]]], bool]
+"""Samples to read side by side, each with its file, and whether their row, seed and so random numbers are the same."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +43,7 @@ class Box:
         return max(1, min(20, len(self.text)))
 
 
-@dataclass(frozen=True)
-class Reveal:
-    """A trajectory as it is drawn: the last state, and snapshots of (step, tokens seen, boxes) on the way."""
-
-    title: str
-    trajectory: Trajectory
-    length: int
-    final: list[Box]
-    snapshots: list[tuple[int, int, list[Box]]]
-
-
-def side_by_side(files: Sequence[Samples]) -> list[CardRow]:
+def side_by_side(files: Sequence[Samples]) -> list[Cards]:
     """Teacher and student at the same number of steps, and the teacher at 16 times as many where it was sampled.
 
     Without such a pair, the first files one by one.
@@ -80,17 +53,16 @@ def side_by_side(files: Sequence[Samples]) -> list[CardRow]:
     students = {one.steps: one for one in by_round if one.model == "student"}  # the last round's
     shared = sorted(steps for steps in teachers.keys() & students.keys() if steps is not None)
     if not shared:
-        return [cards for one in files[:FILES] for cards in _card_rows([one])]
-    chosen = sorted({shared[round(i * (len(shared) - 1) / (STEPS - 1))] for i in range(STEPS)})
-    rows = []
-    for steps in chosen:
+        return [cards for one in files[:FILES] for cards in _cards([one])]
+    found = []
+    for steps in sorted({shared[round(i * (len(shared) - 1) / (STEPS - 1))] for i in range(STEPS)}):
         many = teachers.get(steps * PAPER_FACTOR)
-        rows += _card_rows([teachers[steps], students[steps], *([many] if many else [])])
-    return rows
+        found += _cards([teachers[steps], students[steps], *([many] if many else [])])
+    return found
 
 
-def reveal(trajectory: Trajectory) -> Reveal:
-    """The boxes of a trajectory."""
+def reveal(trajectory: Trajectory) -> tuple[list[Box], list[tuple[int, int, list[Box]]]]:
+    """The last state of a trajectory, and snapshots of (step, tokens seen, boxes) on the way."""
     states = trajectory.states
     final, at = states[-1]["tokens"], _revealed_at(trajectory)
 
@@ -104,36 +76,23 @@ def reveal(trajectory: Trajectory) -> Reveal:
     between = states[1:-1]
     if len(between) >= SNAPSHOTS:
         between = [between[round((i + 0.5) * len(between) / SNAPSHOTS - 0.5)] for i in range(SNAPSHOTS)]
-    snapshots = [
+    return boxes(final), [
         (state["step"], sum(token is not None for token in state["tokens"]), boxes(state["tokens"], state["step"]))
         for state in between
     ]
-    title = _title(trajectory.model, None, trajectory.steps)
-    return Reveal(title, trajectory, len(final), boxes(final), snapshots)
 
 
-def _card_rows(files: Sequence[Samples]) -> list[CardRow]:
+def _cards(files: Sequence[Samples]) -> list[Cards]:
     """The first rows that all files share; or, where they share none, the first of each."""
-    keyed = [{(row.get("row"), row.get("seed")): row for row in one.rows} for one in files]
+    keyed = [{(line.get("row"), line.get("seed")): line for line in one.rows} for one in files]
     shared = [key for key in keyed[0] if all(key in other for other in keyed)]
-    rows = []
-    for i, key in enumerate((shared or list(keyed[0]))[:ROWS]):
-        lines = [of.get(key) or one.rows[min(i, len(one.rows) - 1)] for one, of in zip(files, keyed, strict=True)]
-        rows.append(CardRow([_card(one, line) for one, line in zip(files, lines, strict=True)], bool(shared)))
-    return rows
-
-
-def _card(one: Samples, line: dict[str, Any]) -> Card:
-    text, nfe = line["text"], line.get("nfe")
-    text = text if len(text) <= LONGEST else text[:LONGEST] + " …"
-    title = _title(one.model, one.round, one.steps)
-    return Card(title, one.model, line.get("row"), line.get("seed"), nfe if isinstance(nfe, int) else None, text)
-
-
-def _title(model: str, round: int | None, steps: int | None) -> str:
-    """ "student, round 5, 8 steps"."""
-    of_round = f", round {round}" if round else ""
-    return model + of_round + ("" if steps is None else f", {steps} step{'s' if steps != 1 else ''}")
+    return [
+        (
+            [(one, of.get(key) or one.rows[min(i, len(one.rows) - 1)]) for one, of in zip(files, keyed, strict=True)],
+            bool(shared),
+        )
+        for i, key in enumerate((shared or list(keyed[0]))[:ROWS])
+    ]
 
 
 def _revealed_at(trajectory: Trajectory) -> list[int]:
