@@ -24,12 +24,10 @@ def page() -> str:
     """The whole page."""
     from mcd.cli import distill, train
     from mcd.cli.main import COMMANDS
-    from mcd.sampler import SAMPLERS
 
     calls = [["--help"], *([name, "--help"] for name in COMMANDS)]
     calls += [["distill", name, "--help"] for name in distill.METHODS]
     calls += [["train", "--method", name, "--help"] for name in train.METHODS if name != "nelbo"]
-    calls += [["sample", "--sampler", name, "--help"] for name in SAMPLERS if name != "ancestral"]
     parts = ["# Command line\n\nMade by `make docs` from the commands' own help; a test holds it up to date.\n"]
     for argv in calls:
         parts.append(f"## mcd {' '.join(argv[:-1])}".rstrip() + f"\n\n```text\n{help_of(argv)}\n```\n")

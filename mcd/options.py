@@ -23,6 +23,8 @@ Share = Annotated[float, Ge(0), Le(1)]
 """A part of a whole."""
 Decay = Annotated[float, Ge(0), Lt(1)]
 """Of a moving average, a probability that is never 1, and the like."""
+Steps = Annotated[int, Ge(1), Le(1_000_000)]
+"""Steps of a sampler."""
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 """What the generators take."""
 
@@ -88,6 +90,8 @@ def interval(hint: Any) -> str:
     bounds = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     low = next((bound for bound in bounds if isinstance(bound, Ge | Gt)), None)
     high = next((bound for bound in bounds if isinstance(bound, Le | Lt)), None)
+    if isinstance(low, Ge) and isinstance(high, Le) and get_args(hint)[0] is int:
+        return f"{_number(low.ge)} to {_number(high.le)}"
     if low is not None and high is not None:
         left = f"[{_number(low.ge)}" if isinstance(low, Ge) else f"({_number(low.gt)}"
         return f"in {left}, " + (f"{_number(high.le)}]" if isinstance(high, Le) else f"{_number(high.lt)})")

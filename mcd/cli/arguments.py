@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
+from annotated_types import Ge, Le
 
 from mcd.cli.errors import nearest
 from mcd.errors import UsageError
@@ -22,6 +23,8 @@ T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A nested dataclass whose fields are options of the command itself."""
 MOST_THREADS = 1024
+Threads = Annotated[int, Ge(1), Le(MOST_THREADS)]
+"""A number of threads that a machine may have."""
 
 
 def parse(kind: type[T], argv: list[str], command: str, default: T | None = None) -> T:

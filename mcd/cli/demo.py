@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from mcd.cli.arguments import check_out, check_seed, parse, show_dry_run
 from mcd.cli.eval import print_rows, read_metrics, write_metrics
-from mcd.cli.sampling_options import MOST_STEPS, weights_digest
+from mcd.cli.sampling_options import weights_digest
 from mcd.cli.typed_options import refuse_idle
 from mcd.errors import UsageError
+from mcd.options import Steps, fault
 
 SHORTEST = 4
 """Tokens of a row at least: repetition is measured in runs of four."""
@@ -111,8 +112,8 @@ def _check(args: DemoArgs) -> None:
         if not getattr(args, name):
             raise UsageError(f"{option}: name at least one number of steps")
         for steps in getattr(args, name):
-            if not 1 <= steps <= MOST_STEPS:
-                raise UsageError(f"{option} {steps}: must be 1 to {MOST_STEPS}")
+            if wanted := fault(steps, Steps):
+                raise UsageError(f"{option} {steps}: must be {wanted}")
 
 
 def _idle(args: DemoArgs) -> dict[str, str]:

@@ -7,11 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mcd.cli.arguments import check_out, check_seed, set_threads, show_dry_run
+from mcd.cli.arguments import check_out, check_seed, parse, set_threads, show_dry_run
 from mcd.cli.eval_options import CONTROL, SCORED, EvalArgs, idle_options, kind_of_source
 from mcd.cli.likelihood import KEYS as LIKELIHOOD_KEYS
 from mcd.cli.metrics_table import print_rows
-from mcd.cli.sampling_options import check_process, fitted, parse_with_sampler, sampler_of
+from mcd.cli.sampling_options import check_process, fitted, idle_in_drawing
 from mcd.cli.typed_options import refuse_idle
 from mcd.errors import UsageError
 from mcd.eval.laboratory.metrics_file import is_row
@@ -33,12 +33,15 @@ COLUMNS = {
 
 
 def main(argv: list[str]) -> int:
-    args = parse_with_sampler(EvalArgs, argv, "eval")
+    args = parse(EvalArgs, argv, "eval")
     if "--likelihood" in argv and not args.likelihood.likelihood:
         raise UsageError("--likelihood: names no text; give sotu, a file, a prepared folder or another of its --help")
     kind = kind_of_source(args)
     refuse_idle(argv, idle_options(args, kind))
-    samplers = _checked(args)
+    sampler = args.sampling.sampler_for(args.source if kind == "model" else None, argv)
+    refuse_idle(argv, idle_in_drawing(sampler))
+    _check(args)
+    samplers = [replace(sampler, steps=steps) for steps in args.steps]
     if args.dry_run:
         return show_dry_run(
             {
@@ -60,14 +63,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _checked(args: Any) -> list[Any]:
-    """The sampler at each number of steps. Raises UsageError for options that make no sense."""
+def _check(args: Any) -> None:
+    """Raise UsageError for options that make no sense."""
     if args.num < 1:
         raise UsageError(f"--num {args.num}: must be at least 1")
     if not args.steps:
         raise UsageError("--steps: names no number of steps; give one or more, such as --steps 8 32")
-    if min(args.steps) < 1:
-        raise UsageError(f"--steps {' '.join(map(str, args.steps))}: all must be at least 1")
     check_seed(args.seed)
     if not 1 <= args.likelihood.draws <= 1000:
         raise UsageError(f"--draws {args.likelihood.draws}: must be 1 to 1000")
@@ -75,7 +76,6 @@ def _checked(args: Any) -> list[Any]:
         raise UsageError("control is made of held-out text; name it: --reference sotu, a file or a prepared folder")
     if args.scoring.reference is not None and args.scoring.scorer == "none" and args.source != CONTROL:
         raise UsageError("--reference: texts are compared by the scorer's features; leave out --scorer none")
-    return [sampler_of(args, steps) for steps in args.steps]
 
 
 def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ import tyro
 
 from mcd.cli.arguments import Flat
 from mcd.cli.likelihood import LikelihoodOptions
-from mcd.cli.sampling_options import DRAWING, SamplingOptions, idle_in_drawing
+from mcd.cli.sampling_options import DRAWING, SamplingOptions
 from mcd.errors import UsageError
 from mcd.eval.laboratory.samples_file import is_samples
+from mcd.options import Options, Steps
 
 CONTROL = "control"
 """The source that is no text and no model: nonsense of the reference's tokens."""
@@ -51,7 +52,7 @@ class FileOptions:
 
 
 @dataclass(frozen=True)
-class EvalArgs:
+class EvalArgs(Options):
     """Measure Gen PPL, entropy, repetition, distinct n-grams and self-BLEU, with 95 % bootstrap intervals, each with
     its protocol; or the likelihood of given text.
 
@@ -77,7 +78,7 @@ class EvalArgs:
     prepared folder), or control."""
     out: Path
     """metrics.json to write."""
-    steps: tuple[int, ...] = (8, 32)
+    steps: tuple[Steps, ...] = (8, 32)
     """Numbers of steps."""
     num: int = 64
     """Samples a cell, rows of a text."""
@@ -115,14 +116,13 @@ def kind_of_source(args: Any) -> str:
 
 def idle_options(args: Any, kind: str) -> dict[str, str]:
     """The options that would do nothing for this kind of source, with the reason (`refuse_idle`)."""
-    drawn = ("--sampler", *DRAWING)
     told = {
         "likelihood": "--likelihood judges text that is there, and draws none",
         "control": "controls are drawn from no model",
         "text": f"{args.source} is text, and nothing is drawn from a model",
         "file": f"{args.source} holds samples that are drawn already, and says how",
     }
-    idle = idle_in_drawing(args.draw) if kind == "model" else dict.fromkeys(drawn, told[kind])
+    idle = {} if kind == "model" else dict.fromkeys(DRAWING, told[kind])
     if kind == "likelihood":
         idle |= dict.fromkeys(("--scorer", "--reference", *SCORED), "--likelihood needs no scorer")
         return idle | _FILE_ONLY

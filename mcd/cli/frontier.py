@@ -11,7 +11,6 @@ import tyro
 
 from mcd.cli.arguments import check_out, check_seed, parse, show_dry_run
 from mcd.cli.main import main as run_command
-from mcd.cli.sampling_options import MOST_STEPS
 from mcd.cli.typed_options import refuse_idle
 from mcd.errors import UsageError
 from mcd.sampler.ancestral import Ancestral
@@ -169,8 +168,6 @@ def _check(args: FrontierArgs) -> None:
             Ancestral(steps, temperature, top_p)
         except ValueError as error:
             raise UsageError(str(error).replace("--temperature ", "--temperatures ")) from None
-        if steps > MOST_STEPS:
-            raise UsageError(f"--steps {steps}: must be at most {MOST_STEPS}")
 
 
 def print_matched(rows: list[dict[str, Any]]) -> None:

@@ -5,40 +5,34 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from mcd.cli.arguments import check_out, check_seed, set_threads, show_dry_run
-from mcd.cli.sampling_options import (
-    SamplingOptions,
-    check_process,
-    fitted,
-    idle_in_drawing,
-    parse_with_sampler,
-    sampler_of,
-    weights_digest,
-)
+from mcd.cli.arguments import check_out, parse, set_threads, show_dry_run
+from mcd.cli.sampling_options import SamplingOptions, check_process, fitted, idle_in_drawing, weights_digest
 from mcd.cli.typed_options import refuse_idle
+from mcd.data.text import Borders
 from mcd.errors import UsageError
+from mcd.options import Count, Options, Seed, Steps
 
 GROUP = 64
-"""Rows drawn and written together: what a kill can cost."""
+"""Rows drawn and written together: what is lost when the command is killed."""
 FIRST = b'{"row": 0'
 """How a file of samples begins."""
 
 
 @dataclass(frozen=True)
-class SampleArgs:
+class SampleArgs(Options):
     """Draw text from a model. Rows are a function of (weights, seed, row, steps): the same command gives the same text.
 
     A template is text with [MASK] or [MASK:n] (n masked tokens) where the model is to write; what is behind its end is
     masked up to --length. A backslash before a mask makes it text: \\[MASK] is [MASK] itself. A space before a mask is
-    the model's to write, since its words begin with their space; all else of the text is kept.
+    the model's to write, since its words begin with their space; all other text is kept.
 
-    An --out file that already holds rows of the same request is gone on with.
+    If --out already holds rows of the same request, the command adds the missing ones.
 
     Examples:
       mcd sample demo --num 2 --steps 32
@@ -48,44 +42,47 @@ class SampleArgs:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """MODEL: a folder, a hub id, or demo."""
-    num: int = 1
-    """Rows."""
-    steps: int = 32
-    """Steps from all mask to text; an autoregressive model takes one a token."""
-    seed: int = 0
-    """Of all draws."""
+    num: Count = 1
+    """Number of rows."""
+    steps: Steps = 32
+    """Steps from noise to text; an autoregressive model takes one per token."""
+    seed: Seed = 0
+    """Seed of every random draw."""
     out: Path | None = None
-    """FILE.jsonl, one JSON object a row (row, seed, steps, nfe, ids, text, protocol, and documents where a row has
-    several); printed as text if not given."""
+    """FILE.jsonl, one JSON object per row (row, seed, steps, nfe, ids, text, protocol, and documents where a row has
+    several); the text is printed if no file is given."""
     template: str | None = None
     """Text with [MASK] or [MASK:n]."""
     special_tokens: bool = False
     """Names of special tokens in the template's text become these tokens; otherwise they are text."""
-    borders: Literal["kept", "dropped"] = "kept"
+    borders: Borders = "kept"
     """Where a document ends in a row: kept, as the name of the end of text; or dropped, so that documents run
     together."""
     chat: str | None = None
     """In place of a template: a message to the model, put as its chat template has it; the model writes the answer."""
     watch: bool = False
-    """Show every state on the way (on stderr)."""
+    """Show every state of row 0 on the way (on stderr)."""
     sampling: SamplingOptions = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out is not None and self.out.suffix != ".jsonl":
+            raise ValueError(f"--out {self.out}: rows are written as JSON lines; name a file that ends in .jsonl")
+        if self.special_tokens and self.template is None:
+            raise ValueError("--special-tokens: applies to the text of a --template; leave it out")
+        if self.chat is not None and self.template is not None:
+            raise ValueError("--chat: stands in place of --template; give one of them")
+        if self.template == "":
+            raise ValueError("--template: is empty; leave it out to draw rows without given text")
+
 
 def main(argv: list[str]) -> int:
-    args = parse_with_sampler(SampleArgs, argv, "sample")
-    refuse_idle(argv, idle_in_drawing(args.draw))
-    sampler = sampler_of(args, args.steps)
-    if args.num < 1:
-        raise UsageError(f"--num {args.num}: must be at least 1")
-    check_seed(args.seed)
-    if args.special_tokens and args.template is None:
-        raise UsageError("--special-tokens: is of the text of a --template; leave it out")
-    if args.chat is not None and args.template is not None:
-        raise UsageError("--chat: stands in place of --template; give one of them")
-    if args.template == "":
-        raise UsageError("--template: is empty; leave it out to draw rows without given text")
+    args = parse(SampleArgs, argv, "sample")
+    sampler = args.sampling.sampler_for(args.model, argv)
+    refuse_idle(argv, idle_in_drawing(sampler))
+    sampler = replace(sampler, steps=args.steps)
     if args.template is not None:
         from mcd.data.template import parse_template
 
@@ -96,10 +93,11 @@ def main(argv: list[str]) -> int:
         )
     if args.out:
         check_out(args.out)
-    return _sample(args, argv, sampler)
+    _sample(args, argv, sampler)
+    return 0
 
 
-def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
+def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     import torch
 
     from mcd.data.text import writer_of
@@ -110,6 +108,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     from mcd.train.ranks import broadcast, rank
 
     set_threads(args.sampling.threads)
+    first_process = rank() == 0
     denoiser = open_model(args.model, args.sampling.weights)
     check_process(sampler, denoiser)
     assert denoiser.folder is not None
@@ -117,43 +116,27 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
     length = args.sampling.length_for(denoiser)
     sampler = fitted(sampler, denoiser, length)
     frame = args.sampling.frame_for(denoiser, tokenizer)
-    inner = length if frame is None else length - 2
-    template = None
-    if args.template is not None:
-        template = torch.tensor(_template_ids(args, tokenizer, denoiser.blank_id, inner, rank() == 0))
-    text, special_tokens = args.template, args.special_tokens
-    if args.chat is not None:
-        from mcd.data.chat import chat_prompt
-
-        text, ids = chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, inner)
-        template, special_tokens = torch.tensor(ids), True
-    writer, first_process = writer_of(tokenizer, denoiser.folder, args.borders), rank() == 0
+    text, ids = _template(args, denoiser, tokenizer, length if frame is None else length - 2, first_process)
+    template = None if ids is None else torch.tensor(ids)
+    writer = writer_of(tokenizer, denoiser.folder, args.borders)
     if writer.end_id is None:
         refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
-    protocol = protocol_of_dict(
-        sampler.protocol()
-        | {
-            "borders": writer.borders,
-            "length": length,
-            "frame": True if frame else None,
-            "weights": args.sampling.weights,
-            "seed": args.seed,
-            "threads": torch.get_num_threads(),
-        }
-    )
+    stamp = {"borders": writer.borders, "length": length, "frame": True if frame else None}
+    stamp |= {"weights": args.sampling.weights, "seed": args.seed, "threads": torch.get_num_threads()}
+    protocol = protocol_of_dict(sampler.protocol() | stamp)
     request = {
         "model": args.model,
         "weights_sha256": weights_digest(denoiser, args.sampling.weights),
         "seed": args.seed,
         "steps": sampler.steps,
         "template": text,
-        **({"special_tokens": True} if special_tokens else {}),
+        **({"special_tokens": True} if args.special_tokens or args.chat is not None else {}),
     }
-    given = {} if template is None else {i: x for i, x in enumerate(template.tolist()) if x != denoiser.blank_id}
+    given = {place: token for place, token in enumerate(ids or ()) if token != denoiser.blank_id}
     done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
     if args.watch and first_process:
-        _watch(sampler, denoiser, tokenizer, template, length, args.seed, frame)
+        _print_states(sampler, denoiser, tokenizer, args.seed, length, template, frame)
     with progress_bar("sample") as update:
         for first in range(done, args.num, GROUP):
             num = min(GROUP, args.num - first)
@@ -162,21 +145,18 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
                 if share < 1.0:
                     update((first + share * num) / args.num, f"{first} rows")
 
-            ids, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell, frame)
+            drawn, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell, frame)
             if not first_process:
                 continue
-            rows = [
-                {
-                    "row": first + i,
-                    **request,
-                    "nfe": calls,
-                    "ids": row,
-                    **writer.fields(row),
-                    "protocol": protocol.as_dict(),
-                }
-                for i, (row, calls) in enumerate(zip(ids.tolist(), nfe.tolist(), strict=True))
-            ]
-            _write(args.out, rows)
+            _write(
+                args.out,
+                [
+                    {"row": first + i, **request, "nfe": calls, "ids": row}
+                    | writer.fields(row)
+                    | {"protocol": protocol.as_dict()}
+                    for i, (row, calls) in enumerate(zip(drawn.tolist(), nfe.tolist(), strict=True))
+                ],
+            )
             if args.out:
                 update((first + num) / args.num, f"{first + num} rows")
     if args.out and first_process:
@@ -184,7 +164,29 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> int:
             print(f"{args.out}: holds {done} rows already, more than --num {args.num}; none was drawn", file=sys.stderr)
         else:
             print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
-    return 0
+
+
+def _template(
+    args: SampleArgs, denoiser: Any, tokenizer: Any, length: int, tell: bool
+) -> tuple[str | None, list[int] | None]:
+    """The text that is given and the ids of a row with it, from --template or --chat; None without either.
+
+    Where `tell`, prints on stderr which texts of a template the tokenizer changes.
+    """
+    if args.chat is not None:
+        from mcd.data.chat_prompt import chat_prompt
+
+        return chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, length)
+    if args.template is None:
+        return None, None
+    from mcd.data.template import read_template
+    from mcd.data.tokenizer import with_special_tokens
+
+    reader = with_special_tokens(tokenizer) if args.special_tokens else tokenizer
+    template = read_template(reader, args.template, denoiser.blank_id, length)
+    for given, read in template.changed if tell else ():
+        print(f"--template: the model's tokenizer reads {given!r} as {read!r}", file=sys.stderr)
+    return args.template, template.ids
 
 
 def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
@@ -198,10 +200,10 @@ def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
 
 
 def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[int, int]) -> int:
-    """How many whole rows of the same request the file already holds; a last line cut short is dropped.
+    """How many complete rows of the same request the file already holds; an incomplete last line is dropped.
 
-    given: the ids of the template by their places; templates were once read in other ways.
-    Raises UsageError when it holds anything else, and changes nothing then.
+    given: the ids of the template by their places; older versions read templates in other ways.
+    Raises UsageError when the file holds anything else, and changes nothing then.
     """
     from mcd.eval.protocol import protocol_of_dict
 
@@ -230,32 +232,20 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[in
     return len(rows)
 
 
-def _template_ids(args: SampleArgs, tokenizer: Any, blank_id: int, length: int, tell: bool) -> list[int]:
-    """The row of --template; where `tell`, says on stderr which texts the tokenizer changes."""
-    from mcd.data.template import read_template
-    from mcd.data.tokenizer import with_special_tokens
-
-    assert args.template is not None
-    reader = with_special_tokens(tokenizer) if args.special_tokens else tokenizer
-    template = read_template(reader, args.template, blank_id, length)
-    for given, read in template.changed if tell else ():
-        print(f"--template: the model's tokenizer reads {given!r} as {read!r}", file=sys.stderr)
-    return template.ids
-
-
 def states_as_text(
     sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
 ) -> Iterator[tuple[Any, list]]:
-    """Each `Step` of one row with its tokens' shares of the text (`token_texts`), None where still masked."""
-    from mcd.data.token_texts import token_texts
+    """Each `Step` of one row with its tokens' shares of the text (`canvas`), None where still masked."""
+    from mcd.data.canvas import canvas
 
     for step in sampler.trajectory(denoiser, z[None], [row], seed):
-        yield step, token_texts(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
+        yield step, canvas(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
 
 
-def _watch(
-    sampler: Any, denoiser: Any, tokenizer: Any, template: Any, length: int, seed: int, frame: tuple[int, int] | None
+def _print_states(
+    sampler: Any, denoiser: Any, tokenizer: Any, seed: int, length: int, template: Any, frame: tuple[int, int] | None
 ) -> None:
+    """Print every state of row 0 on stderr, one line per state, with newly revealed tokens in green."""
     from rich.console import Console
     from rich.text import Text
 

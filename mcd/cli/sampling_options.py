@@ -1,50 +1,99 @@
 """The options of drawing text that `mcd sample` and `mcd eval` share."""
 
+import functools
 import hashlib
+import inspect
 import sys
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import tyro
+from docstring_parser import parse_from_object
 from tokenizers import Tokenizer
 
 from mcd.checkpoints.folder import WEIGHTS, locate, parts_of_weights, read_config
-from mcd.cli.arguments import Flat, check_threads, choose, parse, peek
-from mcd.cli.typed_options import options_of, positionals, typed
+from mcd.cli.arguments import Flat, Threads, choose
+from mcd.cli.typed_options import option_name, typed
 from mcd.data.special_tokens import frame_of
 from mcd.errors import UsageError
 from mcd.files import file_sha256
 from mcd.model.denoiser import Denoiser
+from mcd.options import Count, Options, interval
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, Sampler
 from mcd.train.run_record import frame_of_data
 
-MOST_STEPS = 1_000_000
+OWNERS = {
+    field.name: [kind for kind in SAMPLERS.values() if hasattr(kind, field.name)]
+    for sampler in SAMPLERS.values()
+    for field in fields(sampler)
+    if field.name != "steps"
+}
+"""The options of samplers, by field, and the samplers that have them. (`steps` is an option of the commands.)"""
+DRAWING = ("--sampler", "--steps", *map(option_name, OWNERS))
+"""The options that mean nothing where nothing is drawn from a model."""
+
+
+def _options_of_samplers() -> type:
+    """A dataclass of the options in `OWNERS`. The help of each names its samplers and its defaults."""
+    texts = functools.cache(lambda owner: {one.arg_name: one.description for one in parse_from_object(owner).params})
+    made = []
+    for name, kinds in OWNERS.items():
+        owner = next(one for one in kinds[0].__mro__ if name in inspect.get_annotations(one))
+        text = " ".join(texts(owner)[name].split())
+        whose = "" if len(kinds) == len(SAMPLERS) else f"{', '.join(kind.name for kind in kinds)}: "
+        default, *others = dict.fromkeys(getattr(kind, name) for kind in kinds)
+        of_each = ", ".join(f"{getattr(kind, name)} of {kind.name}" for kind in kinds)
+        bounds = interval(get_type_hints(owner, include_extras=True)[name])
+        hint = f"({bounds}{'; ' * bool(bounds)}default: {of_each if others else default})"
+        shown = tyro.conf.arg(help=whose + text, help_behavior_hint=hint)
+        made.append((name, Annotated[get_type_hints(owner)[name], shown], default))
+    return make_dataclass("OptionsOfSamplers", made, frozen=True)
+
+
+OptionsOfSamplers = _options_of_samplers()
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """How text is drawn, whatever the sampler."""
+class SamplingOptions(Options):
+    """How text is drawn."""
 
-    length: int | None = None
-    """Tokens a row; the longest the model makes by default."""
-    sampler: str = "ancestral"
-    """How to generate, with options of its own (`--sampler NAME --help` lists them)."""
+    length: Count | None = None
+    """Tokens per row; the longest that the model makes by default."""
+    sampler: str | None = None
+    """How to generate. By default ancestral for a masked model, uniform for a uniform one, causal for an autoregressive
+    one. Some options below are of some samplers alone: their names come first in the text."""
     frame: bool = False
     """Begin and end each row with the tokens that the tokenizer puts around a text ([CLS], [SEP]), for a network that
-    was trained with them: they are always visible, and in no text and no figure."""
+    was trained with them. They are always visible, and in no text and no figure."""
     weights: Literal["ema", "raw"] = "ema"
     """Weight set of a run folder."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads; all cores by default. Bits depend on it."""
+    own: Flat[OptionsOfSamplers] = OptionsOfSamplers()  # type: ignore[valid-type]
+
+    def sampler_for(self, model: str | None, argv: list[str]) -> Sampler:
+        """The sampler with the options that `argv` names; without --sampler it is the one for the kind of `model`.
+
+        Raises UsageError for an option of another sampler, and for a value that the sampler refuses.
+        """
+        kind = choose(self.sampler or DEFAULT_SAMPLER[_process_of(model)], SAMPLERS, "sampler")
+        given = [name for name in OWNERS if option_name(name) in typed(argv)]
+        for name in given:
+            if kind not in OWNERS[name]:
+                others = ", ".join(other.name for other in OWNERS[name])
+                raise UsageError(f"{option_name(name)}: is no option of --sampler {kind.name}, but of {others}")
+        try:
+            return kind(**{name: getattr(self.own, name) for name in given})
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def length_for(self, denoiser: Denoiser) -> int:
         """The length asked for. Raises UsageError when it is beyond the model's."""
         longest = denoiser.config.backbone.length
-        length = longest if self.length is None else self.length
-        if not 1 <= length <= longest:
-            raise UsageError(f"--length {length}: the model makes 1 to {longest} tokens")
-        return length
+        if self.length is not None and self.length > longest:
+            raise UsageError(f"--length {self.length}: the model makes 1 to {longest} tokens")
+        return self.length or longest
 
     def frame_for(self, denoiser: Denoiser, tokenizer: Tokenizer) -> tuple[int, int] | None:
         """The tokens around each row, if they are asked for. Raises UsageError for a length without room for text, and
@@ -58,63 +107,22 @@ class SamplingOptions:
         return frame_of(tokenizer, str(denoiser.folder))
 
 
-DRAWING = {option: values for sampler in SAMPLERS.values() for option, values in options_of(sampler).items()}
-"""The options of all samplers, with the number of values each takes (`options_of`)."""
-
-
-def parse_with_sampler(kind: type, argv: list[str], command: str) -> Any:
-    """`parse` into `kind`, which has a field `sampling`, with the options of the sampler asked for beside its own.
-
-    The value has a further field `draw`, that sampler with its options (its `steps` means nothing). Without --sampler
-    it is the one of the model named on the command line.
-    """
-    options = DRAWING | options_of(kind)
-    name = peek(argv, "--sampler") or DEFAULT_SAMPLER[_process_of(positionals(argv, options))]
-    sampler = choose(name, SAMPLERS, "sampler")
-    for option in sorted(typed(argv) & DRAWING.keys() - options_of(sampler).keys() - options_of(kind).keys()):
-        others = ", ".join(other for other, one in SAMPLERS.items() if option in options_of(one))
-        raise UsageError(f"{option}: is no option of --sampler {name}, but of {others}")
-    hidden = make_dataclass(sampler.__name__, [("steps", tyro.conf.Suppress[int], 32)], bases=(sampler,), frozen=True)
-    args = make_dataclass(
-        kind.__name__,
-        [("sampling", Flat[SamplingOptions], SamplingOptions(sampler=name)), ("draw", Flat[hidden], hidden())],
-        bases=(kind,),
-        frozen=True,
-        namespace={"__doc__": kind.__doc__},
-    )
-    return parse(args, argv, command)
-
-
-def sampler_of(args: Any, steps: int) -> Sampler:
-    """The sampler of parsed arguments at a number of steps. Raises UsageError when it refuses a value."""
-    check_threads(args.sampling.threads)
-    if steps > MOST_STEPS:
-        raise UsageError(f"--steps {steps}: must be at most {MOST_STEPS}")
-    kind = SAMPLERS[args.draw.name]
-    options = {field.name: getattr(args.draw, field.name) for field in fields(kind)}
-    try:
-        return kind(**options | {"steps": steps})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _process_of(words: list[str]) -> str:
-    """The process of the model that the first word names (none is fetched for this), or "masked"."""
-    for word in words[:1]:
-        if word == "demo" or (Path(word) / "config.json").is_file():
-            return read_config(locate(word)).process
+def _process_of(model: str | None) -> str:
+    """The process of a model on this machine (none is fetched for this), or "masked"."""
+    if model is not None and (model == "demo" or (Path(model) / "config.json").is_file()):
+        return read_config(locate(model)).process
     return "masked"
 
 
-def idle_in_drawing(draw: Sampler) -> dict[str, str]:
+def idle_in_drawing(sampler: Sampler) -> dict[str, str]:
     """The options that a sampler's other options leave without effect, with the reason, for `refuse_idle`."""
     idle = {}
-    if getattr(draw, "greedy", False):
+    if getattr(sampler, "greedy", False):
         idle |= dict.fromkeys(("--temperature", "--top-p"), "--greedy takes the likeliest token whatever they say")
-    if getattr(draw, "eta", None) == 0.0:
+    if getattr(sampler, "eta", None) == 0.0:
         idle["--remasking"] = "--eta 0 never masks a token again"
-    if draw.process == "autoregressive":
-        idle["--steps"] = "an autoregressive model takes one step a token"
+    if sampler.process == "autoregressive":
+        idle["--steps"] = "an autoregressive model takes one step per token"
     return idle
 
 
@@ -123,18 +131,18 @@ def check_process(sampler: Sampler, denoiser: Denoiser) -> None:
     kind = denoiser.config.process
     if sampler.process != kind:
         raise UsageError(
-            f"--sampler {sampler.name}: draws from {sampler.process} models, this one is {kind}; "
-            f"leave it out for {DEFAULT_SAMPLER[kind]}"
+            f"--sampler {sampler.name}: draws from {sampler.process} models, and this one is {kind}; "
+            f"give --sampler {DEFAULT_SAMPLER[kind]}"
         )
 
 
 def fitted(sampler: Sampler, denoiser: Denoiser, length: int) -> Sampler:
-    """The sampler for rows of `length` tokens. An autoregressive model takes a step a token, whatever was asked for."""
+    """The sampler for rows of `length` tokens. An autoregressive model takes a step per token, whatever was asked."""
     return replace(sampler, steps=length) if denoiser.config.process == "autoregressive" else sampler
 
 
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:
-    """Twelve hex digits that tell the weights of a model from any others."""
+    """Twelve hex digits that identify the weights of a model."""
     assert denoiser.folder is not None
     digests = [file_sha256(part) for part in parts_of_weights(denoiser.folder / WEIGHTS[weights])]
     return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:12]

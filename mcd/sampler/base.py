@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
-from mcd.options import Count, Natural, Options, Positive, Seed, fault
+from mcd.options import Count, Natural, Options, Positive, Seed, Steps, fault
 from mcd.process.categorical import sample_inverse_cdf
 
 CALL_TOKENS = 512
@@ -23,9 +23,6 @@ FEW = 32
 number, so that a row's bits do not depend on how many are wanted."""
 MANY = 128
 """The same where nearly all rows are wanted: faster per row, slower for a single one."""
-
-Steps = Annotated[int, Ge(1), Le(1_000_000)]
-"""A number of steps from noise to text."""
 
 
 @dataclass(frozen=True)
