@@ -1,4 +1,4 @@
-"""Command lines from dataclasses (by tyro): options flattened, faults told as `UsageError`."""
+"""Command lines from dataclasses (by tyro): options flattened, faults raised as `UsageError`."""
 
 import contextlib
 import errno
@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -30,30 +30,40 @@ Threads = Annotated[int, Ge(1), Le(MOST_THREADS)]
 def parse(kind: type[T], argv: list[str], command: str, default: T | None = None) -> T:
     """Read `argv` into `kind`; `--help` shows its docstring and every option. Exits with 2 on an unknown option.
 
-    Raises UsageError when a value is refused by the dataclass that takes it.
+    default: values to start from. A nested dataclass of it may be of a subclass of what `kind` says, and the options
+    are then those of the subclass. Raises UsageError when a value is refused by the dataclass that takes it.
     """
-    _show_bounds(kind)
-    try:
-        return tyro.cli(  # type: ignore[return-value]
-            kind,
+    _show_bounds(kind, default)
+    whole = make_dataclass("Command", [("args", Flat[kind])])  # tyro frames a ValueError of the outermost class itself
+    with refused():
+        return tyro.cli(
+            whole,
             args=argv,
             prog=f"mcd {command}",
             description=inspect.cleandoc(kind.__doc__ or ""),
-            default=default,
+            default=None if default is None else whole(default),
             config=(tyro.conf.OmitArgPrefixes,),
-        )
+        ).args  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def refused() -> Iterator[None]:
+    """Around a call that raises ValueError for an option's value and nothing else: the user gets a UsageError."""
+    try:
+        yield
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def _show_bounds(kind: type) -> None:
+def _show_bounds(kind: type, default: Any = None) -> None:
     """Let `--help` show what each option of a dataclass, and of those nested in it, must be (`mcd.options`)."""
     for owner in kind.__mro__:
         for name, hint in inspect.get_annotations(owner).items():
             parts = (hint, *get_args(hint))
             nested = next((one for one in parts if isinstance(one, type) and is_dataclass(one)), None)
             if nested is not None:
-                _show_bounds(nested)
+                given = getattr(default, name, None)
+                _show_bounds(type(given) if isinstance(given, nested) else nested, given)
             elif words := " ".join(dict.fromkeys(filter(None, map(interval, parts)))):
                 shown = tyro.conf.arg(help_behavior_hint=lambda default, words=words: f"({words}; default: {default})")
                 owner.__annotations__[name] = Annotated[hint, shown]

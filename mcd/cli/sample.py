@@ -174,7 +174,7 @@ def _template(
     Where `tell`, prints on stderr which texts of a template the tokenizer changes.
     """
     if args.chat is not None:
-        from mcd.data.chat_prompt import chat_prompt
+        from mcd.data.chat import chat_prompt
 
         return chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, length)
     if args.template is None:
@@ -235,11 +235,11 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[in
 def states_as_text(
     sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
 ) -> Iterator[tuple[Any, list]]:
-    """Each `Step` of one row with its tokens' shares of the text (`canvas`), None where still masked."""
-    from mcd.data.canvas import canvas
+    """Each `Step` of one row with its tokens' shares of the text (`token_texts`), None where still masked."""
+    from mcd.data.token_texts import token_texts
 
     for step in sampler.trajectory(denoiser, z[None], [row], seed):
-        yield step, canvas(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
+        yield step, token_texts(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
 
 
 def _print_states(

@@ -195,7 +195,7 @@ def test_a_hub_dataset_without_a_slash_is_still_asked_for(monkeypatch, tmp_path,
 
 def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
     sample = ["sample", str(teacher)]
-    refused(capsys, [*sample, "--steps", "0"], "--steps 0", "at least 1")
+    refused(capsys, [*sample, "--steps", "0"], "--steps 0", "1 to 1,000,000")
     refused(capsys, [*sample, "--num", "0"], "--num 0")
     refused(capsys, [*sample, "--length", "1000"], "--length 1000", "32")
     refused(capsys, [*sample, "--temperature", "0"], "--temperature")

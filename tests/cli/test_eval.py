@@ -180,7 +180,7 @@ def test_ids_as_they_are_need_the_scorers_vocabulary(models, tiny_data, letters,
 def test_an_autoregressive_model_has_one_row_and_no_steps(models, tmp_path, capsys):
     (row,) = rows_of([models["autoregressive"], "--scorer", "none"], tmp_path / "m.json")
     assert (row["steps"], row["nfe"], row["protocol"]["sampler"]) == (16, 16.0, Causal.name)
-    refused(capsys, [models["autoregressive"], "--steps", "2", "4"], "--steps: does nothing", "one step a token")
+    refused(capsys, [models["autoregressive"], "--steps", "2", "4"], "--steps: does nothing", "one step per token")
 
 
 def test_options_that_make_no_sense_together(models, capsys):

@@ -48,6 +48,25 @@ def test_slips_in_a_template_are_refused_before_the_work(capsys, monkeypatch):
     refused(capsys, [*SAMPLE, "--template", ""], "--template", "is empty")
 
 
+def test_rows_go_into_a_file_that_says_what_it_is(tmp_path, capsys):
+    for name in ("rows.txt", "rows.json", "rows"):
+        refused(capsys, [*SAMPLE, "--out", str(tmp_path / name)], f"--out {tmp_path / name}", "ends in .jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_an_older_stamp_are_continued(tmp_path):
+    """The stamp of remdm once hid its options in the words of `order`, and all stamps had tail and kappa."""
+    out = tmp_path / "rows.jsonl"
+    argv = [*SAMPLE, "--sampler", "remdm", "--out", str(out), "--num"]
+    assert main([*argv, "2"]) == 0
+    first, second = rows_of(out)
+    old = {name: value for name, value in first["protocol"].items() if name not in ("remasking", "eta")}
+    old |= {"order": "iid, remasking by cap 0.04", "tail": None, "kappa": None}
+    out.write_text(json.dumps(first | {"protocol": old}) + "\n")
+    assert main([*argv, "2"]) == 0
+    assert rows_of(out)[1] == second
+
+
 def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
     eos = tokenizer_of_model(locate("demo"), 2048).token_to_id("<|endoftext|>")
     for more, has in (([], False), (["--special-tokens"], True)):

@@ -10,7 +10,7 @@ from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.arguments import Flat, peek
 from mcd.cli.main import main
 from mcd.cli.sampling_options import DRAWING
-from mcd.cli.typed_options import MANY, options_of, positionals, refuse_idle, typed
+from mcd.cli.typed_options import options_of, refuse_idle, typed
 from mcd.data.tokenizer import word_tokenizer
 from mcd.errors import UsageError
 
@@ -32,34 +32,13 @@ class Args:
     nested: Flat[Nested] = field(default_factory=Nested)
 
 
-OPTIONS = {"--out-file": 1, "--steps": MANY, "--pair": 2, "--watch": 0}
-
-
 def test_options_are_named_as_help_spells_them():
-    assert options_of(Args) == OPTIONS
+    assert options_of(Args) == ["--out-file", "--steps", "--pair", "--watch"]
     assert typed(["a", "--out_file=x", "--no-watch", "--steps", "1", "-h", "--", "--pair"]) == {
-        "--out-file",
-        "--watch",
-        "--steps",
+        "--out-file": "--out_file",
+        "--watch": "--no-watch",
+        "--steps": "--steps",
     }
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "M",
-        "--out-file x M",
-        "--out_file=x M",
-        "--watch M",
-        "--no-watch M --steps 1 2 3",
-        "--pair 1 2 M",
-        "M --steps 1 2 --out-file demo",
-        "--unknown x M",
-        "--steps 1 2 -- M",
-    ],
-)
-def test_the_words_of_no_option_are_the_positionals(words):
-    assert positionals(words.split(), OPTIONS) == ["M"]
 
 
 def test_of_an_option_given_twice_the_last_counts():
@@ -69,7 +48,7 @@ def test_of_an_option_given_twice_the_last_counts():
 
 def test_an_idle_option_is_refused_with_the_reason():
     refuse_idle(["--steps", "3"], {"--watch": "of no reason"})
-    with pytest.raises(UsageError, match="--watch: does nothing here, since nobody looks; leave it out"):
+    with pytest.raises(UsageError, match="--no-watch: does nothing here, since nobody looks; leave it out"):
         refuse_idle(["--no-watch"], {"--watch": "nobody looks"})
 
 
@@ -134,9 +113,9 @@ IDLE = [
         for option in ("--scorer gpt2", "--scorer-precision bf16", "--averaging pooled", "--borders kept")
     ),
     # samplers
-    ("sample ar --steps 4", "one step a token"),
+    ("sample ar --steps 4", "one step per token"),
     ("sample hmm --borders kept", "no end of text"),
-    ("eval ar --out m.json --steps 4", "one step a token"),
+    ("eval ar --out m.json --steps 4", "one step per token"),
     ("sample masked --sampler confidence --greedy --temperature 0.7", "--greedy takes the likeliest"),
     ("sample masked --sampler cad --greedy --top-p 0.7", "--greedy takes the likeliest"),
     ("sample masked --sampler remdm --eta 0 --remasking rescale", "--eta 0"),
@@ -198,6 +177,35 @@ def test_an_option_without_effect_is_refused(command, reason, here, monkeypatch,
 def test_options_with_an_effect_are_taken(command, here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     assert main([*command.split(), "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ar",
+        "--template masked ar",
+        "--out masked.jsonl --no-watch ar --num 2",
+        "--threshold=0.5 --sampler causal ar",
+        "--seed 3 -- ar",
+    ],
+)
+def test_the_model_decides_the_sampler_wherever_it_stands(words, here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    status = main(["sample", "--dry-run", *words.split()])
+    shown = capsys.readouterr()
+    if "--threshold" in words:
+        assert status == 2 and "--threshold: is no option of --sampler causal, but of cad" in shown.err
+    else:
+        assert status == 0 and json.loads(shown.out)["sampler"] == "causal"
+
+
+@pytest.mark.parametrize(("sampler", "block"), [("cad", 32), ("confidence", 0)])
+def test_an_option_that_is_not_given_has_the_default_of_the_sampler(sampler, block, here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    for command in ("sample masked --dry-run --sampler", "eval masked --out m.json --steps 3 --dry-run --sampler"):
+        assert main([*command.split(), sampler]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown.get("samplers", [shown])[0]["block"] == block
 
 
 def test_an_option_of_another_sampler_names_that_one(here, monkeypatch, capsys):
