@@ -1,8 +1,8 @@
-"""What does a step of MCD over a network of Hugging Face cost? BERT-base's sizes, random weights, AdamW, float32.
+"""Measure a step of MCD with a Hugging Face network: the sizes of BERT-base, random weights, AdamW, float32.
 
-Ours goes by the adapter and the fused head; the usual way makes the logits of all positions by `transformers` for
-student and teacher, and leaves the gradient to autograd. They take turns in one process, on the same draws; the first
-step of each is left out. Needs `mcd-lm[hub]`.
+Ours uses the adapter and the fused head. The usual way computes the logits of all positions with `transformers` for
+student and teacher, and the gradient with autograd. Both alternate in one process, on the same draws; the first step
+of each is left out. Needs `mcd-lm[hub]`.
 
     OMP_NUM_THREADS=1 python benchmarks/adapted_step.py --steps 8
 """

@@ -1,8 +1,8 @@
-"""How often does the number of threads, or of rows a network call, change a draw?
+"""How often does the number of threads, or of rows per network call, change a draw?
 
-Matrix products may differ in their last bits with the number of threads and the shape of a call. The same masked
-states of text and the same v are drawn from under each setting; a flip is a draw that comes out otherwise. (In a whole
-sample one flip changes what follows it, so single draws are counted.)
+Matrix products may differ in their last bits with the number of threads and the shape of a call. Each setting draws
+from the same masked states of text with the same v; a flip is a draw with another result. (In a whole sample, one
+flip changes everything after it, so single draws are counted.)
 
     python benchmarks/flips.py [--model demo] [--draws 200000]
 """

@@ -1,7 +1,7 @@
-"""What do `mcd import` and `mcd export` of a large checkpoint take? Seconds and peak memory, of random 863M weights.
+"""Measure time and peak memory of `mcd import` and `mcd export` for a large checkpoint of 863M random weights.
 
-Makes the two layouts (some 10 GB in --work, removed at the end), then runs each command in a process of its own. Making
-them takes the memory of all weights twice; the commands do not.
+The script makes the two layouts (some 10 GB in --work, removed at the end), then runs each command in its own
+process. Making them needs the memory of all weights twice; the commands do not.
 
     python benchmarks/import_large.py --work runs/import_large
 """

@@ -1,14 +1,15 @@
 """Make tests/checkpoints/fixtures: tiny checkpoints by the public code of MDLM, SDTT and Duo, and the logits it gives.
 
-Give it clones of the three repositories; their own model classes, averages, Lightning modules and configurations are
-imported as they are and trained for two steps of random tokens, so that the .ckpt files are Lightning's own, with
-the optimiser, an OmegaConf configuration and a tokenizer object pickled in them. Replaced: flash attention's functions
-by PyTorch's scaled_dot_product_attention and by rotary embeddings written out; the two tokenizers they fetch by a tiny
-one; the class of the hub's MDLM, which the clone does not have, by a module with the clone's network in it. Autocast
-of "cuda" does nothing on a CPU, so all is float32. Modules the work does not need are stubbed.
+Give it clones of the three repositories. Their own model classes, averages, Lightning modules and configurations are
+imported unchanged and trained for two steps of random tokens, so that the .ckpt files are Lightning's own, with the
+optimiser, an OmegaConf configuration and a tokenizer object pickled in them. Some parts are replaced: flash
+attention's functions by PyTorch's scaled_dot_product_attention and by explicit rotary embeddings; the two tokenizers
+that they fetch by a tiny one; the class of the hub's MDLM, which the clone does not have, by a module with the
+clone's network in it. Autocast of "cuda" does nothing on a CPU, so everything is float32. Modules that the work does
+not need are stubbed.
 
-Beside PyTorch it needs omegaconf, hydra-core, lightning, torchmetrics, einops, fsspec and transformers, none of which
-is a dependency of mcd for this.
+It needs PyTorch, omegaconf, hydra-core, lightning, torchmetrics, einops, fsspec and transformers; mcd does not
+depend on them for this purpose.
 
     python benchmarks/make_fixtures.py --mdlm CLONE --sdtt CLONE --duo CLONE --out tests/checkpoints/fixtures
 """

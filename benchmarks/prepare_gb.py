@@ -1,10 +1,10 @@
-"""How fast does `mcd prepare` go, in how much memory, and does a kill -9 midway change a byte?
+"""Measure the speed and memory of `mcd prepare`, and check that a kill -9 in the middle changes no byte.
 
-Text is made from what is at hand: the bundled corpus and the Python files, notes and pages of the standard library and
-of the installed packages, in pieces of some lines, each document some pieces drawn at random. A byte-level BPE of
-GPT-2's size is trained on a part of it. Then the text is prepared; and its first --kill-megabytes twice: undisturbed,
-and killed by SIGKILL at a third and at two thirds of the shards' bytes and run again. Text that is in the folder
-already is taken as it is.
+The text is made from the bundled corpus and from the Python files, notes and pages of the standard library and of
+the installed packages, cut into pieces of some lines; each document has some pieces drawn at random. A byte-level
+BPE of GPT-2's size is trained on a part of it. Then the text is prepared, and its first --kill-megabytes are
+prepared twice: undisturbed, and killed by SIGKILL at a third and at two thirds of the shards' bytes and started
+again. Text that is already in the folder is used unchanged.
 
     python benchmarks/prepare_gb.py --work runs/prepare_gb --megabytes 1000 --workers 2 --out results/bench/prepare.json
 """

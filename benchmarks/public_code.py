@@ -1,10 +1,10 @@
-"""Is the twin of `mcd bench` as fast as the public code it stands for? Each runs in a process of its own,
-on the same weights, and they take turns.
+"""Is the twin of `mcd bench` as fast as the public code it stands for? Each runs in its own process, on the same
+weights, and they alternate.
 
 Give it a clone of MDLM (github.com/kuleshov-group/mdlm; written for commit c112c52). Its own `models/dit.py`,
-`diffusion.py` (forward, SUBS, `_sample` with `ddpm_cache`), `noise_schedule.py` and `models/ema.py` are imported as
-they are. What they import and the work does not need (lightning, hydra, omegaconf, torchmetrics, transformers, its data
-loader) is stubbed; einops' three rearrangements and flash attention's two functions are replaced by views and
+`diffusion.py` (forward, SUBS, `_sample` with `ddpm_cache`), `noise_schedule.py` and `models/ema.py` are imported
+unchanged. Their imports that the work does not need (lightning, hydra, omegaconf, torchmetrics, transformers, its
+data loader) are stubbed; einops' three rearrangements and flash attention's two functions are replaced by views and
 PyTorch's scaled_dot_product_attention. MDLM has no distillation, so the step is the MCD loss written with its forward
 in the form of Duo's `kl-bwd` (log-probs of all B x L positions, masked afterwards), AdamW and MDLM's EMA. For float64
 its forward is cast before exp, as Duo's code does.

@@ -1,7 +1,7 @@
 """Put a trained teacher into the package: python dev/bundle.py runs/teacher
 
-Stores the EMA weights in float16 (half the size; the network computes in float32) beside configuration, tokenizer and
-run.json, which says how it was trained.
+It stores the EMA weights in float16 (half the size; the network computes in float32) with configuration, tokenizer
+and run.json, which records how it was trained.
 """
 
 import shutil

@@ -9,12 +9,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def keep_freed_blocks() -> bool:
-    """Tell glibc's malloc to keep what is freed; returns whether it was told.
+    """Set glibc's malloc to keep freed memory; returns whether it was set.
 
-    By default each block above 32 MiB goes back to the kernel when it is freed, and every page of the next one of that
-    size is faulted in and zeroed anew. With no mappings of single blocks and no trimming, blocks come from one heap
-    that keeps the size it once needed. Does nothing where malloc is not glibc's, or where the user has chosen: any
-    MALLOC_ variable, a malloc tunable in GLIBC_TUNABLES, or another malloc by LD_PRELOAD.
+    By default each block above 32 MiB goes back to the kernel when it is freed, and every page of the next block of
+    that size is faulted in and zeroed again. Without mappings of single blocks and without trimming, blocks come
+    from one heap that keeps its largest size. This does nothing if malloc is not glibc's, or if the user has chosen:
+    any MALLOC_ variable, a malloc tunable in GLIBC_TUNABLES, or another malloc by LD_PRELOAD.
     """
     chosen = any(name.startswith("MALLOC_") for name in os.environ)
     chosen |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or bool(os.environ.get("LD_PRELOAD"))

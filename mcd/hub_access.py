@@ -1,8 +1,8 @@
-"""Asking the Hugging Face hub without waiting for one that is not there. Imports nothing of ours.
+"""Access to the Hugging Face hub without a long wait when it cannot be reached. Imports no other module of mcd.
 
-The hub's client repeats a request that meets no server five times, in 23 s, for every file it is asked for. Here one
-connection is tried first. Where there is none the client works as under HF_HUB_OFFLINE: what is in its cache is found,
-and the rest fails at once.
+Without a server, the hub's client repeats each request five times, which takes 23 s for every file. So one
+connection is tried first. If it fails, the client works as under HF_HUB_OFFLINE: files in its cache are found, and
+everything else fails at once.
 """
 
 import contextlib
@@ -17,29 +17,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 SECONDS = 4.0
-"""How long a connection is waited for, the look-up of the name included."""
+"""Longest wait for a connection, including the look-up of the name."""
 _TRUE = ("1", "ON", "YES", "TRUE")
 
 
 @dataclass(frozen=True)
 class Access:
-    """Whether the hub can be asked: `fault` says why not, and is None where it can."""
+    """Whether the hub can be reached: `fault` says why not; it is None if the hub can be reached."""
 
     fault: str | None
 
     def refusal(self, error: BaseException) -> str:
-        """What is said of a request that failed, to stand behind the name of what was asked for."""
+        """The message for a request that failed, to be appended to the name of the requested file."""
         if self.fault is None:
             return f"the Hugging Face hub did not give it ({type(error).__name__})"
         return (
-            f"{self.fault}, and the cache on this machine does not hold it ({type(error).__name__}); download it where "
+            f"{self.fault}, and the cache on this machine does not have it ({type(error).__name__}); download it where "
             "there is a network, and give its folder"
         )
 
 
 @contextlib.contextmanager
 def hub_access() -> Iterator[Access]:
-    """Within, the client of the hub does not repeat requests to a server that is not there."""
+    """Inside the block, the client of the hub does not repeat requests to a server that cannot be reached."""
     access = _access()
     with contextlib.suppress(ImportError):
         import huggingface_hub.constants  # noqa: F401 - tokenizers imports it only when it asks
@@ -57,7 +57,7 @@ def hub_access() -> Iterator[Access]:
 
 def _access() -> Access:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
-        return Access("HF_HUB_OFFLINE is set, so that the Hugging Face hub is not asked")
+        return Access("HF_HUB_OFFLINE is set, so the Hugging Face hub is not used")
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     fault = _unreachable(endpoint)
     return Access(None if fault is None else f"the Hugging Face hub ({endpoint}) cannot be reached ({fault})")

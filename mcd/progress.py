@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 INTERVAL_S = 15.0
-"""Least time between two lines."""
+"""Shortest time between two lines."""
 
 
 class Update(Protocol):

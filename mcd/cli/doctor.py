@@ -14,7 +14,7 @@ from mcd.options import Options
 
 @dataclass(frozen=True)
 class DoctorArgs(Options):
-    """Report what is installed, what the machine offers, and whether training and sampling work, with how to fix it.
+    """Report what is installed, what the machine offers, whether training and sampling work, and how to fix faults.
 
     The self-test trains the bundled teacher for a few steps, stops, resumes and compares bit by bit, and samples twice
     (about 10 seconds; it writes into a temporary folder only). The exit status is 1 when something that every command
@@ -27,7 +27,7 @@ class DoctorArgs(Options):
     """
 
     json: Path | None = None
-    """File for the findings: name, status, value and mend (how to fix it) of each."""
+    """File for the findings: name, status, value and mend (how to fix it) of each finding."""
     self_test: bool = True
     """Train and sample for some seconds."""
 

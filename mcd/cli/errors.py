@@ -1,4 +1,4 @@
-"""How faults are reported: one line on stderr, and exit status 2 for the request's own, 1 for all others."""
+"""How errors are reported: one line on stderr, and exit status 2 for errors of the request, 1 for all others."""
 
 import contextlib
 import difflib
@@ -31,7 +31,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def explained() -> Iterator[Outcome]:
-    """Turn known faults into one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
+    """Turn known errors into one line on stderr and an exit status; anything else is a bug and keeps its traceback."""
     outcome = Outcome()
     try:
         yield outcome
@@ -50,7 +50,7 @@ def explained() -> Iterator[Outcome]:
         if not _lacks_memory(error):
             raise
         lines = str(error).splitlines() or ["the system gave none"]
-        fix = "take fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
+        fix = "use fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
         outcome.status = fail(f"not enough memory: {lines[0][:200]}; {fix}", 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -68,7 +68,8 @@ def explained() -> Iterator[Outcome]:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Python's own, PyTorch's on CPUs, which has no type of its own, and that of accelerators."""
+    """Whether an error means too little memory: Python's own, PyTorch's on CPUs (which has no own type), or an
+    accelerator's."""
     said = str(error)
     names = (type(error).__name__, type(error).__mro__[1].__name__)
     return isinstance(error, MemoryError) or "can't allocate memory" in said or "OutOfMemoryError" in names

@@ -10,21 +10,21 @@ import mcd
 from mcd.cli.errors import explained, fail, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "doctor": ("mcd.cli.doctor", "what is installed, which device, what would run"),
-    "prepare": ("mcd.cli.prepare", "text to packed tokens"),
+    "doctor": ("mcd.cli.doctor", "check the installation, the device, and that training and sampling work"),
+    "prepare": ("mcd.cli.prepare", "turn text into packed tokens"),
     "train": ("mcd.cli.train", "train a teacher: masked, uniform or autoregressive"),
     "distill": ("mcd.cli.distill", "distil a teacher into a few-step student"),
     "sample": ("mcd.cli.sample", "draw text, or fill in a template"),
-    "eval": ("mcd.cli.eval", "Gen PPL, entropy, repetition, likelihood, controls, with intervals"),
-    "import": ("mcd.cli.import_", "a public checkpoint of MDLM, SDTT or Duo to a model"),
-    "export": ("mcd.cli.export", "a model to the layout of MDLM on the Hugging Face hub"),
-    "push": ("mcd.cli.push", "a model to the Hugging Face hub, with a model card"),
-    "report": ("mcd.cli.report", "one self-contained page of runs"),
-    "frontier": ("mcd.cli.frontier", "models at equal entropy, by temperature sweeps"),
-    "reproduce": ("mcd.cli.reproduce", "the paper's tables, figures and ablations"),
-    "bench": ("mcd.cli.bench", "speed and memory: our path against the peers' way"),
-    "plan": ("mcd.cli.plan", "memory and time of a training step on given hardware"),
-    "demo": ("mcd.cli.demo", "the main job on the bundled text and teacher, start to end"),
+    "eval": ("mcd.cli.eval", "measure Gen PPL, entropy, repetition, likelihood, controls, with intervals"),
+    "import": ("mcd.cli.import_", "turn a public checkpoint of MDLM, SDTT or Duo into a model"),
+    "export": ("mcd.cli.export", "write a model in the layout of MDLM on the Hugging Face hub"),
+    "push": ("mcd.cli.push", "upload a model to the Hugging Face hub, with a model card"),
+    "report": ("mcd.cli.report", "make one self-contained page about runs"),
+    "frontier": ("mcd.cli.frontier", "compare models at equal entropy, by temperature sweeps"),
+    "reproduce": ("mcd.cli.reproduce", "run the paper's tables, figures and ablations"),
+    "bench": ("mcd.cli.bench", "measure speed and memory: our code against the peers' way"),
+    "plan": ("mcd.cli.plan", "estimate memory and time of a training step on given hardware"),
+    "demo": ("mcd.cli.demo", "run the main job on the bundled text and teacher"),
 }
 
 SHARED = ("train", "distill", "sample", "eval")

@@ -15,9 +15,9 @@ from mcd.errors import UsageError, WorkFailed
 class PushArgs:
     """Upload a model to the Hugging Face hub in one commit: configuration, weights, tokenizer, and a model card.
 
-    The card is made from what the folder records: method, teacher, data, figures of its metrics.json with their
-    protocol, licence, papers. A path in place of the hub id (./FOLDER or file://FOLDER) gets the same files, so that
-    they can be read before. Log in with `hf auth login`, or set HF_TOKEN.
+    The card is made from the records in the folder: method, teacher, data, figures of its metrics.json with their
+    protocol, licence, papers. With a path instead of the hub id (./FOLDER or file://FOLDER), the same files are
+    written there, so that you can check them first. Log in with `hf auth login`, or set HF_TOKEN.
 
     Examples:
       mcd push runs/student ./to-be-pushed
@@ -29,11 +29,11 @@ class PushArgs:
     hub_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="HUB_ID")]
     """HUB_ID: OWNER/NAME, or a path such as ./FOLDER."""
     private: bool = False
-    """Where the repository is made: for yourself only."""
+    """Make a new repository private."""
     revision: str = "main"
-    """Branch of the hub; made where there is none."""
+    """Branch of the hub; it is created if it does not exist."""
     license: str | None = None
-    """Licence for the card, such as apache-2.0; by default that of the checkpoint it was imported from, or none."""
+    """Licence for the card, such as apache-2.0; by default that of the imported checkpoint, or none."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

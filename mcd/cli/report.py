@@ -29,7 +29,7 @@ class ReportArgs(Options):
     out: Path
     """HTML file to write."""
     title: str | None = None
-    """Heading of the page; the runs' names by default."""
+    """Heading of the page; by default the names of the runs."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

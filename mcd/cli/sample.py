@@ -26,7 +26,7 @@ FIRST = b'{"row": 0'
 
 @dataclass(frozen=True)
 class SampleArgs(Options):
-    """Draw text from a model. Rows are a function of (weights, seed, row, steps): the same command gives the same text.
+    """Draw text from a model. The same command gives the same text: rows depend on (weights, seed, row, steps).
 
     A template is text with [MASK] or [MASK:n] (n masked tokens) where the model is to write; what is behind its end is
     masked up to --length. A backslash before a mask makes it text: \\[MASK] is [MASK] itself. A space before a mask is
@@ -56,10 +56,11 @@ class SampleArgs(Options):
     special_tokens: bool = False
     """Names of special tokens in the template's text become these tokens; otherwise they are text."""
     borders: Borders = "kept"
-    """Where a document ends in a row: kept, as the name of the end of text; or dropped, so that documents run
-    together."""
+    """How the text shows the end of a document in a row. kept: by the name of the end-of-text token; dropped: not at
+    all, so documents run together."""
     chat: str | None = None
-    """In place of a template: a message to the model, put as its chat template has it; the model writes the answer."""
+    """A message to the model, instead of a template. It is formatted by the model's chat template, and the model
+    writes the answer."""
     watch: bool = False
     """Show every state of row 0 on the way (on stderr)."""
     sampling: SamplingOptions = SamplingOptions()

@@ -35,11 +35,11 @@ class DiTConfig(Options):
     length: Annotated[int, Ge(1), Le(2**20)] = 1024
     """Longest sequence."""
     cond_dim: Annotated[int, Ge(1), Le(2**16)] = 128
-    """Width of the time embedding. Without time conditioning it only shapes a constant, so small is enough."""
+    """Width of the time embedding. Without time conditioning the embedding is constant, so a small width is enough."""
     dropout: Decay = 0.1
     """Dropout on both branches of a block."""
     gate_init: Annotated[float, Ge(-1e6), Le(1e6)] = 0.0
-    """First value of the residual gates. 0 is adaLN-zero (MDLM); open gates learn sooner in short runs."""
+    """Initial value of the residual gates. 0 is adaLN-zero (MDLM); with 1, short runs learn sooner."""
     causal: bool = False
     """Whether a position sees only itself and those before it (the autoregressive yardstick), not the whole row."""
 

@@ -24,12 +24,12 @@ class LoRA(Options):
     lora_rank: Natural = 0
     """Rank of the factors of LoRA; 0 trains all weights."""
     lora_alpha: Positive | None = None
-    """What LoRA's product is multiplied by, times the rank; twice the rank by default."""
+    """Alpha of LoRA: the product of the factors is multiplied by alpha / rank; twice the rank by default."""
     lora_targets: tuple[str, ...] = ()
     """Names of the linear layers that get factors of LoRA, such as query value or q_proj v_proj; by default all of the
     blocks."""
     lora_dropout: Decay = 0.0
-    """Dropout of what goes into LoRA's factors."""
+    """Dropout on the input of LoRA's factors."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,7 @@ class CAD(Confidence):
     facts: ClassVar = {**Sampler.facts, "grid": "adaptive"}
 
     block: Natural = 32
-    """Masked tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
+    """Masked tokens per block; blocks are filled from left to right. 0: the whole row is one block."""
     threshold: float = 0.95
     """Score from which on a token is sure. It needs --steps near the number of masked tokens to matter: a block has its
     share of them, and the last reveals what is left. It is in [0, 1] for the scores top and margin, and at most 0 for

@@ -45,10 +45,10 @@ class Confidence(Sampler):
     likeliest: ClassVar[str] = "--greedy takes the likeliest tokens"
 
     score: Score = "top"
-    """What makes a token sure: top (probability of the likeliest id), margin (its lead over the second), entropy (low
-    entropy of the prediction), random (all are equal: the control)."""
+    """Confidence score of a token: top (probability of the likeliest id), margin (its lead over the second), entropy
+    (low entropy of the prediction), random (equal scores, as a control)."""
     block: Natural = 0
-    """Masked tokens of a block; blocks are filled from left to right. 0 is one block for the whole row."""
+    """Masked tokens per block; blocks are filled from left to right. 0: the whole row is one block."""
     greedy: bool = False
     """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows then differ
     only in the order of equal scores."""

@@ -33,8 +33,8 @@ class ReMDM(Sampler):
     remasks: ClassVar[bool] = True
 
     remasking: Literal["cap", "rescale"] = "cap"
-    """How eta sets sigma, the probability that a step masks a token again: cap (eta, or the most that is possible where
-    that is less) or rescale (eta times the most that is possible)."""
+    """How eta sets sigma, the probability that a step masks a token again: cap (eta, or the largest possible value
+    if that is smaller) or rescale (eta times the largest possible value)."""
     eta: Share = 0.04
     """Strength of remasking; 0 never masks again."""
 
