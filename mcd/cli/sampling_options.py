@@ -60,9 +60,9 @@ class SamplingOptions(Options):
 
     length: Count | None = None
     """Tokens per row; the longest that the model makes by default."""
-    sampler: str | None = None
+    sampler: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}}")] = None
     """How to generate. By default ancestral for a masked model, uniform for a uniform one, causal for an autoregressive
-    one. Some options below are of some samplers alone: their names come first in the text."""
+    one. Where an option below belongs only to some samplers, its text begins with their names."""
     frame: bool = False
     """Begin and end each row with the tokens that the tokenizer puts around a text ([CLS], [SEP]), for a network that
     was trained with them. They are always visible, and in no text and no figure."""

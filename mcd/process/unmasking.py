@@ -1,7 +1,7 @@
-"""Where u comes from when sampling: when is each token of a row revealed?
+"""The law of u when sampling: it decides when each token of a row is revealed.
 
 Every order gives u marginally uniform on (low, 1], so each token alone follows the masking process exactly; they differ
-in how the tokens of a row depend on each other. A sampler that starts from all mask draws above low = alpha_1. Where
+in how the tokens of a row depend on each other. A sampler whose rows start all masked draws above low = alpha_1. Where
 some tokens of a row are given, the order runs over the others alone: see `sample_u_of_row`.
 """
 
@@ -15,7 +15,7 @@ Order = Callable[[int, float, torch.Generator], Tensor]
 BLOCKS = 8
 """Blocks of a row in `sample_u_blockwise`: each is an eighth of it."""
 GOLDEN = (5.0**0.5 - 1.0) / 2.0
-"""Of all numbers the worst to approximate by fractions: multiples of it, modulo 1, keep apart."""
+"""The number that is hardest to approximate by fractions: multiples of it, modulo 1, keep apart."""
 
 
 def sample_u_iid(length: int, low: float, generator: torch.Generator) -> Tensor:
@@ -26,8 +26,8 @@ def sample_u_iid(length: int, low: float, generator: torch.Generator) -> Tensor:
 def sample_u_stratified(length: int, low: float, generator: torch.Generator) -> Tensor:
     """One threshold in each L-th part of (low, 1], in random order, float64 (L,).
 
-    Each step of a uniform grid then reveals L/N tokens (exactly when N divides L, else within two), in place of a
-    binomial number.
+    Each of the N steps of a uniform grid then reveals L/N tokens (exactly when N divides L, else within two), in place
+    of a binomial number.
     """
     return _u_of_rank(torch.randperm(length, generator=generator), low, generator)
 
@@ -35,11 +35,18 @@ def sample_u_stratified(length: int, low: float, generator: torch.Generator) -> 
 def sample_u_low_discrepancy(length: int, low: float, generator: torch.Generator) -> Tensor:
     """Tokens revealed together stand far apart, float64 (L,).
 
-    Token i has the rank of its point in the golden-ratio sequence, i GOLDEN modulo 1, plus a random shift; the rest is
-    as in `sample_u_stratified`, so counts are as equal. Multiples of the golden ratio come close to each other modulo 1
-    for distant i only: where N divides L, two tokens revealed at the same of N steps are more than 0.4 N apart (for
-    every L up to 1,024; N would be a perfect comb, and a random order puts neighbours together). Every row goes through
-    one cyclic order of tokens, from a random place on: the shift and the jitter are all that is random.
+    Token i has the rank of its point in the golden-ratio sequence, i GOLDEN modulo 1, plus a random shift modulo L; the
+    rest is as in `sample_u_stratified`, so counts are as equal. Multiples of the golden ratio come close to each other
+    modulo 1 for distant i only: where N divides L, two tokens revealed in the same of N steps are more than 0.4 N apart
+    (for every L up to 1,024; N would be a perfect comb, and a random order puts neighbours together). Every row goes
+    through one cyclic order of tokens, from a random place on: only the shift and the jitter are random.
+
+    Others spread what a step reveals too. Dilated schedules for masked language models (DUS, arXiv 2506.19037) divide
+    the positions of a block into groups of tokens that are not adjacent, and reveal a group per step, in a fixed order.
+    The Halton scheduler for masked image models (arXiv 2503.17076) reveals positions in the order of a low-discrepancy
+    sequence in two dimensions. Here the sequence has one dimension, the whole row is one block, any number of steps
+    reveals equal counts, and the random shift makes each u uniform on (low, 1]: a single token is revealed at a time
+    that has the law of the masking process, so that the order changes nothing but what is revealed together.
     """
     point = torch.arange(length, dtype=torch.float64) * GOLDEN % 1.0
     rank = point.argsort().argsort() + torch.randint(length, (), generator=generator)
@@ -47,12 +54,13 @@ def sample_u_low_discrepancy(length: int, low: float, generator: torch.Generator
 
 
 def sample_u_blockwise(length: int, low: float, generator: torch.Generator) -> Tensor:
-    """Blocks of consecutive tokens, one block after another from a random one on, round the end, float64 (L,).
+    """Blocks of consecutive tokens, one block after another from a random one on, float64 (L,).
 
-    The row is cut into `BLOCKS` blocks as equal as may be (into L when it is shorter). The one that begins is drawn and
-    gets the lowest part of (low, 1], its right neighbour the next, and the first block follows the last. Without the
-    random beginning a token's u would depend on its place, and no token would follow the masking process. In a block
-    the order is that of `sample_u_stratified`, so counts are as equal where `BLOCKS` and N divide L.
+    The row is cut into `BLOCKS` blocks of nearly equal length (into L when it is shorter). The block that begins is
+    random and gets the lowest part of (low, 1], its right neighbour gets the next, and the first block follows the
+    last. Without the random beginning a token's u would depend on its place, and no token would follow the masking
+    process. In a block the order is that of `sample_u_stratified`, so counts are as equal where `BLOCKS` and N divide
+    L.
     """
     blocks = min(BLOCKS, length)
     edges = [length * n // blocks for n in range(blocks + 1)]
@@ -62,7 +70,7 @@ def sample_u_blockwise(length: int, low: float, generator: torch.Generator) -> T
 
 
 def _u_of_rank(rank: Tensor, low: float, generator: torch.Generator) -> Tensor:
-    """Of each token a threshold in the part of (low, 1] that belongs to its rank; rank (L,) permutes 0 to L - 1."""
+    """Thresholds in the parts of (low, 1] that belong to the ranks; rank (L,) is a permutation of 0 to L - 1."""
     jitter = 1.0 - torch.rand(len(rank), dtype=torch.float64, generator=generator)
     return low + (1.0 - low) * (rank + jitter) / len(rank)
 
@@ -78,9 +86,9 @@ ORDERS: dict[str, Order] = {
 def sample_u_of_row(order: str, wanted: Tensor, low: float, generator: torch.Generator) -> Tensor:
     """Thresholds of a row of which only the tokens `wanted`, bool (L,), are revealed, float64 (L,); 0 for the others.
 
-    The order runs over the wanted tokens as if they stood side by side: ranks, counts and blocks are theirs, and the
-    given ones take no part of (low, 1]. The threshold of a token is thus uniform on (low, 1], whatever is given. With
-    "iid" it is also the same number, whatever is given.
+    The order runs over the wanted tokens as if they stood next to each other: ranks, counts and blocks are theirs, and
+    the given ones take no part of (low, 1]. The threshold of a token is thus uniform on (low, 1], whatever is given.
+    With "iid" it is also the same number, whatever is given.
     """
     if order == "iid":
         return sample_u_iid(len(wanted), low, generator).masked_fill(~wanted, 0.0)

@@ -34,6 +34,12 @@ class Oracle(Denoiser):
 
 
 @pytest.fixture
+def model(tiny_denoiser):
+    """A masked model of 23 tokens for rows of 16, with random weights."""
+    return tiny_denoiser(V=23, length=16).requires_grad_(False)
+
+
+@pytest.fixture
 def oracle(tiny_denoiser) -> Callable[[Tensor], Oracle]:
     """The perfect model of a table of probabilities, (V,) * L."""
 

@@ -16,11 +16,6 @@ from mcd.sampler.base import FEW, row_generator
 V, L = 23, 16
 
 
-@pytest.fixture
-def model(tiny_denoiser):
-    return tiny_denoiser(V=V, length=L).requires_grad_(False)
-
-
 def trajectory(sampler, model, rows, seed=0):
     return list(sampler.trajectory(model, torch.full((len(rows), L), V), rows, seed))
 

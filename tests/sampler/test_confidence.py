@@ -16,11 +16,6 @@ from mcd.sampler.confidence import Confidence, score_of_log_p
 V, L = 23, 16
 
 
-@pytest.fixture
-def model(tiny_denoiser):
-    return tiny_denoiser(V=V, length=L).requires_grad_(False)
-
-
 def trajectory(sampler, model, rows, length=L, seed=0):
     return list(sampler.trajectory(model, torch.full((len(rows), length), model.mask_id), rows, seed))
 
@@ -179,7 +174,7 @@ def test_calls_go_down_with_the_threshold_and_the_cap_and_stop_where_they_must(m
     def calls(threshold, cap):
         return sample(CAD(L, block=8, threshold=threshold, cap=cap), model, 6, L)[1]
 
-    assert (calls(1.0, 4) == L).all()  # never sure: one a step
+    assert (calls(1.0, 4) == L).all()  # never sure: one per step
     assert (calls(0.0, 4) == L // 4).all()  # always sure: the cap
     assert (calls(0.0, 100) == 2).all()  # a call a block
     between = calls(0.4, 4)

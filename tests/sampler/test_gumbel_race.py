@@ -10,11 +10,6 @@ from mcd.sampler.gumbel_race import GumbelRace
 V, L = 23, 16
 
 
-@pytest.fixture
-def model(tiny_denoiser):
-    return tiny_denoiser(V=V, length=L).requires_grad_(False)
-
-
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 def test_agrees_with_a_twin_that_calls_the_network_at_every_step(model, precision):
     """Keeping the prediction while nothing changes is no approximation for a network without time."""

@@ -106,7 +106,7 @@ def test_a_state_is_shown_before_a_call_that_it_does_not_need(model, seeded, car
 
 
 def test_calls_are_fewer_than_in_lockstep(model, carried):
-    """steps = L leaves about a third of the rows idle at a step; here they go on without the others."""
+    """steps = L leaves about a third of the rows idle at a step; here they continue without the others."""
     rows, steps = 8, L
     sampler = Ancestral(steps, rows_per_call=rows)
     _, nfe = sample(sampler, model, rows, L)

@@ -20,11 +20,6 @@ V, L = 23, 16
 KINDS = ["cap", "rescale"]
 
 
-@pytest.fixture
-def model(tiny_denoiser):
-    return tiny_denoiser(V=V, length=L).requires_grad_(False)
-
-
 def trajectory(sampler, model, rows, length=L, seed=0):
     return list(sampler.trajectory(model, torch.full((len(rows), length), model.mask_id), rows, seed))
 

@@ -31,12 +31,7 @@ EQUAL = [
     *(Confidence(4, block=block) for block in (0, 1, 2, 3, 8, 100)),
     *(Confidence(4, score=score, block=4) for score in ("margin", "entropy", "random")),
 ]
-"""Samplers that reveal equal counts a step, here in 4 steps."""
-
-
-@pytest.fixture
-def model(tiny_denoiser):
-    return tiny_denoiser(V=V, length=L).requires_grad_(False)
+"""Samplers that reveal equal counts per step, here in 4 steps."""
 
 
 def batch(blank, length=L, places=PLACES):
@@ -73,7 +68,7 @@ CASES_OF_128 = [
 
 @pytest.mark.parametrize("sampler, most", CASES_OF_128, ids=str)
 def test_32_masks_among_96_given_tokens_take_32_steps(tiny_denoiser, sampler, most):
-    """At one end, in the middle and everywhere: a token a step, or as many as the cap allows."""
+    """At one end, in the middle and everywhere: one token per step, or as many as the cap allows."""
     model = tiny_denoiser(V=V, length=128, layers=1).requires_grad_(False)
     places = [[*range(96, 128)], [*range(32)], [*range(20, 52)], [*range(0, 128, 4)]]
     states = list(sampler.trajectory(model, batch(V, 128, places), range(4), 1))

@@ -48,7 +48,7 @@ def exact(request, seeded):
 
 
 def law_of(exact, steps, tail="sampled"):
-    """The exact law (V, V) of the sampler's rows: one transition matrix over the V^2 states a step."""
+    """The exact law (V, V) of the sampler's rows: one transition matrix over the V^2 states per step."""
     z = torch.tensor(list(itertools.product(range(V), repeat=2)))
     now = torch.full((len(z),), 1 / len(z), dtype=torch.float64)
     end = 1e-5 if tail == "greedy" else 0.0
