@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,27 +106,46 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: a temporary one, fsync, rename, fsync of the folder.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write; at the end it is synced and becomes `path`, durably, or is removed when that fails.
 
-    Raises OSError, and leaves what was there, when the disk refuses.
+    Raises OSError, and leaves the existing file, when the disk refuses.
     """
-    partial = path.with_suffix(path.suffix + ".partial")
+    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield partial
+        with partial.open("r+b") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to make under a temporary name; it becomes `path` at the end, or is removed when that fails."""
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was stopped
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a text file atomically and durably. Raises OSError as `atomic_file`."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all, and durably. Raises OSError as `write_durably`."""
+    """Write JSON atomically and durably. Raises OSError as `atomic_file`."""
     write_durably(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -1,20 +1,16 @@
 """Models of ours in the layout of MDLM on the hub, which its own code reads (arXiv 2406.07524; docs/checkpoints.md)."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
-from mcd.checkpoints.adapted import copy_companions
-from mcd.checkpoints.checks import check_finite, dit_of
-from mcd.checkpoints.folder import WEIGHTS, config_to_json, read_config
+from mcd.checkpoints.config import config_to_json, read_config
+from mcd.checkpoints.folder import copy_companions
 from mcd.checkpoints.public_config import MDLM_EPS
 from mcd.checkpoints.public_layout import ROTARY, Sizes, own_name, rotary_buffer
-from mcd.checkpoints.weights import write_streamed
+from mcd.checkpoints.weights import WEIGHTS, Stored, checked, open_safetensors, write_streamed
 from mcd.errors import ModelError
+from mcd.files import write_json
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.process.schedule import LogLinear
@@ -32,43 +28,44 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
     weights that are missing or do not fit.
     """
     config = read_config(model)
-    sizes = _check(config, str(model))
+    backbone = _check(config, str(model))
     path = model / WEIGHTS[weights]
     if not path.is_file():
         raise ModelError(f"{path}: missing; is this run still training, or the copy incomplete?")
-    own = {f"backbone.{name}": own_name(name) for name in sizes.shapes()}
-    shapes = {f"backbone.{name}": shape for name, shape in sizes.shapes().items()}
-    rotary = rotary_buffer(sizes.hidden, dit_of(config).heads)
-    shapes[f"backbone.{ROTARY}"] = tuple(rotary.shape)
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: truncated or not a safetensors file ({error})") from None
-    expected = {own[name]: shape for name, shape in shapes.items() if name in own}
-    if found != expected:
-        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    found, _ = open_safetensors([path])
+    shapes = Sizes(backbone.rows, backbone.hidden, backbone.layers, backbone.cond_dim).shapes()
+    expected = {own_name(name): shape for name, shape in shapes.items()}
+    held = {name: tensor.shape for name, tensor in found.items()}
+    wrong = sorted(name for name in held.keys() | expected.keys() if held.get(name) != expected.get(name))
+    if wrong:
         raise ModelError(f"{path}: does not fit its config.json ({', '.join(wrong[:8])})")
-
-    def read(name: str) -> Tensor:
-        if name not in own:
-            return rotary
-        with safe_open(path, framework="pt") as file:
-            tensor = file.get_tensor(own[name])
-        check_finite({own[name]: tensor}, str(path))
-        return tensor
-
+    tensors = {f"backbone.{name}": checked(found[own_name(name)], own_name(name), str(path)) for name in shapes}
+    rotary = rotary_buffer(backbone.hidden, backbone.heads)
+    tensors[f"backbone.{ROTARY}"] = Stored(tuple(rotary.shape), lambda: rotary)
     out.mkdir(parents=True, exist_ok=True)
-    write_streamed(out / "model.safetensors", shapes, read)
+    write_streamed(out / "model.safetensors", tensors)
     if (model / "tokenizer.json").is_file():
         shutil.copyfile(model / "tokenizer.json", out / "tokenizer.json")
     copy_companions(model, out)
-    (out / "config.json").write_text(json.dumps(mdlm_config(config), indent=2) + "\n", encoding="utf-8")
+    write_json(out / "config.json", _mdlm_config(config, backbone))
 
 
-def mdlm_config(config: DenoiserConfig) -> dict[str, Any]:
+def _check(config: DenoiserConfig, source: str) -> DiTConfig:
+    """The backbone of a model that MDLM's code can run. Raises ModelError for another."""
+    backbone = config.backbone
+    if not isinstance(backbone, DiTConfig):
+        raise ModelError(f"{source}: its network is not MDLM's transformer, so it has no MDLM layout")
+    if config.process != "masked":
+        raise ModelError(f"{source}: is a model of {config.process} kind; MDLM's layout is for masked diffusion")
+    if config.time_conditioned and config.schedule != LogLinear(MDLM_EPS):
+        raise ModelError(
+            f"{source}: it is conditioned on time by {config.schedule}; MDLM's code knows LogLinear(eps={MDLM_EPS})"
+        )
+    return backbone
+
+
+def _mdlm_config(config: DenoiserConfig, backbone: DiTConfig) -> dict[str, Any]:
     """config.json as MDLM has it on the hub, and our own configuration under "mcd", which its class passes over."""
-    backbone = dit_of(config)
     return {
         "architectures": ["MDLM"],
         "auto_map": {
@@ -88,19 +85,3 @@ def mdlm_config(config: DenoiserConfig) -> dict[str, Any]:
         "torch_dtype": "float32",
         "vocab_size": backbone.rows,
     }
-
-
-def _check(config: DenoiserConfig, source: str) -> Sizes:
-    """The sizes of a model that MDLM's code can run. Raises ModelError for another."""
-    backbone = config.backbone
-    if not isinstance(backbone, DiTConfig):
-        raise ModelError(f"{source}: its network is not MDLM's transformer, so it has no MDLM layout")
-    if config.process != "masked":
-        raise ModelError(f"{source}: is a model of {config.process} kind; MDLM's layout is for masked diffusion")
-    if config.mask_id != backbone.rows - 1:
-        raise ModelError(f"{source}: its mask, {config.mask_id}, is not the last row, where MDLM's code has it")
-    if config.time_conditioned and config.schedule != LogLinear(MDLM_EPS):
-        raise ModelError(
-            f"{source}: it is conditioned on time by {config.schedule}; MDLM's code knows LogLinear(eps={MDLM_EPS})"
-        )
-    return Sizes(backbone.rows, backbone.hidden, backbone.layers, backbone.cond_dim, backbone.heads)

@@ -1,9 +1,13 @@
-"""Models on disk: a folder of config.json, model.safetensors and tokenizer.json; ours, or one of Hugging Face."""
+"""A model folder: config.json, weights as safetensors, tokenizer.json; ours, or one of Hugging Face.
+
+`from_pretrained` reads one by its name, `save_pretrained` writes one.
+"""
 
 import contextlib
-import json
+import math
+import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,88 +17,42 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mcd.checkpoints.adapted import (
-    FETCHED,
-    config_from_published,
-    config_to_published,
-    copy_companions,
-    read_published,
+from mcd.checkpoints.config import NOTES, config_to_json, read_config
+from mcd.checkpoints.weights import (
+    PICKLED,
+    WEIGHTS,
+    check_finite,
+    header_shapes,
+    is_pickle,
+    parts_of_weights,
+    write_tensors,
 )
-from mcd.checkpoints.checks import check_finite, check_size, check_weights_file, why_no_model
-from mcd.checkpoints.weights import write_tensors
 from mcd.errors import ModelError
-from mcd.files import read_json, write_durably
+from mcd.files import atomic_file, optional_object, write_durably, write_json
 from mcd.hub_access import hub_access
 from mcd.model.adapted.config import AdaptedConfig
-from mcd.model.adapted.families import family_of
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.lora import adapter_of, merged
-from mcd.process.schedule import config_of_schedule, schedule_of_config
 
-FORMAT = "mcd-model-1"
 DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
-WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leaves new weights as they are: what is loaded overwrites them. Random ones for 170M parameters take 1 s."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
-    """The JSON form of a model's configuration; `config_of_json` reads it back.
-
-    That of an adapted network is its config.json as published, with a section "mcd".
-    """
-    if isinstance(config.backbone, AdaptedConfig):
-        assert config.mask_id is not None
-        section = {"format": FORMAT, "mask_id": config.mask_id, "schedule": config_of_schedule(config.schedule)}
-        return config_to_published(config.backbone, section)
-    return {
-        "format": FORMAT,
-        "backbone": asdict(config.backbone),
-        "mask_id": config.mask_id,
-        "schedule": config_of_schedule(config.schedule),
-        "time_conditioned": config.time_conditioned,
-    }
-
-
-def config_of_json(value: Any) -> DenoiserConfig:
-    """A configuration from its JSON form. Raises ModelError when it is of another format."""
-    if isinstance(value, dict) and isinstance(value.get("mcd"), dict):
-        return _config_of_section(value)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise ModelError(f'config.json is not of an mcd model (no "format": "{FORMAT}")')
-    try:
-        return DenoiserConfig(
-            backbone=DiTConfig(**value["backbone"]),
-            mask_id=value["mask_id"],
-            schedule=schedule_of_config(value["schedule"]),
-            time_conditioned=value["time_conditioned"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json is damaged: {error}") from None
-
-
-def _config_of_section(value: dict[str, Any]) -> DenoiserConfig:
-    """The configuration of an adapted network that was saved here, or read from a folder of Hugging Face."""
-    section = value["mcd"]
-    if section.get("format") != FORMAT:
-        raise ModelError(f'the section "mcd" of config.json has no "format": "{FORMAT}"')
-    try:
-        family_of(value)
-    except ValueError as error:
-        raise ModelError(str(error)) from None
-    try:
-        backbone = config_from_published(value)
-        return DenoiserConfig(backbone, section["mask_id"], schedule_of_config(section["schedule"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json is damaged: {error}") from None
+OF_TOKENIZER = (
+    *NOTES,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+)
+COMPANIONS = (*OF_TOKENIZER, "generation_config.json", "LICENSE*", "NOTICE*")
+"""Files that a model keeps, besides config.json, weights and tokenizer.json, when it is saved anew: without them
+`transformers` would guess (and lower the case of a cased BERT's text), or know no chat template."""
+FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*", "NOTICE*")
+"""What is fetched of a model on the hub. Its code (.py) is kept for `transformers`; nothing here runs it."""
+MODEST = 1 << 26
+"""Numbers (256 MiB of float32) up to which a model is built before the file of its weights is compared with it."""
 
 
 def locate(name: str, revision: str | None = None, files: list[str] | None = None) -> Path:
@@ -109,11 +67,18 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
     if path.is_dir():
         if not (path / "config.json").is_file():
             if (path / "run.json").is_file():
-                raise ModelError(f"{name}: is a run that is not finished; to go on, run its command again")
+                raise ModelError(f"{name}: is a run that is not finished; to resume it, run its command again")
             raise ModelError(f"{name}: no config.json in this folder; a model is config.json + model.safetensors")
         return path
     if path.is_file():
-        raise ModelError(why_no_model(path))
+        fix = f"of a checkpoint of MDLM, SDTT or Duo `mcd import {path} --out DIR` makes one"
+        if path.suffix in PICKLED or is_pickle(path):
+            raise ModelError(
+                f"{path}: is a pickle, which can run code when it is read; a model is a folder: {fix} and runs nothing"
+            )
+        raise ModelError(
+            f"{path}: is a file; a model is a folder" + (f": {fix}" if path.suffix == ".safetensors" else "")
+        )
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"{name}: no such model folder (a model is a folder, a hub id OWNER/NAME, or demo)")
     try:
@@ -128,26 +93,6 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
             raise ModelError(f"{asked}: no such folder, and {access.refusal(error)}") from None
 
 
-def read_config(folder: Path) -> DenoiserConfig:
-    """The configuration of a model's folder. Raises ModelError when config.json is missing, damaged or foreign.
-
-    A folder of Hugging Face says what network it is, and its tokenizer which id is the mask; the schedule is LogLinear.
-    """
-    try:
-        value = read_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}/config.json: cannot be read ({error})") from None
-    try:
-        if isinstance(value, dict) and "model_type" in value and "mcd" not in value:
-            try:
-                return DenoiserConfig(*read_published(folder, value))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ModelError(str(error)) from None
-        return config_of_json(value)
-    except ModelError as error:
-        raise ModelError(f"{folder}: {error}") from None
-
-
 def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: torch.dtype = torch.float32) -> Denoiser:
     """Load a model in evaluation mode, its weights in `dtype`.
 
@@ -158,75 +103,66 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
     folder = locate(name, files=list(FETCHED))
     config = read_config(folder)
     path = folder / WEIGHTS[weights]
-    tensors: dict[str, Tensor] = {}
     parts = parts_of_weights(path)
-    check_size(path, [shape for part in parts for shape in check_weights_file(part)], config)
+    _check_size(path, [shape for part in parts for shape in header_shapes(part)], config)
+    tensors: dict[str, Tensor] = {}
     for part in parts:
         try:
             tensors |= load_file(part)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{part}: truncated or not a safetensors file ({error})") from None
     try:
-        model = _empty(config, dtype)
+        model = _unfilled(config, dtype)
     except ValueError as error:
         raise ModelError(f"{folder}: config.json is damaged: {error}") from None
-    load_strictly(model, tensors, str(path))
+    _load_strictly(model, tensors, str(path))
     check_finite(tensors, str(path))
     model.folder = folder
     return model.eval()
 
 
-def _empty(config: DenoiserConfig, dtype: torch.dtype = torch.float32) -> Denoiser:
+def _check_size(path: Path, shapes: list[list[int]], config: DenoiserConfig) -> None:
+    """Raise ModelError when the weights at `path`, of these shapes, are far from those that a configuration asks for.
+
+    For an adapted network only its largest matrices and its layers are compared.
+    """
+    held, backbone = sum(map(math.prod, shapes)), config.backbone
+    if isinstance(backbone, DiTConfig):
+        needed, layers = backbone.parameters, backbone.layers
+    else:
+        inner, layers = (backbone.settings.get(key, 0) for key in ("intermediate_size", "num_hidden_layers"))
+        sizes = [n if type(n) is int else 0 for n in (inner, layers)]
+        needed, layers = max(held, backbone.hidden * max(backbone.rows, sizes[0])), sizes[1]
+    if max(held, needed) > max(2 * min(held, needed), MODEST) or layers > max(len(shapes), 1000):
+        raise ModelError(
+            f"{path}: does not fit its config.json: it holds {held:,} numbers in {len(shapes):,} tensors, "
+            f"and the configuration is of {needed:,} in {layers:,} layers"
+        )
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves new weights unfilled, since loading overwrites them. Random ones for 170M parameters take 1 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _unfilled(config: DenoiserConfig, dtype: torch.dtype = torch.float32) -> Denoiser:
     """A model whose weights are whatever was in memory, and are to be overwritten."""
     with contextlib.ExitStack() as stack:
         if isinstance(config.backbone, AdaptedConfig):
             from mcd.model.adapted.network import unfilled
 
             stack.enter_context(unfilled())
-        stack.enter_context(_Unfilled())
+        stack.enter_context(_NoInitialisation())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(dtype)
         return Denoiser(config)
 
 
-def parts_of_weights(path: Path) -> list[Path]:
-    """The files of a weight set: model.safetensors, or those that an index of Hugging Face names in its place.
-
-    Raises ModelError for an index that is damaged or names anything but files beside it.
-    """
-    index = path.with_name(path.name + ".index.json")
-    return [path] if path.exists() or not index.is_file() else files_of_index(index)
-
-
-def files_of_index(index: Path) -> list[Path]:
-    """The files that an index of Hugging Face names, by name, whether they are there or not.
-
-    Raises ModelError for an index that is damaged or names anything but safetensors files beside it.
-    """
-    try:
-        names = list(read_json(index)["weight_map"].values())
-        if not names:
-            raise ValueError("holds no weight_map")
-        for name in names:
-            if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-                raise ValueError(f"names {name!r}, which is no file of its folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index}: cannot be read ({error})") from None
-    return [index.with_name(name) for name in sorted(set(names))]
-
-
-def lengthened(model: Denoiser, length: int) -> Denoiser:
-    """The same weights in a model whose longest sequence is `length`: rotary positions are not learnt.
-
-    Raises ValueError for an adapted network that has learnt its positions, and fewer.
-    """
-    longer = _empty(replace(model.config, backbone=replace(model.config.backbone, length=length)))
-    longer.load_state_dict(model.state_dict())
-    longer.folder = model.folder
-    return longer.eval()
-
-
-def load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> None:
+def _load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> None:
     """Load weights, every key and shape accounted for, or raise ModelError with the list of those that are not."""
     own = {model.backbone.stored_name(name.removeprefix("backbone.")): p for name, p in model.state_dict().items()}
     try:
@@ -236,15 +172,25 @@ def load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> N
     faults = [f"missing {name}" for name in own if name not in tensors]
     faults += [f"unexpected {name}" for name in tensors if name not in own]
     faults += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and own[name].shape != tensors[name].shape
+        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(p.shape)}"
+        for name, p in own.items()
+        if name in tensors and p.shape != tensors[name].shape
     ]
     if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise ModelError(f"{source}: does not fit its config.json: {shown}")
+        raise ModelError(f"{source}: does not fit its config.json: {listed(faults)}")
     for name, p in own.items():
         p.copy_(tensors[name])
+
+
+def lengthened(model: Denoiser, length: int) -> Denoiser:
+    """The same weights in a model whose longest sequence is `length`: rotary positions are not learnt.
+
+    Raises ValueError for an adapted network that has learnt its positions, and fewer.
+    """
+    longer = _unfilled(replace(model.config, backbone=replace(model.config.backbone, length=length)))
+    longer.load_state_dict(model.state_dict())
+    longer.folder = model.folder
+    return longer.eval()
 
 
 def save_pretrained(
@@ -255,19 +201,19 @@ def save_pretrained(
     dtype: torch.dtype = torch.float32,
     beside: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model folder; the weights last, each file by way of a temporary one.
+    """Write a model folder, each file atomically, the weights last.
 
-    raw: a second weight set (as trained, beside the EMA in `model`). dtype: of the stored weights. beside: texts to
-    write by the names of their files, in place of what stood beside the model, which goes along (`copy_companions`). An
-    adapted network is written as it is published, so that `transformers` reads it too, with the dtype of what is
-    stored; what LoRA has learnt is added to its weights, and written once more by itself, in the folder "adapter", as
-    PEFT reads it.
+    raw: a second weight set (as trained, where `model` holds the average). dtype: of the stored weights. beside: texts
+    to write by the names of their files; they replace those of the folder that `model` was read from, which are copied
+    (`copy_companions`). An adapted network is written as Hugging Face publishes it, so that `transformers` reads it
+    too, with the dtype of what is stored; what LoRA has learnt is added to its weights, and also written by itself in
+    the folder "adapter", as PEFT reads it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_to_json(model.config)
     if isinstance(model.config.backbone, AdaptedConfig):  # `transformers` rounds what it loads to what it reads here
         config |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
-    write_durably(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    write_json(folder / "config.json", config)
     if model.folder is not None and model.folder != folder:
         copy_companions(model.folder, folder)
     tokenizer = {} if tokenizer_json is None else {"tokenizer.json": tokenizer_json}
@@ -275,17 +221,32 @@ def save_pretrained(
         write_durably(folder / name, text)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
         if tensors is not None:
-            write_tensors(folder / WEIGHTS[kind], stored_tensors(model, tensors, dtype))
+            plain = tensors if model.lora is None else merged(tensors, model.lora)
+            names = {name: model.backbone.stored_name(name.removeprefix("backbone.")) for name in plain}
+            write_tensors(folder / WEIGHTS[kind], {names[name]: value.to(dtype) for name, value in plain.items()})
     if model.lora is not None:
         (folder / "adapter").mkdir(exist_ok=True)
         settings, factors = adapter_of(model.lora, model.backbone, model.state_dict(), model.folder)
-        (folder / "adapter" / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "adapter" / "adapter_config.json", settings)
         write_tensors(folder / "adapter" / "adapter_model.safetensors", factors)
 
 
-def stored_tensors(model: Denoiser, tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors named as in `state_dict` of a model, named and shaped as in its model file."""
-    if model.lora is not None:
-        tensors = merged(tensors, model.lora)
-    stored = model.backbone.stored_name
-    return {stored(name.removeprefix("backbone.")): value.to(dtype) for name, value in tensors.items()}
+def companions_of(folder: Path, names: tuple[str, ...] | None = None) -> list[Path]:
+    """The files of `names` in a folder. By default COMPANIONS, and code (.py) if config.json names classes of it."""
+    if names is None:
+        names = (*COMPANIONS, "*.py") if "auto_map" in optional_object(folder / "config.json") else COMPANIONS
+    return [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
+
+
+def copy_companions(source: Path, target: Path, names: tuple[str, ...] | None = None) -> None:
+    """Copy the files of `companions_of` to the folder `target`, each atomically. Raises OSError."""
+    for path in companions_of(source, names):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        with atomic_file(copy) as partial:
+            shutil.copyfile(path, partial)
+
+
+def listed(faults: list[str]) -> str:
+    """The first eight of some faults, and how many more there are."""
+    return "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")

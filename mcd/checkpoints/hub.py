@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcd.checkpoints.adapted import companions_of
-from mcd.checkpoints.checks import check_finite_file
-from mcd.checkpoints.folder import WEIGHTS, parts_of_weights, read_config
+from mcd.checkpoints.config import read_config
+from mcd.checkpoints.folder import companions_of
 from mcd.checkpoints.import_ import ORIGIN
+from mcd.checkpoints.weights import WEIGHTS, check_finite, open_safetensors, parts_of_weights
 from mcd.errors import HubError, ModelError
 
 CARD = "README.md"
@@ -28,7 +28,8 @@ def published(model: Path, card: str) -> dict[str, Path | bytes]:
             raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?")
     for path in (*weights, model / WEIGHTS["raw"]):
         if path.is_file():
-            check_finite_file(path)
+            for name, tensor in open_safetensors([path])[0].items():
+                check_finite({name: tensor.read()}, str(path))
     names = ["config.json", *(part.name for part in weights), f"{WEIGHTS['ema']}.index.json", WEIGHTS["raw"]]
     names += ["tokenizer.json", ORIGIN, *(path.relative_to(model).as_posix() for path in companions_of(model))]
     names += [f"adapter/{path.name}" for path in sorted((model / "adapter").glob("adapter_*"))]

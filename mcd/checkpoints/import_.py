@@ -4,21 +4,20 @@ The layouts are in docs/checkpoints.md. Ours compute in float32; the public code
 autocast whatever it is asked for, so that its own logits are rounded to 8 bits of mantissa.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from mcd.checkpoints.folder import WEIGHTS, config_to_json
+from mcd.checkpoints.config import config_to_json
 from mcd.checkpoints.public_config import CONDITIONING, LICENCES, Facts, Family, Said, denoiser_config, facts_of
-from mcd.checkpoints.public_layout import ROTARY, Sizes, check_rotary, own_name, sizes_of, unwrapped
-from mcd.checkpoints.sources import Opened
-from mcd.checkpoints.weights import write_streamed
+from mcd.checkpoints.public_layout import ROTARY, check_rotary, own_name, sizes_of, unwrapped
+from mcd.checkpoints.source import Source
+from mcd.checkpoints.weights import WEIGHTS, Stored, checked, write_streamed
 from mcd.errors import ModelError
+from mcd.files import write_json
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import TimeEmbedding
 
@@ -33,18 +32,17 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class Import:
-    """A checkpoint that has been understood, before any of its weights is read.
+    """A checkpoint that has been understood, before most of its weights are read.
 
-    sets: weight sets by the name they get here ("ema", which model.safetensors holds, and "raw"), each a reader by our
-    names; shapes: of our names; chosen, available: what the file calls them; ignored: keys that are not needed;
-    assumed: what nothing in the file says, each "name value: reason".
+    sets: weight sets by the name they get here ("ema", which model.safetensors holds, and "raw"), by our names of the
+    tensors; chosen, available: what the file calls them; ignored: keys that are not needed; assumed: what nothing in
+    the file says, each "name value: reason".
     """
 
-    opened: Opened
+    source: Source
     facts: Facts
     config: DenoiserConfig
-    shapes: Mapping[str, tuple[int, ...]]
-    sets: Mapping[str, Callable[[str], Tensor]]
+    sets: Mapping[str, Mapping[str, Stored]]
     chosen: str
     available: Sequence[str]
     ignored: Sequence[str]
@@ -53,22 +51,22 @@ class Import:
     @property
     def layout(self) -> str:
         """Such as "mdlm-hub", "duo-lightning", "sdtt-bare"."""
-        return f"{self.facts.family}-{self.opened.container}"
+        return f"{self.facts.family}-{self.source.container}"
 
     @property
     def warning(self) -> str | None:
-        """What is said of an assumption by which all that the model says may be wrong; None where none was made."""
-        told = next((line for line in self.assumed if line.startswith(CONDITIONING)), None)
-        if told is None:
+        """The warning for an assumption that may make all predictions wrong; None where it was not made."""
+        assumed = next((line for line in self.assumed if line.startswith(CONDITIONING)), None)
+        if assumed is None:
             return None
         return (
-            f"the file does not say whether the network reads the time; taken: {told}. If that is wrong, so are its "
+            f"the file does not say whether the network reads the time; taken: {assumed}. If that is wrong, so are its "
             "predictions: say it by --time-conditioned or --no-time-conditioned"
         )
 
 
 def understand(
-    opened: Opened,
+    source: Source,
     weights: Choice | None = None,
     family: Family | None = None,
     heads: int | None = None,
@@ -82,49 +80,39 @@ def understand(
     time_conditioned, eps (of the log-linear schedule): what the file does not say. Raises ModelError with the list of
     keys that do not fit, and for what it lacks or contradicts.
     """
-    source = opened.source
     assumed = []
-    if family is None and opened.nameless and not opened.config:
+    if family is None and source.nameless and not source.config:
         family = "sdtt"
         assumed.append("layout sdtt: Lightning's file without hyper_parameters and sampler, as SDTT's code writes it")
-    facts = facts_of(opened.config, family, source)
-    named, helpers = unwrapped(opened.shapes, source)
-    if opened.others:
+    facts = facts_of(source.config, family, source.name)
+    named, ignored = unwrapped(source.tensors, source.name)
+    if source.others:
         raise ModelError(
-            f"{source}: {', '.join(opened.others[:8])} hold no weights of a known kind, which nothing here uses"
+            f"{source.name}: {', '.join(source.others[:8])} hold no weights of a known kind, which nothing here uses"
         )
-    sizes = sizes_of({public: opened.shapes[name] for public, name in named.items()}, source)
+    sizes = sizes_of({public: source.tensors[name].shape for public, name in named.items()}, source.name)
     if ROTARY in named:
-        check_rotary(opened.read(named[ROTARY]), source)
+        check_rotary(source.tensors[named[ROTARY]].read(), source.name)
+        ignored = [*ignored, named[ROTARY]]
+    order = list(sizes.shapes())
     said = Said(family, heads, length, time_conditioned, eps)
-    config, more = denoiser_config(sizes, facts, said, _time_trained(opened, sizes, named), source)
-    raw = _reader(opened.read, {own_name(name): named[name] for name in sizes.shapes()}, source)
-    sets, chosen, available = _chosen(opened, facts, sizes, list(named), weights, raw)
-    return Import(
-        opened=opened,
-        facts=facts,
-        config=config,
-        shapes={own_name(name): shape for name, shape in sizes.shapes().items()},
-        sets=sets,
-        chosen=chosen,
-        available=available,
-        ignored=[*helpers, *([named[ROTARY]] if ROTARY in named else [])],
-        assumed=[*assumed, *more],
-    )
+    config, more = denoiser_config(sizes, facts, said, _time_trained(source, order, named), source.name)
+    sets, chosen, available = _chosen(source, facts, order, named, weights)
+    return Import(source, facts, config, sets, chosen, available, ignored, [*assumed, *more])
 
 
-def _time_trained(opened: Opened, sizes: Sizes, named: Mapping[str, str]) -> bool | None:
+def _time_trained(source: Source, order: list[str], named: Mapping[str, str]) -> bool | None:
     """Whether weights that only a time input trains differ from their average; None where there is no average.
 
-    A network that is not conditioned on time is told sigma = 0, whose sines are 0: the half of the first matrix of
+    A network that is not conditioned on time is given sigma = 0, whose sines are 0: the half of the first matrix of
     `sigma_map` that reads them has no gradient, so that weights and average are its initial values to the bit. (Weight
     decay, which neither MDLM nor SDTT uses, would move it too.)
     """
     name = "sigma_map.mlp.0.weight"
-    index = list(sizes.shapes()).index(name)
-    if opened.read_ema is None or opened.ema is None or index >= len(opened.ema):
+    index = order.index(name)
+    if source.ema is None or index >= len(source.ema):
         return None
-    weights, average = opened.read(named[name]), opened.read_ema(index)
+    weights, average = source.tensors[named[name]].read(), source.ema[index].read()
     if weights.shape != average.shape:
         return None
     half = TimeEmbedding.width // 2
@@ -132,40 +120,35 @@ def _time_trained(opened: Opened, sizes: Sizes, named: Mapping[str, str]) -> boo
 
 
 def _chosen(
-    opened: Opened, facts: Facts, sizes: Sizes, order: list[str], weights: Choice | None, raw: Callable[[str], Tensor]
-) -> tuple[dict[str, Callable[[str], Tensor]], str, list[str]]:
+    source: Source, facts: Facts, order: list[str], named: Mapping[str, str], weights: Choice | None
+) -> tuple[dict[str, dict[str, Stored]], str, list[str]]:
     """The weight sets to write by the name they get here, which of the file's they are, and which it has."""
-    if opened.ema is None or opened.averaged:
-        raw_on_hub = opened.container == "hub" and facts.family == "sdtt"
-        one_set = "raw" if opened.container == "lightning" or raw_on_hub else "published"
-        chosen = "ema" if opened.averaged else one_set
+
+    def own(keys: Sequence[Any], tensors: Any) -> dict[str, Stored]:
+        pairs = zip(map(own_name, order), keys, strict=True)
+        return {name: checked(tensors[key], f"{key} (here {name})", source.name) for name, key in pairs}
+
+    raw = own([named[name] for name in order], source.tensors)
+    if source.ema is None or source.averaged:
+        raw_on_hub = source.container == "hub" and facts.family == "sdtt"
+        one_set = "raw" if source.container == "lightning" or raw_on_hub else "published"
+        chosen = "ema" if source.averaged else one_set
         if weights not in (None, chosen):
-            raise ModelError(f"--weights {weights}: {opened.source} holds one set of weights; leave the option out")
+            raise ModelError(f"--weights {weights}: {source.name} holds one set of weights; leave the option out")
         return {"ema": raw}, chosen, [chosen]
     available = ["ema", "raw"]
     if weights == "raw":
         return {"ema": raw}, "raw", available
-    names = list(sizes.shapes())
-    here = [name for name in order if name != ROTARY]
-    if list(opened.ema) != list(sizes.shapes().values()) or here != names:
+    shapes = [tensor.shape for tensor in raw.values()]
+    if [tensor.shape for tensor in source.ema] != shapes or [name for name in named if name != ROTARY] != order:
         raise ModelError(
-            f"{opened.source}: its average is a list of tensors in the order of the model's parameters, and their "
+            f"{source.name}: its average is a list of tensors in the order of the model's parameters, and their "
             f"number, shapes or the order of the state_dict are not the public model's; take --weights raw"
         )
-    assert opened.read_ema is not None
-    averaged = _reader(opened.read_ema, {own_name(name): i for i, name in enumerate(names)}, opened.source)
-    both = {"raw": raw} if weights == "both" else {}
-    return {**both, "ema": averaged}, "ema and raw" if both else "ema", available
-
-
-def _reader(read: Callable[[Any], Tensor], keys: Mapping[str, Any], source: str) -> Callable[[str], Tensor]:
-    def one(name: str) -> Tensor:
-        tensor = read(keys[name]).float()
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{source}: {keys[name]} (here {name}) holds values that are not finite")
-        return tensor
-
-    return one
+    averaged = own(range(len(order)), source.ema)
+    if weights == "both":
+        return {"raw": raw, "ema": averaged}, "ema and raw", available
+    return {"ema": averaged}, "ema", available
 
 
 def write_import(found: Import, folder: Path, tokenizer_json: str | None, origin: Mapping[str, Any]) -> None:
@@ -175,29 +158,28 @@ def write_import(found: Import, folder: Path, tokenizer_json: str | None, origin
     OSError when the disk refuses; the folder is then incomplete (no config.json).
     """
     folder.mkdir(parents=True)
-    for kind, read in found.sets.items():
-        write_streamed(folder / WEIGHTS[kind], found.shapes, read)
+    for kind, tensors in found.sets.items():
+        write_streamed(folder / WEIGHTS[kind], tensors)
     if tokenizer_json is not None:
         (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    config = json.dumps(config_to_json(found.config), indent=2) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    write_json(folder / ORIGIN, origin)
+    write_json(folder / "config.json", config_to_json(found.config))
 
 
 def origin_of(found: Import) -> dict[str, Any]:
-    """Where a model is from, as origin.json keeps it beside the model."""
-    opened = found.opened
+    """Where a model is from, as origin.json records it."""
+    source = found.source
     return {
         "layout": found.layout,
         "weights": found.chosen,
         "available": list(found.available),
-        "weights_note": _PUBLISHED[found.facts.family] if opened.container == "hub" else None,
-        "ema_decay": opened.ema_decay,
-        "steps": opened.steps,
+        "weights_note": _PUBLISHED[found.facts.family] if source.container == "hub" else None,
+        "ema_decay": source.ema_decay,
+        "steps": source.steps,
         "licence": found.facts.licence or LICENCES[found.facts.family],
         "precision": "float32 here; the public code computes blocks and head in bfloat16",
         "assumed": list(found.assumed),
         "ignored_keys": list(found.ignored),
-        "unused_parts": list(opened.unused),
-        "config": dict(opened.config),
+        "unused_parts": list(source.unused),
+        "config": source.config,
     }

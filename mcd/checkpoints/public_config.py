@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from mcd.checkpoints.checks import dit_of
-from mcd.checkpoints.folder import config_of_json
+from mcd.checkpoints.config import config_of_json
 from mcd.checkpoints.public_layout import Sizes, known_heads
 from mcd.errors import ModelError
 from mcd.model.denoiser import DenoiserConfig
@@ -117,9 +116,9 @@ def denoiser_config(
         eps = own.schedule.eps if isinstance(own.schedule, LogLinear) else None
         _agreed("eps", {"--eps": said.eps, "its configuration": eps}, source)
         _time_conditioned(facts, said, None, source)
-        backbone = dit_of(own)
-        mine = (backbone.rows, backbone.hidden, backbone.layers, backbone.cond_dim, backbone.heads, backbone.length)
-        if mine != (sizes.rows, sizes.hidden, sizes.layers, sizes.cond_dim, found_heads, found_length):
+        names = ("rows", "hidden", "layers", "cond_dim", "heads", "length")
+        mine = [getattr(own.backbone, name, None) for name in names]
+        if mine != [sizes.rows, sizes.hidden, sizes.layers, sizes.cond_dim, found_heads, found_length]:
             raise ModelError(f'{source}: the "mcd" part of its config.json is of other sizes than its weights')
         return facts.own, assumed
     try:

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import inspect
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -143,19 +142,6 @@ def check_empty(out: Path, option: str) -> None:
     """Raise UsageError for a folder that holds something; `option`, with its value, begins the message."""
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(f"{option}: is not empty; name a new folder")
-
-
-@contextlib.contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A folder to write into, under a temporary name; it becomes `out` at the end, or is removed when that fails."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of one that was stopped
-    try:
-        yield partial
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def show_dry_run(value: Any) -> int:

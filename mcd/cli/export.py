@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run, written_whole
+from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
+from mcd.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
     from mcd.checkpoints.export import export_mdlm
     from mcd.checkpoints.folder import locate
 
-    with written_whole(args.out) as partial:
+    with atomic_folder(args.out) as partial:
         export_mdlm(locate(args.model), partial, args.weights)
     print(f"{args.model} ({args.weights}) written to {args.out} in the layout of MDLM")
     return 0

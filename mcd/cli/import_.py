@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import mcd
-from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run, written_whole
+from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
 from mcd.errors import UsageError
+from mcd.files import atomic_folder
+from mcd.options import Count, Decay, Options
 
 if TYPE_CHECKING:
     from mcd.checkpoints.import_ import Import
@@ -23,7 +25,7 @@ PAD = "[PAD]"
 
 
 @dataclass(frozen=True)
-class ImportArgs:
+class ImportArgs(Options):
     """Turn a public checkpoint of MDLM, SDTT or Duo into a model folder, which every other command takes.
 
     SOURCE is a hub id, a folder (config.json with model.safetensors, whole or in shards), or a file: a Lightning .ckpt,
@@ -49,14 +51,14 @@ class ImportArgs:
     """A tokenizer.json, a folder, a hub id, or `none`; by default the checkpoint's own, or the one it names (gpt2)."""
     layout: Literal["mdlm", "sdtt", "duo"] | None = None
     """Whose weights they are, for a file without a configuration."""
-    heads: int | None = None
+    heads: Count | None = None
     """Attention heads, where neither the file nor a published size says them."""
-    length: int | None = None
+    length: Count | None = None
     """Longest row, where neither the file nor a published size says it."""
     time_conditioned: bool = False
     """The network was trained with the time as an input, or with the second form not; where its configuration does not
     say it. By default what its weights show, else not."""
-    eps: float | None = None
+    eps: Decay | None = None
     """Of the log-linear schedule alpha(t) = 1 - (1 - eps) t, where its configuration does not say it; 0.001 by default,
     which the public code sets."""
     dry_run: bool = False
@@ -65,12 +67,6 @@ class ImportArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(ImportArgs, argv, "import")
-    for option in ("heads", "length"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise UsageError(f"--{option} {value}: must be at least 1")
-    if args.eps is not None and not 0 <= args.eps < 1:
-        raise UsageError(f"--eps {args.eps}: must be in [0, 1)")
     path = Path(args.source)
     if args.revision is not None and path.exists():
         raise UsageError(f"--revision {args.revision}: {args.source} is here; only the hub has revisions")
@@ -89,17 +85,16 @@ def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:
 
 
 def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
-    from mcd.checkpoints.adapted import COMPANIONS, OF_TOKENIZER, copy_companions
-    from mcd.checkpoints.folder import locate
+    from mcd.checkpoints.folder import COMPANIONS, OF_TOKENIZER, copy_companions, locate
     from mcd.checkpoints.import_ import origin_of, understand, write_import
-    from mcd.checkpoints.sources import open_checkpoint
+    from mcd.checkpoints.source import open_source
     from mcd.files import file_sha256
 
     path = Path(args.source)
     here = path.is_file() or any(path.glob("*.ckpt"))  # a folder with one needs no config.json
     folder = path if here else locate(args.source, args.revision)
-    opened = open_checkpoint(folder)
-    found = understand(opened, args.weights, args.layout, args.heads, args.length, time_conditioned, args.eps)
+    said = (args.layout, args.heads, args.length, time_conditioned, args.eps)
+    found = understand(open_source(folder), args.weights, *said)
     tokenizer_json, tokenizer_from = tokenizer_for(found, args.tokenizer)
     if not found.facts.configured and args.tokenizer is None and tokenizer_from == found.facts.tokenizer:
         found = replace(found, assumed=[*found.assumed, f"tokenizer {tokenizer_from}: of the published checkpoints"])
@@ -109,22 +104,22 @@ def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
         "commit": folder.name if not path.exists() else None,
         **origin_of(found),
         "tokenizer": tokenizer_from,
-        "files": {file.name: file_sha256(file) for file in found.opened.files},
+        "files": {file.name: file_sha256(file) for file in found.source.files},
         "imported_by": f"mcd {mcd.__version__}",
     }
-    with written_whole(args.out) as partial:
+    with atomic_folder(args.out) as partial:
         write_import(found, partial, tokenizer_json, origin)
         copy_companions(folder, partial, COMPANIONS)
         if args.tokenizer is not None:
             copy_companions(Path(args.tokenizer), partial, OF_TOKENIZER)
-    _tell(found, tokenizer_from, args.out)
+    _show(found, tokenizer_from, args.out)
     return 0
 
 
 def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str | None]:
     """The tokenizer.json of an import, fitted to its vocabulary, and where it is from; None and None for "none".
 
-    Raises UsageError when there is none that fits, with the mend.
+    Raises UsageError when there is none that fits, with how to fix it.
     """
     from tokenizers import Tokenizer
 
@@ -135,27 +130,26 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
     if wanted == "none":
         return None, None
     if wanted is not None:
-        return fitted(load_tokenizer(wanted), V, f"--tokenizer {wanted}"), wanted if not Path(
-            wanted
-        ).exists() else Path(wanted).name
-    mend = "give --tokenizer with a tokenizer.json, a folder or a hub id, or --tokenizer none to do without"
-    beside = found.opened.files[0].parent / "tokenizer.json"
-    inside = found.opened.tokenizer
+        path = Path(wanted)
+        return fitted(load_tokenizer(wanted), V, f"--tokenizer {wanted}"), path.name if path.exists() else wanted
+    fix = "give --tokenizer with a tokenizer.json, a folder or a hub id, or --tokenizer none to do without"
+    beside = found.source.files[0].parent / "tokenizer.json"
+    inside = found.source.tokenizer
     if inside is not None:
         try:
             return fitted(Tokenizer.from_str(inside), V, "the tokenizer in the checkpoint"), "the checkpoint"
         except Exception as error:  # `tokenizers` raises bare Exception for every fault
-            raise UsageError(f"{found.opened.source}: {error}; {mend}") from None
-    if found.opened.container == "hub" and beside.is_file():
+            raise UsageError(f"{found.source.name}: {error}; {fix}") from None
+    if found.source.container == "hub" and beside.is_file():
         return fitted(load_tokenizer(beside), V, f"{beside}"), "tokenizer.json beside it"
     name = found.facts.tokenizer
     if name is None:
-        raise UsageError(f"{found.opened.source}: does not say which tokenizer it has; {mend}")
+        raise UsageError(f"{found.source.name}: does not say which tokenizer it has; {fix}")
     try:
         return fitted(load_tokenizer(name), V, f"the tokenizer {name}"), name
     except DataError as error:
         raise UsageError(
-            f"{found.opened.source}: its tokenizer, {name}, is neither in it nor to be had ({error}); {mend}"
+            f"{found.source.name}: its tokenizer, {name}, is neither in it nor to be had ({error}); {fix}"
         ) from None
 
 
@@ -178,10 +172,11 @@ def fitted(tokenizer: Any, V: int, what: str) -> str:
     return tokenizer.to_str()
 
 
-def _tell(found: "Import", tokenizer: str | None, out: Path) -> None:
-    from mcd.checkpoints.checks import dit_of
+def _show(found: "Import", tokenizer: str | None, out: Path) -> None:
+    from mcd.model.dit import DiTConfig
 
-    backbone = dit_of(found.config)
+    backbone = found.config.backbone
+    assert isinstance(backbone, DiTConfig)
     process = "uniform diffusion" if found.config.mask_id is None else f"mask {found.config.mask_id}"
     print(
         f"{found.layout}: {backbone.layers} layers of {backbone.hidden}, {backbone.heads} heads, "
@@ -198,7 +193,7 @@ def _tell(found: "Import", tokenizer: str | None, out: Path) -> None:
 
 
 def _grouped(names: Sequence[str]) -> list[str]:
-    """Names of tensors, those of a whole network beside the student as one: `teacher.* (26 tensors)`."""
+    """Names of tensors, those of a whole network next to the student as one: `teacher.* (26 tensors)`."""
     from mcd.checkpoints.public_layout import HELPERS
 
     helper_of = {name: next((part for part in name.split(".") if part in HELPERS), None) for name in names}

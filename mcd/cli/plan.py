@@ -111,7 +111,8 @@ def main(argv: list[str]) -> int:
 
 def config_of(size: str, length: int, dropout: float) -> Any:
     """The backbone of --size. Raises UsageError for a name that is none, and ModelError for a folder that is none."""
-    from mcd.checkpoints.folder import locate, read_config
+    from mcd.checkpoints.config import read_config
+    from mcd.checkpoints.folder import locate
     from mcd.model.dit import SIZES, DiTConfig
 
     try:

@@ -12,7 +12,9 @@ import tyro
 from docstring_parser import parse_from_object
 from tokenizers import Tokenizer
 
-from mcd.checkpoints.folder import WEIGHTS, locate, parts_of_weights, read_config
+from mcd.checkpoints.config import read_config
+from mcd.checkpoints.folder import locate
+from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.cli.arguments import Flat, Threads, choose
 from mcd.cli.typed_options import option_name, typed
 from mcd.data.special_tokens import frame_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mcd.checkpoints.folder import WEIGHTS
+from mcd.checkpoints.weights import WEIGHTS
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
 from mcd.machine import environment
 from mcd.train.config import TrainConfig

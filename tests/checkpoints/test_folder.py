@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mcd.checkpoints import weights
-from mcd.checkpoints.folder import config_of_json, config_to_json, from_pretrained, lengthened, write_tensors
+from mcd.checkpoints.config import config_of_json, config_to_json
+from mcd.checkpoints.folder import from_pretrained, lengthened
 from mcd.checkpoints.folder import save_pretrained as save
 from mcd.errors import ModelError
 from mcd.process.schedule import Cosine, Linear, LogLinear
@@ -192,7 +193,7 @@ def test_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
     """safetensors hides it in a text; whoever explains the fault to the user needs it."""
     monkeypatch.setattr(weights, "save_file", fail_with(SafetensorError("I/O error: No space left (os error 28)")))
     with pytest.raises(OSError) as error:
-        write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
+        weights.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcd.checkpoints.export import export_mdlm
-from mcd.checkpoints.folder import WEIGHTS, from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.checkpoints.import_ import origin_of, understand, write_import
 from mcd.checkpoints.public_layout import Sizes, own_name, rotary_buffer, sizes_of, unwrapped
-from mcd.checkpoints.sources import open_checkpoint
+from mcd.checkpoints.source import open_source
+from mcd.checkpoints.weights import WEIGHTS
 from mcd.errors import ModelError
 from mcd.process.schedule import Cosine, LogLinear
 
@@ -35,7 +36,7 @@ CASES = [
 
 def imported(source, folder, **options):
     """Import a file or folder into a new folder; returns what was understood."""
-    found = understand(open_checkpoint(source), **options)
+    found = understand(open_source(source), **options)
     write_import(found, folder, None, origin_of(found))
     return found
 
@@ -67,7 +68,7 @@ def test_logits_are_those_of_the_public_code(source, weights, expected, which, t
 
 def test_sets_of_weights_are_chosen_and_recorded(tmp_path):
     def choose(source, weights):
-        found = understand(open_checkpoint(FIXTURES / source), weights)
+        found = understand(open_source(FIXTURES / source), weights)
         return found.chosen, list(found.available), list(found.sets)
 
     assert choose("mdlm.ckpt", None) == ("ema", ["ema", "raw"], ["ema"])
@@ -110,7 +111,7 @@ def test_the_names_are_a_bijection(tiny_denoiser):
 def test_the_public_order_is_that_of_the_fixtures():
     """The averages are lists: their order is that of the public `parameters()`, which the state_dict shows."""
     for source in ("mdlm.ckpt", "duo.ckpt"):
-        names = list(unwrapped(open_checkpoint(FIXTURES / source).shapes, source)[0])
+        names = list(unwrapped(open_source(FIXTURES / source).tensors, source)[0])
         names.remove("rotary_emb.inv_freq")
         assert names == list(Sizes(67, 12, 2, 8).shapes())
 
@@ -144,8 +145,8 @@ def test_wrappers_come_off(prefix, hub, tmp_path):
 
 def test_a_teachers_weights_are_left_out_and_said_so(hub):
     changed(hub, lambda t: t | {name.replace("backbone.", "teacher."): value + 1 for name, value in t.items()})
-    found = understand(open_checkpoint(hub))
-    assert sum(name.startswith("teacher.") for name in found.ignored) == len(found.shapes) + 1
+    found = understand(open_source(hub))
+    assert sum(name.startswith("teacher.") for name in found.ignored) == len(found.sets["ema"]) + 1
 
 
 def test_every_key_is_accounted_for_or_listed(hub):
@@ -157,7 +158,7 @@ def test_every_key_is_accounted_for_or_listed(hub):
 
     changed(hub, spoil)
     with pytest.raises(ModelError) as error:
-        understand(open_checkpoint(hub))
+        understand(open_source(hub))
     for words in (
         "missing blocks.1.norm2.weight",
         "missing output_layer.linear.bias",
@@ -200,7 +201,7 @@ ROTARY = "backbone.rotary_emb.inv_freq"
 def test_what_does_not_fit_is_refused(change, config, words, hub):
     changed(hub, change, **config)
     with pytest.raises(ModelError, match=words):
-        understand(open_checkpoint(hub))
+        understand(open_source(hub))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_what_does_not_fit_is_refused(change, config, words, hub):
     ],
 )
 def test_configurations_of_other_models_are_refused(source, path, value, words):
-    opened = open_checkpoint(FIXTURES / source)
+    opened = open_source(FIXTURES / source)
     *parents, last = path.split(".")
     node = opened.config
     for key in parents:
@@ -234,7 +235,7 @@ def test_configurations_of_other_models_are_refused(source, path, value, words):
 
 
 def test_mdlm_of_duos_repository_is_masked():
-    opened = open_checkpoint(FIXTURES / "duo.ckpt")
+    opened = open_source(FIXTURES / "duo.ckpt")
     opened.config["algo"] |= {"name": "mdlm", "parameterization": "subs", "time_conditioning": False}
     opened.config["noise"]["eps"] = 0.01
     found = understand(opened)
@@ -247,16 +248,16 @@ def test_weights_that_are_not_finite_are_named_and_nothing_is_left(hub, tmp_path
         t["backbone.blocks.1.attn_out.weight"][3, 4] = float("nan")
 
     changed(hub, spoil)
-    with pytest.raises(ModelError, match=r"attn_out\.weight .*not finite"):
+    with pytest.raises(ModelError, match=r"NaN or infinity in .*attn_out\.weight"):
         imported(hub, tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
 
 
 def test_an_average_that_does_not_match_is_refused(tmp_path):
-    whole = open_checkpoint(FIXTURES / "mdlm.ckpt")
+    whole = open_source(FIXTURES / "mdlm.ckpt")
     fields = dict(whole.__dict__)
     short = type(whole)(**(fields | {"ema": whole.ema[:-1]}))
-    swapped = type(whole)(**(fields | {"shapes": dict(sorted(whole.shapes.items()))}))
+    swapped = type(whole)(**(fields | {"tensors": dict(sorted(whole.tensors.items()))}))
     for opened in (short, swapped):
         with pytest.raises(ModelError, match="take --weights raw"):
             understand(opened)
@@ -269,19 +270,19 @@ def test_bare_weights_need_to_be_told_what_they_are(tmp_path):
     del tensors[ROTARY]
     save_file(tensors, path)
     with pytest.raises(ModelError, match="give --layout"):
-        understand(open_checkpoint(path))
+        understand(open_source(path))
     with pytest.raises(ModelError, match="give --heads"):
-        understand(open_checkpoint(path), family="mdlm")
+        understand(open_source(path), family="mdlm")
     with pytest.raises(ModelError, match="give --length"):
-        understand(open_checkpoint(path), family="mdlm", heads=2)
+        understand(open_source(path), family="mdlm", heads=2)
     found = imported(path, tmp_path / "model", family="mdlm", heads=2, length=16)
     assert found.layout == "mdlm-bare" and named(found.assumed) == ["dropout", "time_conditioned", "eps"]
     expected = load_file(FIXTURES / "mdlm.expected.safetensors")
     assert (logits_of(from_pretrained(str(tmp_path / "model")), expected) - expected["logits"]).abs().max() < CLOSE
     torch.save(tensors, tmp_path / "weights.pt")
-    assert understand(open_checkpoint(tmp_path / "weights.pt"), None, "duo", 2, 16).config.mask_id is None
+    assert understand(open_source(tmp_path / "weights.pt"), None, "duo", 2, 16).config.mask_id is None
     with pytest.raises(ModelError, match="--layout duo"):
-        understand(open_checkpoint(FIXTURES / "mdlm-hub"), family="duo")
+        understand(open_source(FIXTURES / "mdlm-hub"), family="duo")
 
 
 def named(assumed):
@@ -297,13 +298,13 @@ def sdtt(tmp_path):
         path = tmp_path / "changed.ckpt"
         whole = torch.load(FIXTURES / "sdtt.ckpt", weights_only=True)
         torch.save({name: value for name, value in (whole | parts).items() if value is not None}, path)
-        return open_checkpoint(path)
+        return open_source(path)
 
     return write
 
 
 def test_sdtts_own_file_is_recognised_and_what_it_does_not_say_is_listed():
-    opened = open_checkpoint(FIXTURES / "sdtt.ckpt")
+    opened = open_source(FIXTURES / "sdtt.ckpt")
     assert opened.config == {} and "hyper_parameters" not in opened.unused
     found = understand(opened, length=16)
     assert found.layout == "sdtt-lightning" and (found.chosen, found.available) == ("ema", ["ema", "raw"])
@@ -316,7 +317,7 @@ def test_sdtts_own_file_is_recognised_and_what_it_does_not_say_is_listed():
 
 
 def test_what_the_user_says_is_not_assumed():
-    opened = open_checkpoint(FIXTURES / "sdtt.ckpt")
+    opened = open_source(FIXTURES / "sdtt.ckpt")
     found = understand(opened, family="sdtt", length=16, time_conditioned=False, eps=0.01)
     assert named(found.assumed) == ["dropout"] and found.warning is None
     assert not found.config.time_conditioned and found.config.schedule == LogLinear(0.01)
@@ -332,7 +333,7 @@ def test_what_the_user_says_is_not_assumed():
 )
 def test_the_user_does_not_overrule_a_configuration(source, said, words):
     with pytest.raises(ModelError, match=words):
-        understand(open_checkpoint(FIXTURES / source), **said)
+        understand(open_source(FIXTURES / source), **said)
 
 
 def test_a_file_of_lightning_with_a_sampler_is_not_taken_for_sdtts(sdtt):
@@ -353,7 +354,7 @@ def test_weights_and_average_tell_whether_there_was_a_time_input(sdtt):
     found = understand(sdtt(ema=None), length=16)
     assert not found.config.time_conditioned and "nothing in the file says it" in found.warning
     for source, trained in (("mdlm.ckpt", False), ("duo.ckpt", True)):  # by the public code, without the time and with
-        opened = open_checkpoint(FIXTURES / source)
+        opened = open_source(FIXTURES / source)
         opened.config.clear()
         assert understand(opened, family="mdlm", heads=2, length=16).config.time_conditioned == trained
 
@@ -381,19 +382,19 @@ def test_of_idlms_networks_the_student_is_taken(where, hub, sdtt, tmp_path):
     if where == "hub":
         others = ("teacher.", "fake_model.")
         changed(hub, lambda t: t | {n.replace("backbone.", o): v + 1 for n, v in t.items() for o in others})
-        opened, expected, which = open_checkpoint(hub), "mdlm", "logits"
+        opened, expected, which = open_source(hub), "mdlm", "logits"
     else:
         state = torch.load(FIXTURES / "sdtt.ckpt", weights_only=True)["state_dict"]
         inside = {n.removeprefix("backbone."): v + 1 for n, v in state.items()}
         both = {f"{other}.{n}": v for n, v in inside.items() for other in ("teacher", "fake_model")}
         opened, expected, which = sdtt(state_dict=state | both), "sdtt", "logits_ema"
     found = understand(opened, length=16)
-    assert sum(name.startswith("fake_model.") for name in found.ignored) == len(found.shapes) + 1
+    assert sum(name.startswith("fake_model.") for name in found.ignored) == len(found.sets["ema"]) + 1
     write_import(found, tmp_path / "model", None, origin_of(found))
     expected = load_file(FIXTURES / f"{expected}.expected.safetensors")
     assert (logits_of(from_pretrained(str(tmp_path / "model")), expected) - expected[which]).abs().max() < CLOSE
     ignored = json.loads((tmp_path / "model" / "origin.json").read_text())["ignored_keys"]
-    assert sum(name.startswith("fake_model.") for name in ignored) == len(found.shapes) + 1
+    assert sum(name.startswith("fake_model.") for name in ignored) == len(found.sets["ema"]) + 1
 
 
 def mmd_config(**algo):
@@ -434,13 +435,13 @@ def test_shards_are_read_as_one(hub, tmp_path):
     (hub / "model.safetensors.index.json").write_text(json.dumps(index))
     imported(hub, tmp_path / "model")
     whole = imported(FIXTURES / "mdlm-hub", tmp_path / "whole")
-    assert len(whole.opened.files) == 1
+    assert len(whole.source.files) == 1
     assert (tmp_path / "model" / WEIGHTS["ema"]).read_bytes() == (tmp_path / "whole" / WEIGHTS["ema"]).read_bytes()
     for value, words in (("../secret", "no file of its folder"), ("model-3.safetensors", "missing"), (3, "no file of")):
         bad = {"weight_map": index["weight_map"] | {"x": value}}
         (hub / "model.safetensors.index.json").write_text(json.dumps(bad))
         with pytest.raises(ModelError, match=words):
-            open_checkpoint(hub)
+            open_source(hub)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
@@ -448,29 +449,29 @@ def test_truncated_safetensors_are_named(keep, hub):
     path = hub / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ModelError, match=r"model\.safetensors: truncated or not"):
-        open_checkpoint(hub)
+        open_source(hub)
 
 
 def test_folders_that_are_incomplete(hub, tmp_path):
     (hub / "config.json").write_text("[" * 100_000)
     with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
-        open_checkpoint(hub)
+        open_source(hub)
     (hub / "config.json").write_text("[1]")
     with pytest.raises(ModelError, match="no JSON object"):
-        open_checkpoint(hub)
+        open_source(hub)
     (hub / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json: missing"):
-        open_checkpoint(hub)
+        open_source(hub)
     with pytest.raises(ModelError, match="no such file or folder"):
-        open_checkpoint(tmp_path / "no")
+        open_source(tmp_path / "no")
     (hub / "config.json").write_text("{}")
     (hub / "model.safetensors").unlink()
     for name in ("first.ckpt", "last.ckpt"):
         shutil.copy(FIXTURES / "mdlm.ckpt", hub / name)
     with pytest.raises(ModelError, match=r"name one of its files \(first\.ckpt, last\.ckpt\)"):
-        open_checkpoint(hub)
+        open_source(hub)
     (hub / "first.ckpt").unlink()
-    assert understand(open_checkpoint(hub)).layout == "mdlm-lightning"  # and needs no config.json
+    assert understand(open_source(hub)).layout == "mdlm-lightning"  # and needs no config.json
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()], ids=repr)

@@ -179,7 +179,8 @@ def _read(cell: Cell, path: Path) -> MeasuredCell:
 @cache
 def _weights(source: str) -> str:
     """Tells the weights of a model; a hub id stands for itself."""
-    from mcd.checkpoints.folder import DEMO, WEIGHTS
+    from mcd.checkpoints.folder import DEMO
+    from mcd.checkpoints.weights import WEIGHTS
 
     path = (DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"]
     return file_sha256(path) if path.is_file() else source

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from mcd.checkpoints import hub
-from mcd.checkpoints.folder import config_of_json, config_to_json, from_pretrained, lengthened, save_pretrained
+from mcd.checkpoints.config import config_of_json, config_to_json
+from mcd.checkpoints.folder import from_pretrained, lengthened, save_pretrained
 from mcd.data.special_tokens import end_of_text
 from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
 from mcd.errors import ModelError
@@ -275,7 +276,7 @@ def test_pickled_weights_and_code_are_never_run(copied, tmp_path):
         ("llada", {"alibi": True}, "alibi is True"),
         ("llada", {"rope_theta": ...}, "a setting is missing or of another kind ('rope_theta')"),
         ("dream", {"use_sliding_window": True}, "use_sliding_window is True"),
-        ("bert", {"mcd": {"format": "other"}}, 'the section "mcd" of config.json has no "format"'),
+        ("bert", {"mcd": {"format": "other"}}, 'no "format": "mcd-model-1" in its section "mcd"'),
         ("bert", {"mcd": {"format": "mcd-model-1"}}, "config.json is damaged"),
         ("bert", {"mcd": 3}, "config.json is not of an mcd model"),
     ],

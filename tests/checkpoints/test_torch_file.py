@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mcd.checkpoints.lightning import TorchFile, View, read_lightning
+from mcd.checkpoints.source import open_source
+from mcd.checkpoints.torch_file import TorchFile, View
 from mcd.errors import ModelError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -36,10 +37,11 @@ def test_tensors_are_those_that_torch_reads(tmp_path):
     torch.save(dict(strange_tensors()), path)
     expected = torch.load(path, weights_only=True)
     file = TorchFile(path)
-    views = file.views(file.root)
-    assert list(views) == list(expected)
-    for name, view in views.items():
-        assert torch.equal(file.read(view), expected[name]) and view.dtype == expected[name].dtype, name
+    tensors = file.tensors(file.root)
+    assert list(tensors) == list(expected)
+    for name, stored in tensors.items():
+        tensor = stored.read()
+        assert torch.equal(tensor, expected[name]) and tensor.dtype == expected[name].dtype, name
 
 
 def test_what_is_no_weight_is_no_view(tmp_path):
@@ -48,7 +50,7 @@ def test_what_is_no_weight_is_no_view(tmp_path):
         {"w": torch.ones(2), "step": torch.tensor(3), "flags": torch.ones(2) > 0, "text": "x", 5: torch.ones(1)}, path
     )
     file = TorchFile(path)
-    assert list(file.views(file.root)) == ["w"]
+    assert list(file.tensors(file.root)) == ["w"]
 
 
 class Call:
@@ -70,8 +72,8 @@ def test_nothing_in_a_checkpoint_runs(tmp_path):
         },
         path,
     )
-    found = read_lightning(path)
-    assert torch.equal(found.file.read(found.weights["backbone.w"]), torch.ones(2))
+    found = open_source(path)
+    assert torch.equal(found.tensors["backbone.w"].read(), torch.ones(2))
     assert found.config == {} and found.tokenizer is None and not marker.exists()
     torch.load(path, weights_only=False)
     assert marker.exists()  # what torch would have done
@@ -112,9 +114,9 @@ SIX = struct.pack("<6f", *range(6))
 
 def test_the_builder_of_lies_tells_the_truth(tmp_path):
     file = TorchFile(zipped(tmp_path / "a.pt", tensor_pickle(), {"data/0": SIX}))
-    (view,) = file.views(file.root).values()
-    assert view == View("0", torch.float32, 6, 0, (2, 3), (3, 1))
-    assert torch.equal(file.read(view), torch.arange(6.0).view(2, 3))
+    assert file.view(file.root["w"]) == View("0", torch.float32, 6, 0, (2, 3), (3, 1))
+    (stored,) = file.tensors(file.root).values()
+    assert torch.equal(stored.read(), torch.arange(6.0).view(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_the_builder_of_lies_tells_the_truth(tmp_path):
 def test_sizes_strides_and_offsets_that_lie_are_refused(lie, tmp_path):
     file = TorchFile(zipped(tmp_path / "a.pt", tensor_pickle(**lie), {"data/0": SIX}))
     with pytest.raises(ModelError, match=r"a\.pt: a tensor"):
-        file.views(file.root)
+        file.tensors(file.root)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +163,9 @@ def test_sizes_strides_and_offsets_that_lie_are_refused(lie, tmp_path):
 )
 def test_storages_that_are_not_what_they_are_said_to_be(lie, entries, tmp_path):
     file = TorchFile(zipped(tmp_path / "a.pt", tensor_pickle(**lie), entries))
-    (view,) = file.views(file.root).values()
     with pytest.raises(ModelError, match=r"a\.pt: "):
-        file.read(view)
+        for stored in file.tensors(file.root).values():
+            stored.read()
 
 
 def test_archives_that_are_not_torchs(tmp_path):
@@ -196,16 +198,15 @@ def test_truncation_and_flipped_bits_are_seen(tmp_path):
     for keep in (30, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:keep])
         with pytest.raises(ModelError, match="truncated or damaged"):
-            read_lightning(path)
-    found = read_lightning(FIXTURES / "mdlm.ckpt")
-    view = found.weights["backbone.vocab_embed.embedding"]
-    raw = found.file.read(view).contiguous().numpy().tobytes()
+            open_source(path)
+    found = open_source(FIXTURES / "mdlm.ckpt")
+    raw = found.tensors["backbone.vocab_embed.embedding"].read().contiguous().numpy().tobytes()
     flipped = bytearray(whole)
     flipped[whole.index(raw) + 100] ^= 4
     path.write_bytes(flipped)
-    damaged = read_lightning(path)
+    damaged = open_source(path)
     with pytest.raises(ModelError, match=r"a\.ckpt: truncated or damaged \(Bad CRC"):
-        damaged.file.read(damaged.weights["backbone.vocab_embed.embedding"])
+        damaged.tensors["backbone.vocab_embed.embedding"].read()
 
 
 def test_what_is_no_checkpoint_is_told(tmp_path):
@@ -218,23 +219,23 @@ def test_what_is_no_checkpoint_is_told(tmp_path):
     ):
         torch.save(value, path)
         with pytest.raises(ModelError, match=words):
-            read_lightning(path)
+            open_source(path)
 
 
 def test_the_parts_of_lightnings_own_file():
-    found = read_lightning(FIXTURES / "mdlm.ckpt")
+    found = open_source(FIXTURES / "mdlm.ckpt")
     assert found.steps == 2 and found.ema_decay == 0.5 and found.others == ()
     assert found.config["model"]["n_heads"] == 2 and found.config["parameterization"] == "subs"
     assert found.config["model"] == {**found.config["model"], "hidden_size": 12, "cond_dim": 8, "length": 16}
     assert {"optimizer_states", "lr_schedulers", "callbacks", "loops"} <= set(found.unused)
     whole = torch.load(FIXTURES / "duo.ckpt", weights_only=False, pickle_module=_Lenient)
-    found = read_lightning(FIXTURES / "duo.ckpt")
-    assert list(found.weights) == list(whole["state_dict"])
-    for name, view in found.weights.items():
-        assert torch.equal(found.file.read(view), whole["state_dict"][name])
+    found = open_source(FIXTURES / "duo.ckpt")
+    assert list(found.tensors) == list(whole["state_dict"])
+    for name, stored in found.tensors.items():
+        assert torch.equal(stored.read(), whole["state_dict"][name])
     assert found.ema is not None and len(found.ema) == len(whole["ema"]["shadow_params"])
-    for view, expected in zip(found.ema, whole["ema"]["shadow_params"], strict=True):
-        assert torch.equal(found.file.read(view), expected)
+    for stored, expected in zip(found.ema, whole["ema"]["shadow_params"], strict=True):
+        assert torch.equal(stored.read(), expected)
 
 
 class _Lenient:
