@@ -38,7 +38,9 @@ DRAWING = ("--sampler", "--steps", *map(option_name, OWNERS))
 
 def _options_of_samplers() -> type:
     """A dataclass of the options in `OWNERS`. The help of each names its samplers and its defaults."""
-    texts = functools.cache(lambda owner: {one.arg_name: one.description for one in parse_from_object(owner).params})
+    texts = functools.cache(
+        lambda owner: {one.arg_name: one.description or "" for one in parse_from_object(owner).params}
+    )
     made = []
     for name, kinds in OWNERS.items():
         owner = next(one for one in kinds[0].__mro__ if name in inspect.get_annotations(one))
