@@ -94,7 +94,7 @@ class _PeersHead(nn.Module):
 
 
 class PeersDiT(nn.Module):
-    """(B, L) ids to (B, L, K) logits. Parameters have the names of ours, so that weights pass over as they are.
+    """(B, L) ids to (B, L, K) logits. Parameters have the names of ours, so that weights can be copied unchanged.
 
     The network of MDLM: its time embedding is there and always sees 0. Counts its calls in `calls`.
     """

@@ -1,4 +1,4 @@
-"""Matrix products of a piece of work: which there are, how long they take in it, and how fast each can be alone."""
+"""Matrix products of a piece of work: their shapes, their time in it, and the speed that each can reach."""
 
 import math
 import time
@@ -82,7 +82,7 @@ def _trailing(shapes: list[list[int]], dims: int) -> int:
 
 
 def best_seconds(product: Product) -> float:
-    """The least time of one product of this shape alone (of several ways to call it), in seconds."""
+    """The shortest time of one product of this shape alone (of several ways to call it), in seconds."""
     if product.kind == "attention":
         return _attention_seconds(product)
     a, b = torch.randn(product.batch, product.m, product.k), torch.randn(product.batch, product.k, product.n)

@@ -13,12 +13,12 @@ from mcd.errors import ModelError
 from mcd.model.dit import SIZES, TimeEmbedding
 
 ROTARY = "rotary_emb.inv_freq"
-"""A buffer of the public model: 10,000^(-2i/d), i < d/2, d the width of a head. Ours is made anew."""
+"""A buffer of the public model: 10,000^(-2i/d), i < d/2, d the width of a head. Our model computes it again."""
 _WRAPPERS = ("backbone", "_orig_mod", "module")
 """What stands in front of the keys: the LightningModule's attribute (twice where SDTT began with the hub's model),
 torch.compile (SDTT strips it likewise), DistributedDataParallel."""
 HELPERS = ("teacher", "fake_model")
-"""Networks that stand beside the student in a checkpoint: the teacher of a distillation, and the second network that
+"""Other networks next to the student in a checkpoint: the teacher of a distillation, and the second network that
 IDLM (arXiv 2602.19066) trains on what the student writes."""
 
 _BLOCK = {
@@ -144,5 +144,5 @@ def rotary_buffer(hidden: int, heads: int) -> Tensor:
 
 
 def known_heads(hidden: int, layers: int) -> int | None:
-    """The heads of the published size with so many layers of that width (MDLM, SDTT, Duo); None for another."""
+    """The heads of the published size with these layers and this width (MDLM, SDTT, Duo); None for other sizes."""
     return next((s["heads"] for s in SIZES.values() if s["hidden"] == hidden and s["layers"] == layers), None)

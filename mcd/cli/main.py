@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 SHARED = ("train", "distill", "sample", "eval")
-"""Commands that the processes of a torchrun job do together; any other is done by the first one, alone."""
+"""Commands that the processes of a torchrun job share; any other command is run only by the first process."""
 
 COMPUTING = ("train", "distill", "sample", "eval", "frontier", "reproduce", "demo")
 """Commands whose work is that of a network."""
@@ -54,7 +54,7 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 the request made no sense).
 
-    argv: what is behind `mcd`; None for that of this process, which is then the command's alone.
+    argv: the words after `mcd`; None for those of this process, which then runs nothing else.
     """
     if argv is None:
         gc.disable()  # until the command is imported

@@ -74,7 +74,7 @@ class SampleArgs(Options):
         if self.special_tokens and self.template is None:
             raise ValueError("--special-tokens: applies to the text of a --template; leave it out")
         if self.chat is not None and self.template is not None:
-            raise ValueError("--chat: stands in place of --template; give one of them")
+            raise ValueError("--chat: replaces --template; give only one of them")
         if self.template == "":
             raise ValueError("--template: is empty; leave it out to draw rows without given text")
 

@@ -1,4 +1,4 @@
-"""Special tokens inside texts that are otherwise text alone.
+"""Special tokens inside texts that are otherwise plain text.
 
 A chat template says where special tokens stand. What a record holds may spell them, and is text all the same. So the
 template's own are marked, that is, written between two noncharacters of Unicode; a tokenizer that knows each marked

@@ -101,7 +101,7 @@ def words_carry_spaces(tokenizer: Tokenizer) -> bool:
 
 
 class _Reader:
-    """Tokenises texts that have masks beside them."""
+    """Tokenises texts that have masks next to them."""
 
     def __init__(self, tokenizer: Tokenizer, blank_id: int):
         self.tokenizer, self.blank_id = tokenizer, blank_id
@@ -156,7 +156,7 @@ class _Reader:
         return [share or "" for share in row[after:]]
 
     def _check(self, given: str, read: str) -> None:
-        """Raise DataError when more than the normalizer and white space tells one text from the other."""
+        """Raise DataError when two texts differ by more than the normalizer and white space."""
         a, b = self._bare(given), self._bare(read)
         if a != b:
             at = common(a, b)

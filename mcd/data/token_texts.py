@@ -1,7 +1,7 @@
 """What a row of tokens reads as while it is being written: each token's share of the text, masks among them.
 
-A token has no text of its own: its letters depend on what stands beside it. Byte-level tokens hold parts of characters,
-WordPiece joins `##gle` to the word before, Metaspace drops the space of the first word alone. So the whole row is
+A token has no text of its own: its letters depend on its neighbours. Byte-level tokens hold parts of characters,
+WordPiece joins `##gle` to the word before, Metaspace drops the space of the first word only. So the whole row is
 decoded, and the text is shared out.
 """
 
@@ -56,7 +56,7 @@ def token_texts(
 def word_of(tokenizer: Tokenizer) -> int:
     """The id of a token that is a text by itself wherever it stands: no space, part of a character or special token.
 
-    Where the first tokens hold such a one, it is parted by a space from another like it.
+    If the first tokens contain such a token, a space separates it from another one.
     """
     joined = None
     for i in range(min(tokenizer.get_vocab_size(), _LOOKED_AT)):

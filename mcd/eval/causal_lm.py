@@ -21,7 +21,7 @@ def pretrained(name: str) -> tuple[Any, Any]:
     """(model in float32, tokenizer) of a folder or hub id, as transformers reads them.
 
     Raises MissingScorer for what it cannot read, for weights that are not there or of another shape (transformers fills
-    them with random numbers and goes on), and for a network that is not causal.
+    them with random numbers and continues), and for a network that is not causal.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -23,7 +23,7 @@ def periodic(tokens: NDArray, k: int, num: int, length: int, seed: int) -> NDArr
     tokens: (T,) int64, the stream; returns (num, length) int64. A token's later occurrences in the window are left
     out, so that a row of whole periods has entropy log k: any entropy up to log(length) can be had, of text's own
     words in text's own order. Where the stream has fewer than k different tokens, all of them are the period.
-    Row i depends on (seed, i) alone, and the place not on k.
+    Row i depends only on (seed, i), and the place does not depend on k.
     """
     rows = []
     for i in range(num):
@@ -36,7 +36,8 @@ def periodic(tokens: NDArray, k: int, num: int, length: int, seed: int) -> NDArr
 def top_k(tokens: NDArray, k: int, num: int, length: int, seed: int) -> NDArray:
     """Independent draws from the k most frequent tokens of the stream, as often as there: (num, length) int64.
 
-    Between tokens of one count the lower id goes first. Row i depends on (seed, i) alone, and its uniforms not on k.
+    Among tokens with the same count the lower id comes first. Row i depends only on (seed, i), and its uniforms do
+    not depend on k.
     """
     ids, counts = np.unique(tokens, return_counts=True)
     ranked = np.argsort(-counts, kind="stable")[:k]

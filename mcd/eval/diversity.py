@@ -134,7 +134,7 @@ def _labelled_counts(row: NDArray, label: NDArray) -> tuple[NDArray, NDArray, ND
 
 
 def _ngrams(ids: Ids, n: int) -> tuple[NDArray, NDArray, int]:
-    """A label for each n-gram (equal labels, equal n-grams), the sample it lies in, the number of samples."""
+    """A label for each n-gram (equal labels mean equal n-grams), its sample, and the number of samples."""
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     flat, row, rows = _flat(ids)

@@ -48,7 +48,7 @@ def energy_distance(X: NDArray, Y: NDArray, *, resamples: int = RESAMPLES, seed:
 
 
 def energy_floor(Y: NDArray, n: int, *, splits: int = 200, level: float = 0.95, seed: int = 0) -> float:
-    """What n further rows of real text would show against Y (M, D): a distance below it is not told from none.
+    """The distance that n further rows of real text would have to Y (M, D): a smaller one means none.
 
     The `level` quantile between random halves of Y, scaled from their sizes to n and M: where the laws are one, the
     distance spreads as 1/n + 1/M. Raises ValueError for fewer than four rows.
@@ -85,7 +85,7 @@ def mauve(X: NDArray, Y: NDArray, seed: int = 0) -> Interval:
 
 
 def mauve_ceiling(Y: NDArray, seed: int = 0) -> float:
-    """The MAUVE between two random halves of real text: what to read a MAUVE of about so many texts against."""
+    """The MAUVE between two random halves of real text: the reference value for a MAUVE of about this many texts."""
     order = np.random.default_rng(seed).permutation(len(Y))
     half = len(Y) // 2
     return mauve(Y[order[:half]], Y[order[half : 2 * half]], seed).value

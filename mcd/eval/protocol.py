@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 class Protocol:
     """How text was drawn and how it was scored; None where a field does not apply (held-out text has no sampler).
 
-    Papers differ by factors of two on one checkpoint for `precision` alone.
+    `precision` alone makes the figures of papers differ by factors of two on one checkpoint.
     """
 
     scorer: str | None = None
@@ -38,7 +38,7 @@ class Protocol:
     seed: int | None = None
     threads: int | None = None
     own: tuple[tuple[str, Any], ...] = ()
-    """The options of the sampler alone, by name: `as_dict` lists them like fields."""
+    """The options of the sampler, by name: `as_dict` lists them like fields."""
 
     def as_dict(self) -> dict[str, Any]:
         """The stamp as JSON takes it; `protocol_of_dict` reads it back."""

@@ -48,7 +48,7 @@ class Scorer:
     """A causal language model with its tokenizer; `context` is the longest input the network is given, in tokens.
 
     `model(input_ids, attention_mask).logits` and `tokenizer(texts, ...)["input_ids"]` are as in transformers.
-    `tokens_per_second` tells how fast the last call of `nll` went (tokens scored, tokenisation included).
+    `tokens_per_second` is the speed of the last call of `nll` (scored tokens, including tokenisation).
     """
 
     name: str
@@ -78,13 +78,13 @@ class Scorer:
     def nll(self, texts: Sequence[Text]) -> list[SampleScore]:
         """The score of each text, in the order given.
 
-        A text is letters alone: the name of a special token in it is no token. Every token is scored given all before
-        it; the first given BOS, where the tokenizer has one (put in front, unless the text starts with it), and else
-        not at all. The end of text between documents is context but is not scored. MDLM's and Duo's code does the same
-        for a row that begins with the end of text. Of another it scores the first one (also where it only fills the row
-        up), and puts nothing in front, so that the row's first token is not scored. Softmax in float32, sums in
-        float64. Texts of about one length share a padded batch; what shares it changes a text's NLL per token by less
-        than 1e-4.
+        A text consists only of letters: the name of a special token in it is not the token. Every token is scored given
+        all before it; the first given BOS, where the tokenizer has one (put in front, unless the text starts with it),
+        and else not at all. The end of text between documents is context but is not scored. MDLM's and Duo's code does
+        the same for a row that begins with the end of text. Of another it scores the first one (also where it only
+        fills the row up), and puts nothing in front, so that the row's first token is not scored. Softmax in float32,
+        sums in float64. Texts of about one length share a padded batch; what shares it changes a text's NLL per token
+        by less than 1e-4.
         """
         start = time.perf_counter()
         rows, truncated = self._tokenise(texts)
@@ -92,7 +92,7 @@ class Scorer:
         return self._score(rows, truncated, unscored - {None}, start)
 
     def nll_of_ids(self, rows: Sequence[Sequence[int]]) -> list[SampleScore]:
-        """The score of rows of the scorer's own token ids, as they are: SDTT's way (arXiv 2410.21035, run_eval.py).
+        """The score of rows of the scorer's own token ids, unchanged, as in SDTT (arXiv 2410.21035, run_eval.py).
 
         Nothing is put in front, so a row's first token is context only; special tokens are scored as any other. For
         models whose vocabulary is the scorer's (`same_vocabulary`).
@@ -216,7 +216,7 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
         model, tokenizer = _smollm2() if name == DEFAULT else pretrained(name)
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
     use_linear(model)
-    context = getattr(model.config, "max_position_embeddings", None) or 1024  # MDLM's max_length when none is told
+    context = getattr(model.config, "max_position_embeddings", None) or 1024  # MDLM's max_length when none is given
     return Scorer(name, model, tokenizer, precision, int(context), device)
 
 
@@ -232,7 +232,7 @@ def _smollm2() -> tuple[Any, Any]:
 def _body_and_head(model: Any, device: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """ids -> hidden (B, L, D) and hidden -> logits, so that the head runs only where a token is scored.
 
-    Some networks do more after the head (Gemma caps its logits). A short probe tells; for those, and for models
+    Some networks do more after the head (Gemma caps its logits). A short probe shows it; for those, and for models
     without the two parts, `hidden` is the logits and the head does nothing.
     """
 
@@ -252,8 +252,9 @@ def _body_and_head(model: Any, device: str) -> tuple[Callable[[Tensor], Tensor],
 def _one_thread_each(score: Callable[[Any], Any], work: list[Any], device: str) -> list[Any]:
     """`score` of each item, on a CPU as many at once as torch has threads, each on one thread of its own.
 
-    Threads that share one small matrix product wait for each other some 700 times a batch: alone on the machine that
-    costs little, beside another job it was measured 14 to 30 times slower. Scores do not depend on the thread count.
+    Threads that share one small matrix product wait for each other some 700 times per batch. On an idle machine this
+    costs little; next to another job it was measured to be 14 to 30 times slower. Scores do not depend on the thread
+    count.
     """
     if device != "cpu":
         return [score(item) for item in work]

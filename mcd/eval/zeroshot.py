@@ -156,7 +156,7 @@ PRESETS = {
         detokenise_lambada,
         "OpenAI's version of the passages; whole passages are scored, not the last word.",
     ),
-    "ag_news": ZeroShot("fancyzhx/ag_news", "default", "test", "text", as_it_is, "Headline and lead, as they are."),
+    "ag_news": ZeroShot("fancyzhx/ag_news", "default", "test", "text", as_it_is, "Headline and lead, unchanged."),
     "pubmed": ZeroShot(_PAPERS, "pubmed", "validation", "article", detokenise_papers, "Whole articles.", CONVERTED),
     "arxiv": ZeroShot(_PAPERS, "arxiv", "validation", "article", detokenise_papers, "Whole articles.", CONVERTED),
 }
@@ -166,7 +166,8 @@ PRESETS = {
 def documents_of(name: str, file: Path | None = None) -> Iterator[str]:
     """The documents of a preset, detokenised: from the hub, or from a local copy in any form that `documents` reads.
 
-    Raises DataError, naming the mend, for a name that is no preset, without the `hub` extra, and without the network.
+    Raises DataError, which says how to fix it, for a name that is not a preset, without the `hub` extra, and without
+    a network.
     """
     if name not in PRESETS:
         raise DataError(f"--likelihood {name}: no preset; known: {', '.join(PRESETS)}")

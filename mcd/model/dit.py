@@ -41,7 +41,7 @@ class DiTConfig(Options):
     gate_init: Annotated[float, Ge(-1e6), Le(1e6)] = 0.0
     """Initial value of the residual gates. 0 is adaLN-zero (MDLM); with 1, short runs learn sooner."""
     causal: bool = False
-    """Whether a position sees only itself and those before it (the autoregressive yardstick), not the whole row."""
+    """Whether a position sees only itself and those before it (the autoregressive model), not the whole row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -86,7 +86,7 @@ def use_linear(module: nn.Module) -> None:
 
 
 def in_groups(group: int | None, f: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """f of tensors (n, ...) in groups of exactly `group` rows, the last one padded by noughts; at once when None.
+    """f of tensors (n, ...) in groups of exactly `group` rows, the last one padded by zeros; all at once when None.
 
     The bits of a matrix product may depend on its shape; so a row's do not depend on how many other rows there are.
     f works row by row, (n, ...) to (n, ...).

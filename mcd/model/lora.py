@@ -19,7 +19,7 @@ _FACTOR = re.compile(rf"(.*)\.lora_(A|B)\.{ADAPTER}\.weight")
 
 @dataclass(frozen=True)
 class LoRA(Options):
-    """Train W + (alpha / rank) B A in place of W, for the linear layers of the blocks; everything else is frozen."""
+    """Train W + (alpha / rank) B A instead of W, for the linear layers of the blocks; everything else is frozen."""
 
     lora_rank: Natural = 0
     """Rank of the factors of LoRA; 0 trains all weights."""

@@ -1,6 +1,6 @@
-"""Draws from log-probabilities: exact ones in float64, and the race of the public code, in the precision asked for.
+"""Draws from log-probabilities: exact draws in float64, and the Gumbel race of the public code in a given precision.
 
-Shapes: log_p, log_x_theta (n, V), one row a token to draw; ids (n,) int64.
+Shapes: log_p, log_x_theta (n, V), one row per token to draw; ids (n,) int64.
 """
 
 import math
@@ -14,10 +14,10 @@ _CHUNK_ELEMENTS = 1 << 22  # of one temporary of the race: 32 MiB in float64
 def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """The first index whose cumulative probability exceeds v: a draw from softmax(log_p) when v ~ U[0, 1].
 
-    log_p (n, V), any constant added to a row is ignored, so raw logits do; v (n,) in [0, 1]. With a temperature or a
-    nucleus the draw is from `temper(log_p, temperature, top_p)`. Exponentials and sum are float64, in one copy of
-    log_p. An index of probability zero is never returned, at v = 0 and v = 1 neither. Raises ValueError for v outside
-    [0, 1], for a row without mass (all -inf) or with NaN, and for what `temper` refuses.
+    log_p (n, V): a constant added to a row has no effect, so raw logits are allowed; v (n,) in [0, 1]. With a
+    temperature or a nucleus the draw is from `temper(log_p, temperature, top_p)`. Exponentials and sum are float64, in
+    one copy of log_p. An index of probability zero is never returned, not even at v = 0 and v = 1. Raises ValueError
+    for v outside [0, 1], for a row without mass (all -inf) or with NaN, and for what `temper` refuses.
     """
     if not ((v >= 0) & (v <= 1)).all():
         raise ValueError("v must lie in [0, 1]")
@@ -54,7 +54,7 @@ def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tenso
 
 
 class NoMass(FloatingPointError, ValueError):
-    """Log-probabilities that nothing can be drawn from."""
+    """Log-probabilities from which no draw is possible."""
 
 
 def _check(temperature: float, top_p: float) -> None:
@@ -77,10 +77,10 @@ def sample_gumbel_race(
     argmax q / (1e-10 - log(rand + 1e-10)) with rand in `precision`. log_x_theta (n, V) over real tokens; alpha_t and
     alpha_s numbers or (n,), alpha_t <= alpha_s. Returns (n,) ids, where V says "stayed masked".
 
-    torch.float32 is not the law it claims to be: rand is a multiple of 2^-24 and tops out at 1 - 2^-24, so the Gumbel
-    variable -log(-log rand) is at most 16.63 and a token far less likely than the mask can never win. The finer the
-    step the heavier the mask, so the tail is cut off the harder the more steps are taken: an unasked temperature
-    below 1 (Zheng et al., arXiv 2409.02908). torch.float64 goes up to 36.7 and is free of it for any use here.
+    torch.float32 does not give the intended distribution: rand is a multiple of 2^-24 and at most 1 - 2^-24, so the
+    Gumbel variable -log(-log rand) is at most 16.63 and a token far less likely than the mask can never win. Smaller
+    steps give the mask more mass, so more steps cut off more of the tail: this acts like a temperature below 1
+    (Zheng et al., arXiv 2409.02908). torch.float64 goes up to 36.7 and has no such effect for any use here.
     Rows are run in chunks of bounded memory; that does not change the draws. Raises ValueError for other dtypes.
     """
     if precision not in (torch.float32, torch.float64):

@@ -5,17 +5,17 @@ reference: nothing trains on it, except Duo's curriculum, which reads soft token
 
 The chain is Eq. 8 (`project`), Lemma 3.1 (`calibrated_snr_root`) and Theorem 3.3 (`u_of_noise`): with r_t the root of
 the latent signal-to-noise ratio, a token is visible iff Y < r_t, where Y = max_{j != k} eps_j - eps_k does not depend
-on t. So u = F_Y(Y) ~ U[0, 1] settles the whole trajectory, and Eq. 13 needs no latent.
+on t. So u = F_Y(Y) ~ U[0, 1] determines the whole trajectory, and Eq. 13 needs no latent.
 
 The theory needs care in four places:
 
-(i)   Lemma 3.1 has a floor. Without signal the true coordinate still wins one time in K, so a visibility below 1/K
-      cannot be had from a non-negative signal. Eq. 13 has no floor. For alpha_t = 1 - (1 - 1e-3) t the floor is never
+(i)   Lemma 3.1 has a floor. Without signal the true coordinate still wins one time in K, so a non-negative signal
+      cannot give a visibility below 1/K. Eq. 13 has no floor. For alpha_t = 1 - (1 - 1e-3) t the floor is never
       reached when K >= 1000; at K = 33 it binds for t > 0.97.
 (ii)  The mask absorbs along one fixed eps (Eq. 9) only. Under the forward SDE (Eq. 1), which adds fresh noise, each
       marginal is the same but the projected state can leave the mask again.
-(iii) Eq. 9 is the probability-flow path (Eq. 3) only when x0 is given. The optimal denoiser knows w_t alone and returns
-      E[x0 | w_t], so DDIM with it leaves Eq. 9 and may end in another token.
+(iii) Eq. 9 is the probability-flow path (Eq. 3) only when x0 is given. The optimal denoiser sees only w_t and
+      returns E[x0 | w_t], so DDIM with it leaves Eq. 9 and may end in another token.
 (iv)  Eq. 8 reads the true index k. It is a function of (w_t, x0) and not of w_t, so it is no sampler.
 
 K counts all coordinates, the mask's included. Shapes: x0 (...) int64; eps, w_t (..., K); alpha_tilde_t and
@@ -30,7 +30,7 @@ from torch import Tensor
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 _Y_LIMIT = 60.0  # beyond it F_Y or 1 - F_Y underflows for every K
-_DROP = 42.0  # what lies 42 nats below the peak of an integrand is less than 1e-18 of it
+_DROP = 42.0  # 42 nats below its peak, an integrand is less than 1e-18 of it
 _ZOOM_NODES, _NODES, _CHUNK = 64, 192, 512
 
 

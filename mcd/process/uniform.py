@@ -65,7 +65,7 @@ class UniformPair:
 def coupled_pair_uniform(
     x0: Tensor, u: Tensor, rival: Tensor, t: Tensor, s: Tensor, schedule: Schedule, K: int
 ) -> UniformPair:
-    """(z_t, z_s) on one path, from one uniform and one rival a token in place of K Gaussians. t, s: (B,), s <= t.
+    """(z_t, z_s) on one path, from one uniform and one rival per token instead of K Gaussians. t, s: (B,), s <= t.
 
     Duo (arXiv 2506.10892), Algorithm 1 couples the two states by one eps: z = argmax w, w = a onehot(x0) + s eps.
     Along a fixed eps the argmax is x0 iff Y < r_t = a / s, with Y = max_{j != x0} eps_j - eps_x0, and otherwise the
@@ -93,7 +93,7 @@ def posterior_zs(z_t: Tensor, x_theta: Tensor, alpha_t: Tensor, alpha_s: Tensor)
 
     z_t: (...,) ids; x_theta: (..., K) probabilities; alpha_t <= alpha_s, alpha_s > 0, both broadcastable to (...,).
     Returns (..., K) in the dtype of x_theta. At alpha_s = 1 it is the law of the clean token given z_t, which is
-    x_theta times the likelihood of z_t; at alpha_t = 0, where z_t tells nothing, it is x_theta noised to level s.
+    x_theta times the likelihood of z_t; at alpha_t = 0, where z_t has no information, it is x_theta at noise level s.
     """
     K = x_theta.shape[-1]
     own = K * alpha_t * x_theta.gather(-1, z_t[..., None])[..., 0]

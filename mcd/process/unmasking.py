@@ -1,8 +1,8 @@
 """The law of u when sampling: it decides when each token of a row is revealed.
 
-Every order gives u marginally uniform on (low, 1], so each token alone follows the masking process exactly; they differ
-in how the tokens of a row depend on each other. A sampler whose rows start all masked draws above low = alpha_1. Where
-some tokens of a row are given, the order runs over the others alone: see `sample_u_of_row`.
+Every order gives u marginally uniform on (low, 1], so each single token follows the masking process exactly; they
+differ in how the tokens of a row depend on each other. A sampler whose rows start all masked draws above low = alpha_1.
+Where some tokens of a row are given, the order runs only over the others: see `sample_u_of_row`.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ def sample_u_iid(length: int, low: float, generator: torch.Generator) -> Tensor:
 def sample_u_stratified(length: int, low: float, generator: torch.Generator) -> Tensor:
     """One threshold in each L-th part of (low, 1], in random order, float64 (L,).
 
-    Each of the N steps of a uniform grid then reveals L/N tokens (exactly when N divides L, else within two), in place
-    of a binomial number.
+    Each of the N steps of a uniform grid then reveals L/N tokens (exactly when N divides L, else within two),
+    instead of a binomial number.
     """
     return _u_of_rank(torch.randperm(length, generator=generator), low, generator)
 
 
 def sample_u_low_discrepancy(length: int, low: float, generator: torch.Generator) -> Tensor:
-    """Tokens revealed together stand far apart, float64 (L,).
+    """Tokens that are revealed together are far apart, float64 (L,).
 
     Token i has the rank of its point in the golden-ratio sequence, i GOLDEN modulo 1, plus a random shift modulo L; the
     rest is as in `sample_u_stratified`, so counts are as equal. Multiples of the golden ratio come close to each other

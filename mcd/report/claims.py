@@ -134,10 +134,10 @@ def _at_sixteen_times(one: Comparison) -> list[Claim]:
         lower = "lower" if student.gen_ppl.value < teacher.gen_ppl.value else "higher"
         verdict = compare(student, teacher)
         outcome = {
-            "better": "The student is better: its interval lies below the teacher's.",
+            "better": "The student is better: its interval is below the teacher's.",
             "traded": f"The student's Gen PPL is clearly {lower}, but its entropy is too.",
             "level": f"The student's Gen PPL is {lower}, but the intervals overlap: the two cannot be distinguished.",
-            "worse": "The student does not reach the teacher there: its interval lies above.",
+            "worse": "The student does not reach the teacher there: its interval is above.",
         }[verdict]
         if verdict != "traded" and (order := entropy_order(student, teacher)):
             outcome += f" Its text is {'less' if order < 0 else 'more'} varied than the teacher's."

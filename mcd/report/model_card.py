@@ -58,7 +58,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _last(name: Any) -> str:
-    """A hub id as it is; of a path its last part, since the rest is of one machine."""
+    """A hub id unchanged; the last part of a path, since the rest belongs to one machine."""
     text = str(name)
     is_path = text.startswith((".", "/", "~")) or text.count("/") != 1 or Path(text).exists()
     return Path(text).name if is_path else text
@@ -121,14 +121,14 @@ def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
 
 
 def _figures(rows: list[Any]) -> str:
-    """Measured rows; a Gen PPL stands beside its entropy and its protocol, or it does not stand."""
+    """Measured rows; a Gen PPL is shown only with its entropy and its protocol."""
     whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("protocol"), dict)]
     whole = [
         row for row in whole if all(isinstance(row.get(key), float | int) for key in ("gen_ppl", "entropy", "steps"))
     ]
     if not whole:
         return "## Figures\n\nNone were published with this model.\n"
-    lines = ["## Figures", "", "Gen PPL falls when text repeats itself: read it with the entropy beside it.", ""]
+    lines = ["## Figures", "", "Gen PPL falls when text repeats itself: read it together with the entropy.", ""]
     lines += [
         "| model | round | steps | NFE | Gen PPL (95 % interval) | entropy, nats | protocol |",
         "|---|---|---|---|---|---|---|",

@@ -40,7 +40,7 @@ SPARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7
 """Colours of names that are not in `COLOURS`, in turn."""
 
 REGIMES = {"visible": "#c9d0d9", "revealed": "#009e73", "distilled": "#e69f00"}
-"""Tokens that both see, that the teacher alone sees, that neither sees (paper, Figure 2: grey, green, orange)."""
+"""Tokens that both see, that only the teacher sees, that neither sees (paper, Figure 2: grey, green, orange)."""
 
 SEQUENCE = ("#9ecae1", "#4292c6", "#2171b5", "#08306b")
 """Four steps of one hue, light to dark: vocabulary sizes, rounds."""

@@ -33,7 +33,7 @@ def distilled_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def has_gap(run: Run) -> bool:
-    """Whether some tokens were revealed to the teacher alone."""
+    """Whether some tokens were revealed only to the teacher."""
     return any(row.get("tokens_revealed") for row in run.stats)
 
 

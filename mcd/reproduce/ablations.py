@@ -30,7 +30,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """What is changed: the method and its options. All others have the method's default at this scale (scales.py)."""
 SIZES = {32: "-h32", LANGUAGE_SIZE: "", 128: "-h128"}
-"""Widths, and what the labels of their models end in; those beside the first have one seed and MCD alone."""
+"""Widths, and the endings of their models' labels; all but the first have one seed and only MCD."""
 
 
 def plan(scale: Scale) -> Experiment:

@@ -19,7 +19,7 @@ MASK_ID = V
 KS = (2, 32, 1024, 50_258)
 MASKED = "#3b4252"
 SHOWN_RIVALS = 40
-"""Rivals drawn in panel a besides the strongest: every one of so many of the next."""
+"""Rivals drawn in panel a in addition to the strongest: every n-th of the next ones."""
 
 
 def run(out: Path, draws: int = 4096, times: int = 201, seed: int = 4) -> dict[str, Any]:

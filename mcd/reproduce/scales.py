@@ -19,7 +19,7 @@ TEACHER_OF = {"mcd": "mdlm", "sdtt": "mdlm", "cd4lm": "mdlm", "duo-dcd": "duo"}
 
 @dataclass(frozen=True)
 class Scale:
-    """Where text comes from and how it is judged.
+    """Where text comes from and how it is scored.
 
     steps: of Tables 1 and 3 and Figure 3. frontier_steps: of the comparison at equal entropy. teachers: the MODEL of
     `mdlm`, `duo` and `large`, one of our trainings (`text/...`) or a hub id. judges: scorers of Table 1 and of Table 3.
@@ -84,7 +84,7 @@ def text_data(scale: Scale) -> list[Training]:
 
 
 def text_teachers(scale: Scale) -> list[Training]:
-    """The teachers of Table 1 that we train ourselves: masked, uniform, and the autoregressive yardstick."""
+    """The teachers of Table 1 that we train ourselves: masked, uniform, and the autoregressive model for comparison."""
     if scale.name != "cpu":
         return []
     return [
@@ -144,7 +144,7 @@ def _budget(rounds: int, steps_per_round: int) -> tuple[str, ...]:
 def _look_ahead(method: str) -> tuple[str, ...]:
     """The first round's gap at 64 tokens per row is one token, also for SDTT's second teacher step.
 
-    CD4LM's KL is taken where both are masked: a teacher that is trained on masked tokens alone predicts noise where it
+    CD4LM's KL is taken where both are masked: a teacher that is trained only on masked tokens predicts noise where it
     sees the token. What the published method does there is one of our ablations.
     """
     return ("--region", "both") if method == "cd4lm" else ("--delta0", "0.015625")

@@ -1,4 +1,4 @@
-"""Table 1: Gen PPL of five rounds of MCD, SDTT and Duo-DCD by number of steps, with teachers and yardsticks."""
+"""Table 1: Gen PPL of five rounds of MCD, SDTT and Duo-DCD by number of steps, with teachers and reference models."""
 
 from pathlib import Path
 from typing import Any

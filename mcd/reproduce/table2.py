@@ -93,9 +93,9 @@ def _verdicts(work: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def gradients_by_regime(work: Path, seed: int, batches: int = 8) -> list[dict[str, Any]]:
-    """Loss and norm of the gradient that each regime alone would give, at the start of the round (student = teacher).
+    """Loss and gradient norm that each regime alone would give, at the start of the round (student = teacher).
 
-    Regimes: both masked (reverse KL); revealed to the teacher alone under reverse KL, under forward KL, under CE. The
+    Regimes: both masked (reverse KL); revealed only to the teacher under reverse KL, under forward KL, under CE. The
     gradient of the revealed tokens is that of the loss with them less that of the loss without.
     """
     model = from_pretrained(str(work / language_teacher(LANGUAGE, seed).name))

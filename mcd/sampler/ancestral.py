@@ -25,7 +25,7 @@ class Ancestral(Sampler):
     The last step ends at alpha = 1: there is no extra call for "noise removal".
 
     `order` is the law of u within a row (`process.unmasking`): "iid" is the plain ancestral sampler. The others run
-    over the masked tokens of a row alone, so that given ones take no share of the steps.
+    only over the masked tokens of a row, so that given tokens take no part in the steps.
     The softmax and the inverse CDF are always float64.
     """
 

@@ -27,7 +27,7 @@ MANY = 128
 
 @dataclass(frozen=True)
 class Step:
-    """A state on the way from noise to text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far.
+    """A state between noise and text: z (N, L) ids at time t, and `nfe` (N,), the network calls made so far.
 
     t falls from 1, where all wanted tokens are blank, whatever else is given, to 0. It is the time of the process where
     the sampler follows its schedule, and the share of the steps that is left where it does not (`confidence`, `cad`,
@@ -41,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Sampler(Options, ABC):
-    """A way to generate. Rows are independent: a row is a function of (weights, seed, its number, options) alone.
+    """A way to generate text. Rows are independent: a row depends only on (weights, seed, its number, options).
 
     Its fields, `steps` apart, are the options of `mcd sample --sampler NAME`.
     """

@@ -18,7 +18,8 @@ class Causal(Sampler):
 
     There is one call per token, whatever `steps`: an autoregressive model has no shorter way, and its NFE is the
     length. A template's tokens are kept and take no call and no step, but a draw sees only what stands to its left.
-    The whole row is computed anew at each call, since there is no cache of keys and values: this is a yardstick.
+    The whole row is computed again at each call, without a cache of keys and values, since this sampler is only for
+    comparison.
     """
 
     name: ClassVar[str] = "causal"

@@ -30,7 +30,7 @@ class Confidence(Sampler):
     that is not drawn yet.
 
     Equal scores (multiples of `TIE`) are taken in random order, from the row's own stream. In a row of nothing but
-    masks all scores are equal but for rounding, since rotary positions are relative: without this the last bits of the
+    masks all scores are equal up to rounding, since rotary positions are relative: without this the last bits of the
     matrix products would choose where a text begins.
 
     A block is a number of consecutive masked tokens: given ones do not count, wherever they stand. Blocks share the

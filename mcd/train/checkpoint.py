@@ -1,4 +1,4 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, written whole or not at all, never pickled.
+"""Checkpoints: tensors in safetensors, the rest in JSON, written atomically, never pickled.
 
 `step-XXXXXXXX/` holds `state.json` and `state.safetensors`; of a sharded run, one `shard-...` file a process, written
 and read by torch.distributed.checkpoint. Either is resumed on any number of processes, sharded or not.
@@ -30,7 +30,7 @@ KEEP = 2
 def save_checkpoint(folder: Path, state: TrainState) -> None:
     """Write `folder/step-XXXXXXXX` under a temporary name, rename it, then drop all but the last `KEEP`.
 
-    All processes must call it. The state of a run that is not sharded is written by the first one alone. Raises OSError
+    All processes must call it. The state of a run that is not sharded is written only by the first one. Raises OSError
     when the disk refuses, and then leaves the older checkpoints as they were.
     """
     step, tensors = state.counters.step, state.tensors()
@@ -83,7 +83,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> bool:
         return False
     path, meta, faults = chosen
     if rank() == 0 and faults:
-        print(f"mcd: goes on from {path.name}, passing over what is damaged: {'; '.join(faults)}", file=sys.stderr)
+        print(f"mcd: resumes from {path.name}, since these are damaged: {'; '.join(faults)}", file=sys.stderr)
     try:
         _load_shards(path, state)
         state.ema.updates = meta.pop("ema_updates")

@@ -1,6 +1,6 @@
 """The processes of one run: who is who, what they agree on, and what each of them does.
 
-Every process runs the same command under torchrun; alone, there is one process and nothing is exchanged.
+Every process runs the same command under torchrun; without torchrun there is one process and nothing is exchanged.
 """
 
 import atexit
@@ -33,7 +33,7 @@ def join_processes() -> None:
 
 
 def rank() -> int:
-    """The number of this process, 0 when it is alone."""
+    """The number of this process; 0 for a single process."""
     return dist.get_rank() if world_size() > 1 else 0
 
 

@@ -18,7 +18,7 @@ def test_student_against_teacher_at_sixteen_times(row, said):
     assert "The student is better" in verdict("better", 80, 4.5)
     assert "clearly lower, but its entropy is too" in verdict("traded", 80, 4.2)
     assert "cannot be distinguished" in verdict("level", 99, 4.5)
-    assert "does not reach the teacher there: its interval lies above. Its text is less" in verdict("worse", 150, 4.2)
+    assert "does not reach the teacher there: its interval is above. Its text is less" in verdict("worse", 150, 4.2)
     assert "Gen PPL 80.0 [75.2, 84.8] against 100 [94.0, 106]" in verdict("again", 80, 4.5)
 
 

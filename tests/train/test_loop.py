@@ -485,4 +485,4 @@ def test_a_checkpoint_that_is_passed_over_is_told(run_fit, tmp_path, capsys):
     (tmp_path / "run" / "checkpoints" / "step-00000010" / "state.json").write_text("{}")
     run_fit(tmp_path / "run")
     told = capsys.readouterr().err
-    assert "goes on from step-00000005, passing over what is damaged" in told and "step-00000010" in told
+    assert "resumes from step-00000005, since these are damaged" in told and "step-00000010" in told

@@ -77,7 +77,7 @@ class HiddenMarkov:
     def posterior(self, z: Tensor, mask_id: int) -> Tensor:
         """p(x0_i | the visible tokens of z), the Bayes denoiser: (B, L) ids with masks to (B, L, V) probabilities.
 
-        What a perfectly trained x_theta predicts at any time: given which tokens are visible, t tells nothing more.
+        What a perfectly trained x_theta predicts at any time: given the visible tokens, t adds no information.
         Raises ValueError for foreign ids.
         """
         masked = z == mask_id

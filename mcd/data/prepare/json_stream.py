@@ -53,7 +53,7 @@ def json_values(chunks: Iterator[str], decoder: json.JSONDecoder) -> Iterator[tu
 def _decoded(
     chunks: Iterator[str], decoder: json.JSONDecoder, text: str, at: int, line: int
 ) -> tuple[Any, str, int, int]:
-    """The value that begins at `at`, the text with what had to be added to it, and where the value lies in that."""
+    """The value that begins at `at`, the text with the added parts, and the position of the value in it."""
     while True:
         try:
             value, end = decoder.raw_decode(text, at)
@@ -72,7 +72,7 @@ def _decoded(
 
 
 def _taken(chunks: Iterator[str], size: int) -> str:
-    """Pieces of at least `size` characters together, where there are so many: a long value is decoded few times."""
+    """Pieces joined to at least `size` characters where possible, so that a long value is decoded only a few times."""
     pieces: list[str] = []
     while size > 0 and (piece := next(chunks, "")):
         pieces.append(piece)
