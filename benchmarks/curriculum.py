@@ -24,6 +24,7 @@ from mcd.model.dit import DiTConfig
 from mcd.objective import Clock
 from mcd.objective.duo import Duo
 from mcd.process.draws import Draws
+from mcd.train.config import TrainConfig
 from mcd.train.optimizer import lr_factor, make_optimizers
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,7 +67,7 @@ def fitted(objective: Duo, seed: int) -> tuple[list[dict], dict[int, Denoiser]]:
     torch.manual_seed(seed)
     backbone = DiTConfig(rows=language.vocab_size, length=LENGTH, **SIZE)
     model = Denoiser(DenoiserConfig(backbone, mask_id=None, time_conditioned=True))
-    (optimizer,) = make_optimizers("adamw", model, LR, (0.9, 0.98), 0.0)
+    (optimizer,) = make_optimizers(model, TrainConfig(lr=LR, betas=(0.9, 0.98)))
     rows, kept = [], {}
     for step in range(1, args.steps + 1):
         progress = (step - 1) / args.steps

@@ -17,6 +17,10 @@ class ModelError(RequestError):
     """A model that cannot be read; the message names the file and how to fix it."""
 
 
+class RunConflict(RequestError):
+    """The run folder belongs to another run; the message names the folder and how to fix it."""
+
+
 class MissingScorer(RequestError):
     """The scorer asked for cannot be loaded; the message names the option and how to fix it."""
 
@@ -31,6 +35,10 @@ class CheckpointError(WorkFailed):
 
 class LostRank(WorkFailed):
     """Another process of the run is gone; the last checkpoint is intact."""
+
+
+class Diverged(WorkFailed):
+    """The loss stayed too high, or was not finite some steps in a row; the message says what was found."""
 
 
 class MissingCompiler(WorkFailed):

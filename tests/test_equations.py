@@ -19,7 +19,7 @@ from mcd.objective.mcd import MCD
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.train.config import Budget, TrainConfig
-from mcd.train.loop import fit
+from mcd.train.loop import Trainer
 from mcd.train.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -201,7 +201,7 @@ def test_algorithm_1_line_by_line(tiny_denoiser, tmp_path, monkeypatch):
     loader = Loader(tokens, length=16, batch_size=8, eos_id=0)
     config = TrainConfig(batch_size=8, lr=1e-2)
     run = RunFolder(tmp_path / "run", {"train": {"rounds": 2}})
-    fit(tiny_denoiser(), Watched(delta0=1 / 16), loader, config, Budget(steps=6, rounds=2), run, "{}")
+    Trainer(tiny_denoiser(), Watched(delta0=1 / 16), loader, config, Budget(steps=6, rounds=2), run, {}).fit()
 
     assert [round for round, _, _ in Watched.steps] == [0, 0, 0, 1, 1, 1]
     for n, (round, student, teacher) in enumerate(Watched.steps):

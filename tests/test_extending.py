@@ -1,6 +1,7 @@
 """The code on docs/extending.md is dropped into the package and run, so that the page cannot rot."""
 
 import importlib
+import json
 import re
 import sys
 from collections import deque
@@ -15,6 +16,7 @@ import mcd.objective
 import mcd.process.schedule as schedules
 import mcd.process.unmasking as unmasking
 import mcd.sampler
+from mcd.cli.main import main
 from mcd.objective import Clock
 from mcd.sampler.ancestral import Ancestral
 
@@ -49,9 +51,11 @@ def test_the_page_has_one_block_for_each_kind():
     assert all(len(line) <= 120 for line in PAGE.splitlines())
 
 
-def test_the_method(tiny_denoiser, seeded, draws_of, tmp_path, monkeypatch):
-    drop_in("mcd/objective/jsd.py", mcd.objective, tmp_path, monkeypatch)
-    kind = mcd.objective._collect()["jsd"]
+def test_the_method(tiny_denoiser, seeded, draws_of, tmp_path, monkeypatch, capsys):
+    kind = drop_in("mcd/objective/jsd.py", mcd.objective, tmp_path, monkeypatch).JSD
+    monkeypatch.setitem(mcd.objective.OBJECTIVES, kind.name, kind)
+    assert main("distill jsd --teacher demo --out x --beta 0.25 --dry-run".split()) == 0
+    assert json.loads(capsys.readouterr().out)["objective"] == {"name": "jsd", "delta0": 1 / 512, "beta": 0.25}
     method = kind(delta0=0.25)
     student, teacher = tiny_denoiser(seed=0), tiny_denoiser(seed=1)
     x0 = torch.randint(0, 23, (4, 16), generator=seeded(2))

@@ -25,7 +25,7 @@ from mcd.train.optimizer import make_optimizers
 from mcd.train.step import update
 
 LR, BETAS, CLIP, EMA_DECAY = 6e-5, (0.9, 0.999), 1.0, 0.999
-TRAINING = TrainConfig(lr=LR, clip_norm=CLIP)
+TRAINING = TrainConfig(lr=LR, betas=BETAS, clip_norm=CLIP)
 
 
 class Sampled(TypedDict):
@@ -123,7 +123,7 @@ class Ours(Side):
             if self.objective.distils:
                 self.teacher = random_denoiser(size, seed=1).eval().requires_grad_(False)
             self.student.train()
-            (self.optimizer,) = make_optimizers("adamw", self.student, LR, BETAS, 0.0)
+            (self.optimizer,) = make_optimizers(self.student, TRAINING)
             self.ema = EMA(self.student, EMA_DECAY)
         return sum(p.numel() for p in self.student.parameters())
 
@@ -134,7 +134,7 @@ class Ours(Side):
         draws = Draws(torch.Generator().manual_seed(seed), B, L)
         loss: Loss = self.objective.loss(self.student, self.teacher, x0, Clock(), draws)
         loss.total.backward()
-        update(self.student, [self.optimizer], TRAINING, 1.0)
+        update(self.student, [self.optimizer], CLIP, LR)
         self.ema.update(self.student)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, **loss.as_floats()}

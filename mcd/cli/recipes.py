@@ -1,14 +1,15 @@
-"""Named starting points; every option given on the command line overrides them.
+"""Named starting points of `mcd train` and `mcd distill`; every option on the command line overrides them.
 
-Each is a complete set of options of `mcd train` or `mcd distill`, with the reason for what differs from the papers.
+Each is a complete set of options, with the reason for what differs from the papers.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import tyro
 
 from mcd.model.dit import DiTConfig
+from mcd.objective import Objective
 from mcd.options import Options
 from mcd.train.config import Budget, TrainConfig
 
@@ -29,36 +30,30 @@ class ModelSize(DiTConfig):
         return {name: value for name, value in asdict(self).items() if name not in ("rows", "length", "causal")}
 
 
-@dataclass(frozen=True)
-class TrainRecipe:
-    """What `mcd train --recipe` presets; `method` holds overrides of any method's options, by name."""
-
-    size: ModelSize
-    method: dict[str, float]
-    train: TrainConfig
-    budget: Budget
-
-
-@dataclass(frozen=True)
-class DistillRecipe:
-    """What `mcd distill --recipe` presets; `method` holds overrides of any method's options, by name."""
-
-    train: TrainConfig
-    rounds: int
-    steps_per_round: int
-    method: dict[str, float]
-
-
 OURS = ModelSize(hidden=192, layers=6, heads=3, cond_dim=16, dropout=0.0, gate_init=1.0)
 """The size of the bundled teacher."""
 
-TRAIN: dict[str, TrainRecipe] = {
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `--recipe` presets; `method` holds options by name, for the methods that have them."""
+
+    train: TrainConfig
+    budget: Budget
+    method: dict[str, float] = field(default_factory=dict)
+    size: ModelSize = OURS
+
+    def objective(self, kind: type[Objective]) -> Objective:
+        """A method with the options that the recipe presets."""
+        known = {field.name for field in fields(kind)}
+        return kind(**{name: value for name, value in self.method.items() if name in known})
+
+
+TRAIN = {
     # The bundled teacher. Muon leaves the unigram plateau long before AdamW (dev/LOG.md); it and bf16-mixed
-    # want a CPU with bfloat16 units. Weights of 1/t beyond 10 are noise at 16 rows a step.
-    "sotu": TrainRecipe(
-        size=OURS,
-        method={"max_weight": 10.0, "warm_start": 0.1},
-        train=TrainConfig(
+    # need a CPU with bfloat16 units. Weights of 1/t beyond 10 are noise at 16 rows per step.
+    "sotu": Recipe(
+        TrainConfig(
             batch_size=16,
             lr=2e-3,
             warmup_steps=100,
@@ -72,22 +67,20 @@ TRAIN: dict[str, TrainRecipe] = {
             valid_every=500,
             checkpoint_every=500,
         ),
-        budget=Budget(minutes=100.0),
+        Budget(minutes=100.0),
+        method={"max_weight": 10.0, "warm_start": 0.1},
     ),
     # The same for any CPU: float32 and AdamW.
-    "cpu": TrainRecipe(
-        size=OURS,
-        method={"max_weight": 10.0, "warm_start": 0.1},
-        train=TrainConfig(
+    "cpu": Recipe(
+        TrainConfig(
             batch_size=16, lr=2e-3, warmup_steps=100, lr_decay=0.4, betas=(0.9, 0.98), log_every=50, valid_every=500
         ),
-        budget=Budget(minutes=120.0),
+        Budget(minutes=120.0),
+        method={"max_weight": 10.0, "warm_start": 0.1},
     ),
     # MDLM's own (arXiv 2406.07524): DiT-small, OpenWebText, L = 1024, 1M steps of 512 rows.
-    "mdlm": TrainRecipe(
-        size=ModelSize(hidden=768, layers=12, heads=12, cond_dim=128, dropout=0.1, gate_init=0.0),
-        method={},
-        train=TrainConfig(
+    "mdlm": Recipe(
+        TrainConfig(
             batch_size=512,
             lr=3e-4,
             warmup_steps=2500,
@@ -97,14 +90,15 @@ TRAIN: dict[str, TrainRecipe] = {
             checkpoint_every=5_000,
             log_every=100,
         ),
-        budget=Budget(steps=1_000_000),
+        Budget(steps=1_000_000),
+        size=ModelSize(hidden=768, layers=12, heads=12, cond_dim=128, dropout=0.1, gate_init=0.0),
     ),
 }
 
-DISTILL: dict[str, DistillRecipe] = {
+DISTILL = {
     # The paper's (Section 4.1), for L = 1024.
-    "paper": DistillRecipe(
-        train=TrainConfig(
+    "paper": Recipe(
+        TrainConfig(
             batch_size=128,
             lr=6e-5,
             warmup_steps=500,
@@ -113,16 +107,13 @@ DISTILL: dict[str, DistillRecipe] = {
             checkpoint_every=1_000,
             log_every=50,
         ),
-        rounds=5,
-        steps_per_round=10_000,
-        method={},
+        Budget(steps=5 * 10_000, rounds=5),
     ),
-    # Minutes of CPU at L = 128. delta keeps the paper's delta x L of 2, 4, 8, 16, 32 tokens a round (1/512 of 128
-    # tokens would be a quarter of one); 120 steps need a larger rate and a short memory of the average.
-    "cpu": DistillRecipe(
-        train=TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=24),
-        rounds=5,
-        steps_per_round=24,
+    # Minutes of CPU at L = 128. delta keeps the paper's delta x L of 2, 4, 8, 16, 32 tokens per round (1/512 of 128
+    # tokens would be a quarter of a token); 120 steps need a larger rate and a short memory of the average.
+    "cpu": Recipe(
+        TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=24),
+        Budget(steps=5 * 24, rounds=5),
         method={"delta0": 2 / 128},
     ),
 }

@@ -85,7 +85,7 @@ def _train(out: Path, stop: int | None = None) -> None:
     from mcd.data.loader import Loader
     from mcd.objective.mcd import MCD
     from mcd.train.config import Budget, TrainConfig
-    from mcd.train.loop import fit
+    from mcd.train.loop import Trainer
     from mcd.train.run_folder import RunFolder
 
     student = from_pretrained("demo").train()
@@ -99,4 +99,4 @@ def _train(out: Path, stop: int | None = None) -> None:
             raise _Stop
 
     with RunFolder(out, {"objective": asdict(objective), "train": asdict(config) | asdict(budget)}) as run:
-        fit(student, objective, loader, config, budget, run, "{}", None, watch)
+        Trainer(student, objective, loader, config, budget, run, {"tokenizer.json": "{}"}, watch=watch).fit()

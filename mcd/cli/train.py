@@ -1,28 +1,28 @@
-"""`mcd train`: pretrain a teacher: masked diffusion, uniform diffusion, or the autoregressive yardstick."""
+"""`mcd train`: pretrain a teacher: masked diffusion, uniform diffusion, or the autoregressive baseline."""
 
 import shlex
-from dataclasses import asdict, dataclass, fields, make_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import torch
 from tyro import MISSING
 
-from mcd.cli.arguments import Flat, check_out, check_seed, check_threads, choose, parse, peek, set_threads, show_dry_run
+from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, refused, set_threads, show_dry_run
 from mcd.cli.recipes import OURS, TRAIN, ModelSize
 from mcd.cli.typed_options import option_name, refuse_idle
+from mcd.data.languages.known import LANGUAGES
+from mcd.data.manifest import MANIFEST, read_manifest
 from mcd.errors import UsageError
+from mcd.model.denoiser import Denoiser, DenoiserConfig
+from mcd.model.dit import DiTConfig
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
+from mcd.options import Count, Options, Positive
 from mcd.train.config import Budget, TrainConfig
-
-if TYPE_CHECKING:
-    from mcd.model.denoiser import Denoiser
-
-METHODS = {name: kind for name, kind in OBJECTIVES.items() if not kind.distils}
 
 
 @dataclass(frozen=True)
-class TrainArgs:
+class TrainArgs(Options):
     """Train a teacher. To resume, run the same command again.
 
     --method says what is learnt, and has options of its own (`--method NAME --help` lists them): nelbo, the bound of
@@ -38,6 +38,7 @@ class TrainArgs:
 
     out: Path
     """Run folder."""
+    objective: Flat[Objective]
     data: str = "sotu"
     """A prepared folder, or text as for `mcd prepare` (prepared below the run folder's parent)."""
     recipe: str = "cpu"
@@ -45,14 +46,14 @@ class TrainArgs:
     method: str = "nelbo"
     """What is learnt: nelbo, duo or ar."""
     init: str | None = None
-    """Go on from this model (a folder, a hub id, or demo) in place of random weights."""
-    steps: int | None = None
+    """Continue from this model (a folder, a hub id, or demo) in place of random weights."""
+    steps: Count | None = None
     """Optimiser steps; replaces the recipe's budget."""
-    minutes: float | None = None
+    minutes: Positive | None = None
     """Minutes of training; replaces the recipe's budget."""
     vocab_size: int = 2048
     """Tokens of the BPE, when text is prepared on the way."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads; all cores by default. Bits depend on it."""
     lora: Flat[LoRA] = LoRA()
     size: Flat[ModelSize] = OURS
@@ -62,30 +63,20 @@ class TrainArgs:
 
 
 def main(argv: list[str]) -> int:
+    methods = {name: kind for name, kind in OBJECTIVES.items() if not kind.distils}
     recipe = choose(peek(argv, "--recipe") or TrainArgs.recipe, TRAIN, "recipe")
     name = peek(argv, "--method") or TrainArgs.method
-    if name in OBJECTIVES and name not in METHODS:
+    if name in OBJECTIVES and name not in methods:
         raise UsageError(f"--method {name}: is a distillation: `mcd distill {name}`")
-    kind = choose(name, METHODS, "method")
-    known = {field.name for field in fields(kind)}
-    objective = kind(**{name: value for name, value in recipe.method.items() if name in known})
-    args_kind = make_dataclass(
-        "Args",
-        [("objective", Flat[kind], objective)],
-        bases=(TrainArgs,),
-        frozen=True,
-        namespace={"__doc__": TrainArgs.__doc__},
-    )
-    default = args_kind(out=MISSING, method=name, size=recipe.size, objective=objective, train=recipe.train)
-    args = parse(args_kind, argv, "train", default)
+    objective = recipe.objective(choose(name, methods, "method"))
+    default = TrainArgs(out=MISSING, objective=objective, method=name, size=recipe.size, train=recipe.train)
+    args = parse(TrainArgs, argv, "train", default)
     budget = recipe.budget
     if args.steps is not None or args.minutes is not None:
-        try:
-            budget = Budget(args.steps, args.minutes)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-    refuse_idle(argv, idle_options(args))
-    _check(args)
+        budget = Budget(args.steps, args.minutes)
+    refuse_idle(argv, _idle_options(args))
+    if args.init is None:  # before data is prepared
+        _backbone(args, rows=2, length=args.train.length or DiTConfig.length)
     config = {
         "command": "train",
         "data": args.data,
@@ -98,15 +89,46 @@ def main(argv: list[str]) -> int:
     } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
     if args.dry_run:
         return show_dry_run(config)
-    return run(args, args.objective, budget, config, f"mcd train {shlex.join(argv)}")
+
+    from mcd.checkpoints.folder import from_pretrained
+    from mcd.cli.data_option import check_language, prepared
+    from mcd.cli.training import train_run
+    from mcd.train.launch import join
+    from mcd.train.ranks import first_alone
+
+    set_threads(args.threads)
+    check_out(args.out, folder=True)
+    fabric, student = join(args.train), None
+    if args.init is not None:
+        with first_alone():
+            student = from_pretrained(args.init)
+        if student.config.process != args.objective.process:
+            fitting = " or ".join(name for name, kind in methods.items() if kind.process == student.config.process)
+            raise UsageError(
+                f"--init {args.init}: is {student.config.process}, and --method {args.method} trains "
+                f"{args.objective.process} models; continue with --method {fitting}"
+            )
+        check_language(f"--init {args.init}", student, args.data)
+        if args.train.length is not None:  # before the data is prepared
+            student = _long_enough(student, args.train.length, args)
+    with first_alone():
+        tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
+        folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
+    manifest = read_manifest(folder)
+    length = args.train.length or manifest["recipe"]["length"]
+    if student is None:
+        V, uniform = manifest["vocab_size"], args.objective.process == "uniform"
+        torch.manual_seed(args.train.seed)
+        backbone = _backbone(args, V if uniform else V + 1, length)
+        student = Denoiser(DenoiserConfig(backbone, None if uniform else V, time_conditioned=uniform))
+    else:
+        student = _long_enough(student, length, args, f", the rows of --data {args.data}")
+    return train_run(args, budget, student, folder, length, config, f"mcd train {shlex.join(argv)}", fabric)
 
 
-def idle_options(args: Any) -> dict[str, str]:
-    """The options that what is trained leaves without effect, with the reason (`refuse_idle`)."""
-    from mcd.data.languages.known import LANGUAGES
-    from mcd.data.manifest import MANIFEST
-
-    idle = {"--teacher-ema": "`mcd train` has no teacher"} | idle_in_objective(args.objective)
+def _idle_options(args: TrainArgs) -> dict[str, str]:
+    """The options that have no effect on what is trained, with the reason (`refuse_idle`)."""
+    idle = {"--teacher-ema": "`mcd train` has no teacher"} | args.objective.idle_options(rounds=1)
     if args.init is not None:
         idle |= dict.fromkeys(map(option_name, args.size.chosen()), f"the network is that of --init {args.init}")
         idle["--vocab-size"] = f"the tokenizer is that of --init {args.init}"
@@ -115,82 +137,15 @@ def idle_options(args: Any) -> dict[str, str]:
     return idle
 
 
-def idle_in_objective(objective: Objective) -> dict[str, str]:
-    """The options of a method that others of it leave without effect, with the reason."""
-    own, idle = vars(objective), {}
-    if own.get("warm_start") == 0.0:
-        idle |= dict.fromkeys(("--warm-t", "--warm-weight"), "--warm-start 0 has no warm start")
-    if own.get("curriculum") == 0.0:
-        soft = ("--tau-start", "--tau-end", "--alpha-min", "--alpha-max")
-        idle |= dict.fromkeys(soft, "--curriculum 0 has no soft tokens")
-    if own.get("delta0") == 0.0:
-        idle["--delta-growth"] = "--delta0 0 has no gap to grow"
-        if own.get("coupling") == "shared":
-            idle |= dict.fromkeys(("--region", "--ce-weight"), "with --delta0 0 no token is revealed")
-    return idle
+def _backbone(args: TrainArgs, rows: int, length: int) -> DiTConfig:
+    """The backbone of a new model. Raises UsageError for sizes that do not go together."""
+    with refused():
+        causal = args.objective.process == "autoregressive"
+        return DiTConfig(rows=rows, length=length, causal=causal, **args.size.chosen())
 
 
-def _check(args: TrainArgs) -> None:
-    """Raise UsageError for options that would fail only after data has been prepared."""
-    from mcd.model.dit import DiTConfig
-
-    check_seed(args.train.seed)
-    check_threads(args.threads)
-    if args.init is None:
-        try:
-            DiTConfig(rows=2, length=args.train.length or DiTConfig.length, **args.size.chosen())
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-
-
-def run(args: TrainArgs, objective: Objective, budget: Budget, config: dict[str, Any], command: str) -> int:
-    """Prepare the data, make or load the network, and train it."""
-    import torch
-
-    from mcd.checkpoints.folder import from_pretrained
-    from mcd.cli.data_option import check_language, prepared
-    from mcd.cli.training import check_and_adapt, joined, train_run
-    from mcd.data.loader import open_loader
-    from mcd.data.manifest import read_manifest
-    from mcd.model.denoiser import Denoiser, DenoiserConfig
-    from mcd.model.dit import DiTConfig
-    from mcd.train.ranks import first_alone
-
-    set_threads(args.threads)
-    check_out(args.out, folder=True)
-    fabric, student = joined(args.train), None
-    if args.init is not None:
-        with first_alone():
-            student = from_pretrained(args.init)
-        if student.config.process != objective.process:
-            process = student.config.process
-            fit = " or ".join(name for name, kind in METHODS.items() if kind.process == process)
-            raise UsageError(
-                f"--init {args.init}: is {process}, and --method {args.method} trains {objective.process} models; "
-                f"go on with --method {fit}"
-            )
-        check_language(f"--init {args.init}", student, args.data)
-        if args.train.length is not None:  # before the data are prepared
-            student = _long_enough(student, args.train.length, "", args)
-    tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
-    with first_alone():
-        folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
-    loader = open_loader(folder, "train", args.train.batch_size, args.train.length, args.train.seed)
-    vocab_size = read_manifest(folder)["vocab_size"]
-    if student is None:
-        torch.manual_seed(args.train.seed)
-        uniform, causal = objective.process == "uniform", objective.process == "autoregressive"
-        rows = vocab_size if uniform else vocab_size + 1
-        backbone = DiTConfig(rows=rows, length=loader.length, causal=causal, **args.size.chosen())
-        student = Denoiser(DenoiserConfig(backbone, None if uniform else vocab_size, time_conditioned=uniform))
-    else:
-        student = _long_enough(student, loader.length, f", the rows of --data {args.data}", args)
-    check_and_adapt(student, args.data, folder, args.lora, args.train.seed)
-    return train_run(student, objective, loader, args.train, budget, args.out, config, folder, command, fabric)
-
-
-def _long_enough(student: "Denoiser", length: int, whose: str, args: TrainArgs) -> "Denoiser":
-    """The model of --init, for rows of `length`. Raises UsageError where it has learnt fewer positions."""
+def _long_enough(student: Denoiser, length: int, args: TrainArgs, whose: str = "") -> Denoiser:
+    """The model of --init, for rows of `length`. Raises UsageError where its network cannot have more positions."""
     from mcd.checkpoints.folder import lengthened
 
     if length <= student.config.backbone.length:

@@ -1,20 +1,14 @@
-"""WHAT IS LEARNT: one file is one method. Every `Objective` in this folder is found and listed here by its name."""
+"""What is learnt: one file is one method, and `OBJECTIVES` lists them all."""
 
-import importlib
-import pkgutil
-
+from mcd.objective.ar import AR
 from mcd.objective.base import Clock, Loss, Objective
+from mcd.objective.cd4lm import CD4LM
+from mcd.objective.duo import Duo
+from mcd.objective.duo_dcd import DuoDCD
+from mcd.objective.mcd import MCD
+from mcd.objective.nelbo import NELBO
+from mcd.objective.sdtt import SDTT
 
 __all__ = ["OBJECTIVES", "Clock", "Loss", "Objective"]
 
-
-def _collect() -> dict[str, type[Objective]]:
-    found: dict[str, type[Objective]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Objective) and "name" in vars(value):
-                found[value.name] = value
-    return found
-
-
-OBJECTIVES = _collect()
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (NELBO, Duo, AR, MCD, SDTT, CD4LM, DuoDCD)}

@@ -1,4 +1,4 @@
-"""AR: next-token cross-entropy of a causal network, the yardstick that MDLM and Duo both report beside diffusion.
+"""AR: next-token cross-entropy of a causal network, the baseline that MDLM and Duo report next to diffusion.
 
 Source: MDLM (arXiv 2406.07524), Section 5.1, the "AR" rows: the same transformer, causal, and exact likelihood.
 """
@@ -17,7 +17,7 @@ from mcd.process.draws import Draws
 
 @dataclass(frozen=True)
 class AR(Objective):
-    """Mean of -log p(x_i | x_1 ... x_(i-1)) over all tokens, the first given the start of text; nothing is random."""
+    """Mean of -log p(x_i | x_1 ... x_(i-1)) over all tokens, the first given the start of text; nothing is drawn."""
 
     name: ClassVar[str] = "ar"
     distils: ClassVar[bool] = False
@@ -30,6 +30,6 @@ class AR(Objective):
         rows = None if draws.diffused is None else flat_rows(draws.diffused)
         hidden = student.hidden(torch.cat((start, x0[:, :-1]), dim=1), t, rows=rows)
         ids = x0.flatten() if rows is None else x0.flatten()[rows]
-        cross_entropy = student.head_loss(hidden, TokenTarget(ids, 1.0 / draws.positions)).total
+        cross_entropy = student.head_loss(hidden, TokenTarget(ids, 1.0 / draws.divisor)).total
         counts = {"tokens": torch.tensor(len(ids))}
         return Loss(cross_entropy, {"cross_entropy": cross_entropy.detach()}, counts)

@@ -1,4 +1,4 @@
-"""What an objective is: a frozen dataclass whose fields are its options, with one pure `loss`."""
+"""The base class of objectives: a frozen dataclass whose fields are its options, with one pure function `loss`."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.options import Options
 from mcd.process.draws import Draws
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(NamedTuple):
     """Where training stands: `step` counts from 0 over the whole run, `round` from 0, `progress` is in [0, 1)."""
 
     step: int = 0
@@ -20,9 +20,9 @@ class Clock:
 
 
 class Loss(NamedTuple):
-    """What one batch cost: `total` is minimised; `terms` are its parts and `counts` of tokens, for the log.
+    """The loss of a batch: `total` is minimised; `terms`, its parts, and `counts` of tokens are for the log.
 
-    A distillation's terms are divided by B L, all positions of the batch (method of MDLM and Duo), and sum to `total`.
+    A distillation's terms are divided by B L, all positions of the batch (as in MDLM and Duo), and sum to `total`.
     """
 
     total: Tensor
@@ -36,11 +36,11 @@ class Loss(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Objective(ABC):
-    """A method. `distils` says whether `loss` needs a teacher; a distillation runs in rounds (see `train.loop.fit`).
+class Objective(Options, ABC):
+    """A method of training. Its fields are options of the command line, and the string below a field is its help.
 
-    `process` is the kind of model it trains. `snapshots` says whether a round begins with teacher := student; else the
-    teacher stays what the run began with.
+    distils: whether `loss` needs a teacher; a distillation runs in rounds. process: the kind of model it trains.
+    snapshots: whether each round begins with teacher := student; otherwise the run keeps its first teacher.
     """
 
     name: ClassVar[str]
@@ -52,21 +52,25 @@ class Objective(ABC):
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The loss of clean rows x0 (B, L), a batch or a part of one; a function of its arguments alone.
 
-        draws: all randomness of these rows; also what the sum is divided by, and what of them is to be learnt.
+        draws: all randomness of these rows, which of their positions are learnt, and the divisor of the sum.
         """
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
-        """What changes from round to round (for the log and for `--dry-run`); nothing by default."""
+        """What changes from round to round, for the log and for `--dry-run`; nothing by default."""
         return {}
 
     def at_progress(self, progress: float) -> Any:
-        """What of the method depends on `Clock.progress`, as values that can be compared; None where nothing does."""
+        """What the method makes of `Clock.progress`, as values that can be compared; None where it ignores it."""
         return None
+
+    def idle_options(self, rounds: int) -> dict[str, str]:
+        """The options that have no effect, given the values of the others in a run of `rounds`: option to reason."""
+        return {}
 
     def without_gap(self) -> "Objective":
         """This method with nothing to learn: for equal weights its distillation term is zero and it has no other.
 
-        By default the options `delta0` and `tau0`, where it has them, at 0 and 1.
+        By default the options `delta0` and `tau0`, where it has them, are 0 and 1.
         """
         still = {"delta0": 0.0, "tau0": 1.0}
         return replace(self, **{name: value for name, value in still.items() if hasattr(self, name)})

@@ -10,6 +10,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.options import Decay, Positive, Share
 from mcd.process.draws import Draws
 
 
@@ -23,79 +24,63 @@ class CD4LM(Objective):
     nest as in MCD; the gap is a ratio drawn per row, not a fixed delta. Both sides of the KL have temperature T, and
     T^2 keeps the size of its gradient. lambda stays at lambda_start for a while, then falls to lambda_end by a cosine.
 
-    The teacher's logits are taken raw where it sees the token, without the certainty of SUBS. A loss on masked tokens
+    Where the teacher sees the token, its raw logits are used, without the certainty of SUBS. A loss on masked tokens
     alone, MDLM's or LLaDA's, never trains them there, and a teacher trained from scratch need not know what it sees:
     region "both" leaves those tokens out of the KL.
 
-    Of questions and answers only the answer is masked, in counts of its own length. Left out of the method: other
-    counts for answers below 20 tokens, and passing over batches with NaN. Its teacher is frozen throughout, whatever
-    the rounds. A model with a time input is told the t at which the share masked is expected.
+    In a row of a question and its answer only the answer is masked, in counts of its own length. Two parts of the
+    method are left out: other counts for answers below 20 tokens, and skipping batches with NaN. The teacher is frozen
+    throughout, whatever the rounds. A model with a time input gets the t at which the share masked is expected.
     """
 
     name: ClassVar[str] = "cd4lm"
     distils: ClassVar[bool] = True
     snapshots: ClassVar[bool] = False
 
-    student_min: float = 0.4
+    student_min: Share = 0.4
     """Smallest share of a row that is masked for the student; drawn uniformly, per row."""
-    student_max: float = 0.9
+    student_max: Share = 0.9
     """Largest share masked for the student."""
-    share_min: float = 0.3
+    share_min: Share = 0.3
     """Smallest ratio of the teacher's share masked to the student's; drawn uniformly, per row."""
-    share_max: float = 0.7
+    share_max: Share = 0.7
     """Largest such ratio; 1 is no gap."""
-    teacher_min: float = 0.1
+    teacher_min: Share = 0.1
     """The teacher's share masked is raised to this, though not above the student's."""
-    teacher_max: float = 0.6
+    teacher_max: Share = 0.6
     """The teacher's share masked is cut to this."""
-    temperature: float = 2.0
+    temperature: Positive = 2.0
     """T, on the raw logits of both sides of the KL; the cross-entropy has 1."""
-    lambda_start: float = 0.9
+    lambda_start: Share = 0.9
     """Weight of the KL in the beginning; the cross-entropy has the rest."""
-    lambda_end: float = 0.5
+    lambda_end: Share = 0.5
     """Weight of the KL at the end."""
-    lambda_hold: float = 0.1
+    lambda_hold: Decay = 0.1
     """Share of the run during which the weight stays at its first value."""
     region: Literal["student", "both"] = "student"
     """Where the KL is taken: wherever the student is masked (CD4LM), or where both are."""
-    clamp: float | None = None
+    clamp: Positive | None = None
     """Largest mean of either term over its tokens; the public code has 5. Off by default, because a term above it has
-    no gradient: what is worst is not learnt from."""
+    no gradient: nothing is learnt from the worst batches."""
 
     def __post_init__(self) -> None:
-        for low, high in (("student_min", "student_max"), ("share_min", "share_max"), ("teacher_min", "teacher_max")):
-            a, b = getattr(self, low), getattr(self, high)
-            if not 0.0 <= a <= b <= 1.0:
-                raise ValueError(
-                    f"--{low.replace('_', '-')} {a} --{high.replace('_', '-')} {b}: must be 0 <= min <= max <= 1"
-                )
-        if not 0.0 < self.temperature < math.inf:
-            raise ValueError(f"--temperature {self.temperature}: must be positive and finite")
-        for option in ("lambda_start", "lambda_end"):
-            if not 0.0 <= getattr(self, option) <= 1.0:
-                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be in [0, 1]")
-        if not 0.0 <= self.lambda_hold < 1.0:
-            raise ValueError(f"--lambda-hold {self.lambda_hold}: must be in [0, 1)")
-        if self.region not in ("student", "both"):
-            raise ValueError(f"--region {self.region}: known are student, both")
-        if self.clamp is not None and not self.clamp > 0.0:
-            raise ValueError(f"--clamp {self.clamp}: must be positive")
+        super().__post_init__()
+        for part in ("student", "share", "teacher"):
+            low, high = getattr(self, f"{part}_min"), getattr(self, f"{part}_max")
+            if low > high:
+                raise ValueError(f"--{part}-min {low} --{part}-max {high}: the first must not be above the second")
 
     def without_gap(self) -> Objective:
         """The same masks for both, and no cross-entropy."""
         gapless = {"share_min": 1.0, "share_max": 1.0, "teacher_min": 0.0, "teacher_max": 1.0}
         return replace(self, **gapless, lambda_start=1.0, lambda_end=1.0)
 
-    def lambda_of(self, progress: float) -> float:
-        """Weight of the KL at a share `progress` of the run."""
+    def at_progress(self, progress: float) -> float:
+        """lambda, the weight of the KL."""
         if progress < self.lambda_hold:
             return self.lambda_start
         phase = (progress - self.lambda_hold) / (1.0 - self.lambda_hold)
         return self.lambda_end + (self.lambda_start - self.lambda_end) * 0.5 * (1.0 + math.cos(math.pi * phase))
-
-    def at_progress(self, progress: float) -> float:
-        """The weight of the KL."""
-        return self.lambda_of(progress)
 
     def counts(self, a: Tensor, b: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """How many tokens of each row are masked for student and teacher: two int64 (B,), the second never larger.
@@ -116,7 +101,7 @@ class CD4LM(Objective):
         length = torch.full_like(x0[:, 0], x0.shape[1]) if draws.diffused is None else draws.diffused.sum(1)
         count_s, count_t = self.counts(draws.uniform(), draws.uniform(), length)
         u = draws.u()
-        place = u.masked_fill(u == 0.0, 2.0).argsort(dim=1).argsort(dim=1)  # in the permutation; a prompt's tokens last
+        place = u.masked_fill(u == 0.0, 2.0).argsort(dim=1).argsort(dim=1)  # in the permutation, a prompt's tokens last
         masked_s, masked_t = place < count_s[:, None], place < count_t[:, None]
 
         distilled = masked_s if self.region == "student" else masked_t
@@ -128,14 +113,14 @@ class CD4LM(Objective):
         with torch.no_grad():
             teacher_hidden = teacher.hidden(z_teacher, _time_of(teacher, count_t, length), rows=rows_kl)
 
-        T, weight = self.temperature, self.lambda_of(clock.progress)
-        shares = weight / draws.positions, (1.0 - weight) / draws.positions
+        T, weight = self.temperature, self.at_progress(clock.progress)
+        shares = weight / draws.divisor, (1.0 - weight) / draws.divisor
         kl = TeacherTarget(teacher, teacher_hidden, T, "forward", student_tau=T, weight=shares[0] * T * T)
         ce = TokenTarget(x0.flatten()[rows], shares[1])
         if self.clamp is None:
             total, (kl_rows, ce_rows) = student.head_loss(hidden, kl, ce)
             parts = shares[0] * T * T * kl_rows.sum(), shares[1] * ce_rows.sum()
-        else:  # a term at its clamp has no gradient, whatever the other's, so each is a loss of its own
+        else:  # a term at its clamp has no gradient and the other may have one, so each is a loss of its own
             parts = tuple(
                 student.head_loss(hidden, target).total.clamp(max=self.clamp * len(target) * share)
                 for target, share in zip((kl, ce), shares, strict=True)

@@ -5,14 +5,16 @@ Source: Duo (arXiv 2506.10892); the curriculum is its first half, distillation (
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Gt, Lt
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.targets import RowsTarget
 from mcd.objective.base import Clock, Loss, Objective
+from mcd.options import Decay, Positive, Share
 from mcd.process.draws import Draws
 from mcd.process.duality import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Schedule
@@ -27,54 +29,46 @@ class Duo(Objective):
     w_t = a onehot(x0) + s eps, in place of z_t = argmax w_t, and t keeps to the window in which alpha_t lies between
     alpha_min and alpha_max. The loss remains that of z_t at alpha_t: a / s is the root of the signal-to-noise ratio at
     which Duo's operator gives alpha_t for the model's own K. tau goes from tau_start to tau_end, geometrically.
-    The window's defaults are Duo's, gamma in [-3.55, -1.85] at K = 50257, in alpha. Within it t is uniform in the
-    model's own schedule, where the public code's is uniform in gamma.
+    The window's defaults are Duo's, gamma in [-3.55, -1.85] at K = 50257, written in alpha. Within it t is uniform in
+    the model's own schedule; in the public code it is uniform in gamma.
 
     `terms` holds the bound without the cap of `max_weight`, and the plain cross-entropy of corrupted tokens. While the
-    curriculum lasts both are over its window and with soft tokens, no bound: compare runs by their validation NELBO.
+    curriculum lasts both are over its window and with soft tokens, and no bound: compare runs by validation NELBO.
     """
 
     name: ClassVar[str] = "duo"
     distils: ClassVar[bool] = False
     process: ClassVar[Process] = "uniform"
 
-    t_min: float = 1e-3
-    """Smallest time; the bound's share below it is left out."""
-    max_weight: float = math.inf
+    t_min: Decay = 1e-3
+    """Smallest time; the part of the bound below it is left out."""
+    max_weight: Positive = math.inf
     """Largest -alpha_dot / (1 - alpha) of a time, about 1 / t; beyond it the loss is scaled down to it."""
-    curriculum: float = 0.0
+    curriculum: Share = 0.0
     """Share of the run, at its start, with soft tokens; 0 for none. Duo's is one half."""
-    tau_start: float = 1e-3
+    tau_start: Positive = 1e-3
     """Temperature of the soft tokens when the run begins."""
-    tau_end: float = 1e-3
+    tau_end: Positive = 1e-3
     """Temperature of the soft tokens when the curriculum ends."""
-    alpha_min: float = 0.049
+    alpha_min: Annotated[float, Gt(0), Lt(1)] = 0.049
     """Least alpha_t of the curriculum."""
-    alpha_max: float = 0.945
+    alpha_max: Annotated[float, Gt(0), Lt(1)] = 0.945
     """Largest alpha_t of the curriculum."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.t_min < 1.0:
-            raise ValueError(f"--t-min {self.t_min}: must be in [0, 1)")
-        if not self.max_weight > 0.0:
-            raise ValueError(f"--max-weight {self.max_weight}: must be positive")
-        if not 0.0 <= self.curriculum <= 1.0:
-            raise ValueError(f"--curriculum {self.curriculum}: must be in [0, 1]")
-        for option, value in (("--tau-start", self.tau_start), ("--tau-end", self.tau_end)):
-            if not 0.0 < value < math.inf:
-                raise ValueError(f"{option} {value}: must be positive and finite")
-        if not 0.0 < self.alpha_min < self.alpha_max < 1.0:
-            raise ValueError(f"--alpha-min {self.alpha_min} --alpha-max {self.alpha_max}: must be 0 < min < max < 1")
+        super().__post_init__()
+        if self.alpha_min >= self.alpha_max:
+            raise ValueError(f"--alpha-min {self.alpha_min}: must be below --alpha-max {self.alpha_max}")
 
-    def tau(self, progress: float) -> float | None:
-        """Temperature of the soft tokens at a `Clock.progress`; None when the curriculum is over."""
+    def at_progress(self, progress: float) -> float | None:
+        """tau, the temperature of the soft tokens; None when the curriculum is over."""
         if progress >= self.curriculum:
             return None
         return self.tau_start * (self.tau_end / self.tau_start) ** (progress / self.curriculum)
 
-    def at_progress(self, progress: float) -> float | None:
-        """The temperature of the curriculum."""
-        return self.tau(progress)
+    def idle_options(self, rounds: int) -> dict[str, str]:
+        soft = ("--tau-start", "--tau-end", "--alpha-min", "--alpha-max")
+        return dict.fromkeys(soft, "--curriculum 0 has no soft tokens") if self.curriculum == 0.0 else {}
 
     def window(self, schedule: Schedule) -> tuple[float, float]:
         """The times between which the curriculum draws."""
@@ -84,7 +78,7 @@ class Duo(Objective):
 
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         B, L = x0.shape
-        K, schedule, tau = student.config.vocab_size, student.config.schedule, self.tau(clock.progress)
+        K, schedule, tau = student.config.vocab_size, student.config.schedule, self.at_progress(clock.progress)
         low, high = (self.t_min, 1.0) if tau is None else self.window(schedule)
         t = draws.t(low, high)
         alpha_t, alpha_dot_t = schedule.alpha(t.double())[:, None], schedule.alpha_dot(t.double())[:, None]
@@ -106,7 +100,7 @@ class Duo(Objective):
             return terms_of(log_x_theta, rows)
 
         learnt = torch.ones_like(x0, dtype=torch.bool) if draws.diffused is None else draws.diffused
-        weight = factor * learnt / draws.positions
+        weight = factor * learnt / draws.divisor
         total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight.flatten()))
         corrupted = (z_t != x0).flatten()
         terms = {

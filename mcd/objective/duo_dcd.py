@@ -10,6 +10,7 @@ from mcd.model.denoiser import Denoiser, Process
 from mcd.model.targets import TeacherTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
+from mcd.options import Positive
 from mcd.process.draws import Draws
 from mcd.process.uniform import coupled_pair_uniform
 
@@ -21,8 +22,8 @@ class DuoDCD(CoolingTeacher):
     t ~ U(delta, 1] stratified, s = t - delta, and in round r (from 0) delta = delta0 * delta_growth^r. The shared noise
     is one uniform and one rival a token (`process.uniform.coupled_pair_uniform`), the exact law of the public code's
     Gaussian latent. Times are the model's own; the public code steps in gamma, linear on [-4, -1], and clips t + delta
-    at 1. Its teacher has no temperature; tau = tau0 - tau_step * r, never below tau_min, is there to ask whether a
-    cooled teacher explains what masks gain by it.
+    at 1. Its teacher has no temperature; tau = tau0 - tau_step * r, never below tau_min, serves an ablation: does a
+    cooled teacher explain the gain of masks?
     """
 
     name: ClassVar[str] = "duo-dcd"
@@ -31,13 +32,8 @@ class DuoDCD(CoolingTeacher):
 
     kl: Literal["reverse", "forward"] = "reverse"
     """Direction: reverse is KL(student || teacher), Duo's."""
-    tau0: float = 1.0
+    tau0: Positive = 1.0
     """Teacher's temperature in the first round; 1 is Duo."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kl not in ("reverse", "forward"):
-            raise ValueError(f"--kl {self.kl}: known are reverse, forward")
 
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The KL of the class, at stratified times; see `Objective.loss`."""
@@ -50,7 +46,7 @@ class DuoDCD(CoolingTeacher):
         rows = None if draws.diffused is None else flat_rows(draws.diffused)
         with torch.no_grad():
             hidden = teacher.hidden(pair.z_s, s, rows=rows)
-        target = TeacherTarget(teacher, hidden, self.tau(clock.round), self.kl, weight=1.0 / draws.positions)
+        target = TeacherTarget(teacher, hidden, self.tau(clock.round), self.kl, weight=1.0 / draws.divisor)
         total = student.head_loss(student.hidden(pair.z_t, t, rows=rows), target).total
         counts = {
             "tokens_kept": (~pair.corrupted_t).sum(),

@@ -1,10 +1,8 @@
 """MCD: Masked Consistency Distillation (paper, Section 3.3, Algorithm 1, Eq. 13 and Eq. 14).
 
-The counterpart for masks of consistency distillation (Eq. 4): the pair on one path comes from a shared u, not from an
-ODE solver.
+It is consistency distillation (Eq. 4) for masks: the pair on one path comes from a shared u, not from an ODE solver.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +13,7 @@ from mcd.model.denoiser import Denoiser
 from mcd.model.targets import RowsTarget, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import CoolingTeacher
+from mcd.options import Decay, NotNegative, Positive
 from mcd.process.draws import Draws
 from mcd.process.masked import coupled_pair
 from mcd.process.unmasking import ORDERS
@@ -39,15 +38,15 @@ class MCD(CoolingTeacher):
     name: ClassVar[str] = "mcd"
     distils: ClassVar[bool] = True
 
-    delta0: float = 1 / 512
+    delta0: Decay = 1 / 512
     """Gap t - s of the first round; 0 leaves only the matching of tempered predictions (tau-only)."""
-    tau0: float = 0.96
+    tau0: Positive = 0.96
     """Teacher's temperature in the first round."""
     tau_step: float = 0.03
     """By how much the temperature falls each round."""
     kl: Literal["reverse", "forward"] = "reverse"
     """Direction: reverse is KL(student || teacher), the paper's."""
-    ce_weight: float = 1.0
+    ce_weight: NotNegative = 1.0
     """Factor of the reconstruction term."""
     region: Literal["both", "student"] = "both"
     """Where the KL is taken: where both are masked (the paper), or wherever the student is."""
@@ -58,16 +57,14 @@ class MCD(CoolingTeacher):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value, known in (
-            ("kl", self.kl, ("reverse", "forward")),
-            ("region", self.region, ("both", "student")),
-            ("coupling", self.coupling, ("shared", "independent")),
-            ("order", self.order, tuple(ORDERS)),
-        ):
-            if value not in known:
-                raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
-        if not 0.0 <= self.ce_weight < math.inf:
-            raise ValueError(f"--ce-weight {self.ce_weight}: must be finite and not negative")
+        if self.order not in ORDERS:
+            raise ValueError(f"--order {self.order}: known are {', '.join(ORDERS)}")
+
+    def idle_options(self, rounds: int) -> dict[str, str]:
+        idle = super().idle_options(rounds)
+        if self.delta0 == 0.0 and self.coupling == "shared":
+            idle |= dict.fromkeys(("--region", "--ce-weight"), "with --delta0 0 no token is revealed")
+        return idle
 
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The two terms of the class, at stratified times; see `Objective.loss`."""
@@ -86,7 +83,7 @@ class MCD(CoolingTeacher):
         with torch.no_grad():
             teacher_hidden = teacher.hidden(pair.z_s, s, rows=rows_kl)
         x0_revealed = x0.flatten()[rows_ce]
-        share, first = 1.0 / draws.positions, len(rows_kl)
+        share, first = 1.0 / draws.divisor, len(rows_kl)
         targets = [
             TeacherTarget(teacher, teacher_hidden, tau, self.kl, weight=share),
             TokenTarget(x0_revealed, self.ce_weight * share, first),

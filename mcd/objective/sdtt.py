@@ -3,12 +3,12 @@
 MCD takes the state that the teacher sees from the data; SDTT has the teacher sample it.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
@@ -16,6 +16,7 @@ from mcd.model.head import rows_of_chunk
 from mcd.model.targets import TeacherTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import WideningGap
+from mcd.options import Count, Decay, Positive
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.draws import Draws
 from mcd.process.masked import mask, reveal_probability
@@ -24,7 +25,7 @@ from mcd.process.schedule import Schedule
 
 @dataclass(frozen=True)
 class SDTT(WideningGap):
-    """Match, at every token that is masked in z_t, the teacher's prediction from the step that reveals it.
+    """At every token that is masked in z_t, match the teacher's prediction from the step that reveals it.
 
     From z_t, t ~ U(0, 1], the teacher takes k ancestral steps t -> t - delta -> ... (never below 0), its draws by
     inverse CDF in float64. A token's target is the teacher's prediction in the step that reveals it, and that of the
@@ -40,11 +41,11 @@ class SDTT(WideningGap):
     name: ClassVar[str] = "sdtt"
     distils: ClassVar[bool] = True
 
-    delta0: float = 1 / 1024
+    delta0: Decay = 1 / 1024
     """Size of ONE step of the teacher in the first round; a target looks up to (k - 1) of them ahead."""
-    delta_growth: float = 2.0
+    delta_growth: Annotated[float, Ge(1)] = 2.0
     """Factor of the step from round to round; the public code takes k."""
-    k: int = 2
+    k: Count = 2
     """Steps of the teacher that one step of the student is to match; its forward passes an update."""
     divergence: Literal["reverse", "forward", "mse", "tv"] = "reverse"
     """reverse: KL(student || teacher), the paper's; forward: KL(teacher || student); mse: squared difference of
@@ -54,24 +55,10 @@ class SDTT(WideningGap):
     """Divide the sum by all B L positions, as the other methods here, or by the masked tokens, as SDTT's own code."""
     time_grid: Literal["correct", "public"] = "correct"
     """correct, or public: the step times of the public code, t + (1 - t)(t - k delta) in place of t, by which the first
-    step reveals about delta / (t (2 - t)) of the masked tokens, not delta / t. A teacher with a time input is told
-    those times."""
-    tau0: float = 1.0
-    """Temperature of the targets, in all rounds. Not SDTT's: for ablations. What the teacher draws stays at 1."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k < 1:
-            raise ValueError(f"--k {self.k}: must be at least 1")
-        if not 0.0 < self.tau0 < math.inf:
-            raise ValueError(f"--tau0 {self.tau0}: must be positive and finite")
-        for option, value, known in (
-            ("divergence", self.divergence, ("reverse", "forward", "mse", "tv")),
-            ("reduction", self.reduction, ("positions", "masked")),
-            ("time-grid", self.time_grid, ("correct", "public")),
-        ):
-            if value not in known:
-                raise ValueError(f"--{option} {value}: known are {', '.join(known)}")
+    step reveals about delta / (t (2 - t)) of the masked tokens, not delta / t. A teacher with a time input gets those
+    times."""
+    tau0: Positive = 1.0
+    """Temperature of the targets, in all rounds, for ablations: SDTT has none. The teacher's own draws stay at 1."""
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """One teacher step, how far k of them look ahead, and the temperature of a round."""
@@ -92,7 +79,7 @@ class SDTT(WideningGap):
 
         rows = torch.cat([rows for rows, _ in passes])
         predicted = torch.cat([hidden for _, hidden in passes])
-        share = 1.0 / (draws.positions if self.reduction == "positions" else max(1, len(rows)))
+        share = 1.0 / (draws.divisor if self.reduction == "positions" else max(1, len(rows)))
         target = TeacherTarget(teacher, predicted, self.tau0, self.divergence, weight=share)
         total = student.head_loss(student.hidden(z_t, t, rows=rows), target).total
         counts = {
@@ -103,7 +90,7 @@ class SDTT(WideningGap):
         return Loss(total, {"distillation": total.detach()}, counts)
 
     def _grid(self, t: Tensor, delta: float, schedule: Schedule) -> list[tuple[Tensor, Tensor]]:
-        """Of each teacher step the time it is told, (B,), and the level (B,): masked tokens with u <= it are revealed.
+        """For each teacher step its time, (B,), and the level (B,): masked tokens with u <= it are revealed.
 
         A level is alpha at the step's end, as far as the grid is correct. In general the step reveals with probability
         rho = reveal_probability, and u of a masked token is uniform on (level, 1]: the level gains (1 - level) rho.

@@ -1,4 +1,4 @@
-"""`Draws`: what chance decides in a training step, the same however its rows are shared out."""
+"""`Draws`: the random numbers of a training step, the same however its rows are divided."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,22 @@ from mcd.process.unmasking import sample_u_of_row
 
 
 class Draws:
-    """The random numbers of some rows of a batch of shape (B, L): t and u (paper, Algorithm 1), and what else is drawn.
+    """The random numbers of some rows of a batch of shape (B, L): t and u (paper, Algorithm 1), and others on request.
 
-    Each part of a batch, on whatever process, draws for the whole of it, out of one stream, and keeps what belongs to
-    its own `rows`: row i meets the same t, u and noise alone on one machine or among 64, and t is stratified over all B
-    rows (as in Duo's public code). The numbers of a row are few, so that drawing the others' costs next to nothing.
+    Each part of a batch, on whatever process, draws for the whole batch, from one stream, and keeps the numbers of its
+    own `rows`: row i meets the same t, u and noise alone on one machine or among 64, and t is stratified over all B
+    rows (as in Duo's public code). The numbers of a row are few, so drawing those of the others costs next to nothing.
 
-    generator: a CPU stream that nothing else draws from. rows: this part's, all by default. diffused: (B, L) bool, what
-    is to be learnt; the rest, a prompt or padding, has u = 0 and so is visible at every t. None: all is to be learnt.
-    Raises ValueError for a `diffused` of another shape.
+    generator: a CPU stream that nothing else draws from. rows: the rows of this part, all by default. diffused: (B, L)
+    bool for the whole batch, True where a token is learnt; the others, a prompt or padding, have u = 0 and so are
+    visible at every t. None: all are learnt. Raises ValueError for a `diffused` of another shape.
     """
+
+    diffused: Tensor | None
+    """(b, L) bool: what is learnt of this part's rows; None for all."""
+    divisor: float
+    """What a sum over this part's tokens is divided by: the mean over equal parts is then the mean over all B L
+    positions of the batch, or over all that are learnt."""
 
     def __init__(
         self,
@@ -34,10 +40,8 @@ class Draws:
         self.generator, self.B, self.L, self.rows, self.device = generator, B, L, rows, device
         own = len(range(B)[rows])
         self._diffused_of_all = diffused
-        self.diffused: Tensor | None = None if diffused is None else self._own(diffused)
-        self.positions: float = own * L if diffused is None else max(1, int(diffused.sum())) * own / B
-        """What a sum over this part's tokens is divided by: the mean over equal parts is that over all B L positions,
-        or over all that are diffused."""
+        self.diffused = None if diffused is None else self._own(diffused)
+        self.divisor = own * L if diffused is None else max(1, int(diffused.sum())) * own / B
 
     def t(self, low: float, high: float) -> Tensor:
         """Stratified times in (low, high], float32 (b,): see `stratified_t`."""
@@ -46,7 +50,7 @@ class Draws:
     def u(self, order: str = "iid") -> Tensor:
         """Thresholds u in (0, 1], float32 (b, L), 0 where nothing is diffused; `order` as in `process.unmasking`.
 
-        An order runs over what is diffused of a row alone (`sample_u_of_row`).
+        An order runs over the diffused tokens of a row alone (`sample_u_of_row`).
         """
         if order == "iid":
             u = sample_u(self.B, self.L, self.generator)
@@ -58,7 +62,7 @@ class Draws:
         return own if self.diffused is None else own.masked_fill(~self.diffused, 0.0)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Uniform on [0, 1), float64, `shape` numbers a row: (b, *shape)."""
+        """Uniform on [0, 1), float64, `shape` numbers per row: (b, *shape)."""
         return self._own(torch.rand(self.B, *shape, dtype=torch.float64, generator=self.generator))
 
     def rival(self, x0: Tensor, K: int) -> Tensor:

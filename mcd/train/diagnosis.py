@@ -1,20 +1,22 @@
 """Why a loss or its gradient is not finite: which weights, which term, which regime, which tokens."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
 from mcd.model.head import HeadLoss
 from mcd.model.targets import Target, TeacherTarget, TokenTarget
-from mcd.objective.base import Clock, Objective
+from mcd.objective.base import Clock
 from mcd.train.config import TrainConfig
 from mcd.train.ranks import part_of, whole
-from mcd.train.step import share_of
+from mcd.train.state import TrainState
+from mcd.train.step import part_of_batch
 
 SHOWN = 8
 REGIMES = {
@@ -23,75 +25,63 @@ REGIMES = {
 }
 
 
-class _Listening:
-    """While it lasts, notes of every row of the student's head which target it had, where, and its loss."""
-
-    def __init__(self, student: Denoiser):
-        self.student = student
-        self.notes: list[tuple[str, int, float]] = []
-        self.rows: Tensor | None = None
-
-    def __enter__(self) -> "_Listening":
-        hidden, head_loss = self.student.hidden, self.student.head_loss
-
-        def hidden_noting(*args: Any, **kwargs: Any) -> Tensor:
-            features = hidden(*args, **kwargs)
-            given = kwargs.get("rows", args[3] if len(args) > 3 else None)
-            self.rows = torch.arange(len(features)) if given is None else given.cpu()
-            return features
-
-        def head_loss_noting(h: Tensor, *targets: Target) -> HeadLoss:
-            loss = head_loss(h, *targets)
-            assert self.rows is not None
-            for target, values in zip(targets, loss.rows, strict=True):
-                regime = REGIMES.get(type(target), "another term")
-                places = self.rows[target.first : target.first + len(values)].tolist()
-                self.notes += zip([regime] * len(places), places, values.tolist(), strict=True)
-            return loss
-
-        self.student.hidden, self.student.head_loss = hidden_noting, head_loss_noting  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self.student.hidden, self.student.head_loss
-
-
 def diagnose(
-    module: nn.Module, objective: Objective, batch: Batch, clock: Clock, config: TrainConfig, device: torch.device
+    module: Any, state: TrainState, batch: Batch, clock: Clock, config: TrainConfig, device: torch.device
 ) -> str:
-    """What is not finite in this step, in words, from this process's rows, which are computed again.
+    """What is not finite in this step, in words, from this process's rows, whose loss is computed again.
 
-    module: a `LossOfStudent`, as set up for training; all processes must call this together.
+    module: the `LossOfStudent` as set up for training; all processes must call this together.
     """
-    student, teacher = (getattr(module, name) for name in ("student", "teacher"))
-    found = [
-        f"weights of the {who}: {text}" for who, model in _models(student, teacher) if (text := _bad_weights(model))
-    ]
+    found = []
+    for who, model in (("student", state.student), ("teacher", state.teacher)):
+        weights = [] if model is None else list(model.named_parameters())
+        bad = [name for name, p in weights if not whole(p.detach().isfinite().all())]
+        if bad:
+            found.append(f"weights of the {who}: {_first_of(bad)}")
     for i in range(config.accumulate):
-        x0, draws = share_of(batch, i, clock, config, device)
-        with torch.no_grad(), _Listening(student) as heard:
-            loss = module(_loss_of(objective, x0, clock, draws))
-        terms = {name: value for name, value in loss.as_floats().items() if not math.isfinite(value)}
-        bad = [(regime, place, value) for regime, place, value in heard.notes if not math.isfinite(value)]
-        if terms:
-            found.append("not finite: " + ", ".join(f"{name} {value}" for name, value in terms.items()))
-        for regime in dict.fromkeys(regime for regime, _, _ in bad):
-            places = [divmod(place, x0.shape[1]) for r, place, _ in bad if r == regime]
-            first = part_of(config.batch_size, config.accumulate, i).start
-            tokens = ", ".join(f"row {first + b} position {l} token {int(x0[b, l])}" for b, l in places[:SHOWN])
-            more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-            found.append(f"{regime}: {tokens}{more}")
+        x0, draws = part_of_batch(batch, i, clock, config, device)
+        with torch.no_grad(), _rows_of_head(state.student) as rows:
+            values = module(x0, clock, draws).as_floats()
+        if terms := [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]:
+            found.append("not finite: " + ", ".join(terms))
+        first = part_of(len(batch.x0), config.accumulate, i).start
+        regimes: dict[str, list[str]] = {}
+        for regime, place, value in rows:
+            if not math.isfinite(value):
+                b, l = divmod(place, x0.shape[1])
+                regimes.setdefault(regime, []).append(f"row {first + b} position {l} token {int(x0[b, l])}")
+        found += [f"{regime}: {_first_of(tokens)}" for regime, tokens in regimes.items()]
     return ". ".join(found) or "the loss is finite and its gradient is not"
 
 
-def _loss_of(objective: Objective, x0: Tensor, clock: Clock, draws: Any) -> Callable[..., Any]:
-    return lambda student, teacher: objective.loss(student, teacher, x0, clock, draws)
+@contextlib.contextmanager
+def _rows_of_head(student: Denoiser) -> Iterator[list[tuple[str, int, float]]]:
+    """While it lasts, notes the regime, flat position and loss of every row of the student's head."""
+    notes: list[tuple[str, int, float]] = []
+    places: list[int] = []
+    hidden, head_loss = student.hidden, student.head_loss
+
+    def noting_hidden(
+        z_t: Tensor, t: Tensor, noise: Tensor | None = None, rows: Tensor | None = None, group: int | None = None
+    ) -> Tensor:
+        features = hidden(z_t, t, noise, rows, group)
+        places[:] = range(len(features)) if rows is None else rows.tolist()
+        return features
+
+    def noting_head_loss(h: Tensor, *targets: Target) -> HeadLoss:
+        loss = head_loss(h, *targets)
+        for target, values in zip(targets, loss.rows, strict=True):
+            regime = REGIMES.get(type(target), "another term")
+            of_target = places[target.first : target.first + len(values)]
+            notes.extend((regime, place, value) for place, value in zip(of_target, values.tolist(), strict=True))
+        return loss
+
+    student.hidden, student.head_loss = noting_hidden, noting_head_loss  # type: ignore[method-assign]
+    try:
+        yield notes
+    finally:
+        del student.hidden, student.head_loss
 
 
-def _models(student: Denoiser, teacher: Denoiser | None) -> list[tuple[str, Denoiser]]:
-    return [("student", student)] + ([("teacher", teacher)] if teacher is not None else [])
-
-
-def _bad_weights(model: Denoiser) -> str:
-    bad = [name for name, p in model.named_parameters() if not whole(p.detach().isfinite().all())]
-    return ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+def _first_of(words: list[str]) -> str:
+    return ", ".join(words[:SHOWN]) + (f" and {len(words) - SHOWN} more" if len(words) > SHOWN else "")

@@ -13,19 +13,19 @@ from lightning_fabric import Fabric
 
 from mcd.checkpoints.folder import save_pretrained
 from mcd.data.loader import Batch, Loader, Prefetch
+from mcd.errors import Diverged, UsageError
 from mcd.model.denoiser import Denoiser
-from mcd.model.ema import EMA, move_towards
-from mcd.objective.base import Clock, Loss, Objective
+from mcd.model.ema import EMA
+from mcd.objective.base import Clock, Objective
 from mcd.train.checkpoint import load_checkpoint, save_checkpoint
-from mcd.train.compiler import check_compiler
-from mcd.train.config import Budget, TrainConfig
+from mcd.train.config import Budget, TrainConfig, check_teacher
 from mcd.train.diagnosis import diagnose
 from mcd.train.launch import join
 from mcd.train.optimizer import lr_factor, make_optimizers
-from mcd.train.ranks import barrier, largest, others_needed, part_of, rank
+from mcd.train.ranks import barrier, largest, others_needed, rank
 from mcd.train.run_folder import RunFolder
-from mcd.train.state import Blank, TrainState, teacher_of, trainable
-from mcd.train.step import LossOfStudent, add_gradient, of_all_processes, update
+from mcd.train.state import Skeleton, TrainState, teacher_of
+from mcd.train.step import LossOfStudent, add_gradient, of_whole_batch, update
 
 HIGH_STEPS = 10
 BAD_STEPS = 4
@@ -37,198 +37,161 @@ class Interrupted(Exception):
     """Training was asked to stop (Ctrl-C or SIGTERM); all work up to `step` is saved."""
 
     def __init__(self, step: int):
-        super().__init__(f"stopped at step {step}; saved. To go on, run the same command again.")
+        super().__init__(f"stopped at step {step}; saved. To resume, run the same command again.")
         self.step = step
-
-
-class Diverged(FloatingPointError):
-    """The loss stayed above `max_loss`, or was not finite some steps in a row: there is no point in going on."""
 
 
 @dataclass
 class Progress:
-    """What the loop tells its watcher after each logged step. `fraction` of the run is done."""
+    """What the loop shows its watcher after each logged step: the step, the fraction of the run that is done, and the
+    row of stats.jsonl."""
 
     step: int
     fraction: float
-    seconds: float
     row: dict[str, Any]
 
 
-def fit(
-    student: Denoiser,
-    objective: Objective,
-    loader: Loader,
-    config: TrainConfig,
-    budget: Budget,
-    run: RunFolder,
-    tokenizer_json: str,
-    validate: Validate | None = None,
-    watch: Callable[[Progress], None] = lambda progress: None,
-    fabric: Fabric | None = None,
-    beside: Mapping[str, str] | None = None,
-) -> Denoiser | None:
-    """Train `student` and return its EMA copy; both are saved in the run folder (paper, Algorithm 1).
+@dataclass
+class Trainer:
+    """A run of `student` on the rows of `loader`, in a run folder (paper, Algorithm 1).
 
-    Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode; with `teacher_ema` it
-    follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by (seed, n),
-    rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's teacher: a run
-    killed at any moment and started again ends with the same bits on the same CPU, and on another number of processes
-    with the same numbers up to rounding. A step whose loss or gradient is not finite changes no weight; it is counted,
-    and after BAD_STEPS of them in a row the run ends.
-
-    beside: texts that are saved with the model, by the names of their files, such as the chat template of the data.
-    fabric: that of this process, by `join`; on all but the first, `run` writes nothing and None is returned.
-    Raises Interrupted after saving when told to stop; Diverged, with what was found, when the loss is no longer finite
-    or stays above `max_loss`; LostRank when another process is gone; ValueError for a model that is not of the
-    objective's process; MissingCompiler when `compile` is asked for and the machine has none.
+    texts: files that are saved with the model, by name: its tokenizer.json, the chat template of the data.
+    validate: see `Validate`. watch: called after each logged step. fabric: that of this process, by `join`; on all
+    processes but the first, `run` writes nothing.
     """
-    if objective.process != student.config.process:
-        raise ValueError(f"{objective.name} trains {objective.process} models; this one is {student.config.process}")
-    if config.teacher_ema and objective.distils and not objective.snapshots:
-        raise ValueError(f"--teacher-ema {config.teacher_ema}: {objective.name} keeps its first teacher; leave it out")
-    fabric = fabric or join(config)
-    if config.compile and fabric.device.type == "cpu":
-        check_compiler()
-    with others_needed():
-        texts = {"tokenizer.json": tokenizer_json, **(beside or {})}
-        return _Run(student, objective, config, budget, run, texts, validate, watch, fabric).through(loader)
 
+    student: Denoiser
+    objective: Objective
+    loader: Loader
+    config: TrainConfig
+    budget: Budget
+    run: RunFolder
+    texts: Mapping[str, str]
+    validate: Validate | None = None
+    watch: Callable[[Progress], None] = lambda progress: None
+    fabric: Fabric | None = None
 
-class _Run:
-    """A run from its last checkpoint to its end."""
+    def fit(self) -> Denoiser | None:
+        """Train from the last checkpoint to the end and return the EMA model; it and the raw weights are saved.
 
-    def __init__(
-        self,
-        student: Denoiser,
-        objective: Objective,
-        config: TrainConfig,
-        budget: Budget,
-        run: RunFolder,
-        texts: Mapping[str, str],
-        validate: Validate | None,
-        watch: Callable[[Progress], None],
-        fabric: Fabric,
-    ):
-        self.objective, self.config, self.budget, self.run, self.fabric = objective, config, budget, run, fabric
-        self.texts, self.validate, self.watch = texts, validate, watch
+        Each round begins with a hard snapshot: teacher := raw student, frozen, in evaluation mode; with `teacher_ema`
+        it follows at every step instead, and some methods keep their first one. Randomness of step n is seeded by
+        (seed, n), rows are a function of (seed, n), and checkpoints hold weights, EMA, optimisers and the round's
+        teacher: a run killed at any moment and started again ends with the same bits on the same CPU, and on another
+        number of processes with the same numbers up to rounding. A step whose loss or gradient is not finite changes no
+        weight; it is counted, and after BAD_STEPS of them in a row the run ends.
+
+        None is returned on all processes but the first. Raises Interrupted after saving when told to stop; Diverged,
+        with what was found, when the loss is no longer finite or stays above `max_loss`; LostRank when another process
+        is gone; UsageError for a model that is not of the objective's process, and as `join`.
+        """
+        process = self.student.config.process
+        if self.objective.process != process:
+            raise UsageError(f"{self.objective.name} trains {self.objective.process} models; this one is {process}")
+        check_teacher(self.objective, self.config)
+        self.fabric = self.fabric or join(self.config)
+        with others_needed():
+            self._set_up(self.fabric)
+            self._train(self.fabric)
+            return self._publish(self.run.path)
+
+    def _set_up(self, fabric: Fabric) -> None:
+        """Make the state of the run, or read it from its last checkpoint."""
+        student, config = self.student, self.config
         student.backbone.checkpointing = config.checkpoint_activations
-        self.blank = Blank(student)
-        teacher = teacher_of(student, shared=config.strategy != "fsdp") if objective.distils else None
-        self.module: Any = fabric.setup_module(LossOfStudent(student, teacher))
-        optimizers = make_optimizers(config.optimizer, student, config.lr, config.betas, config.weight_decay)
-        wrapped: Any = fabric.setup_optimizers(*optimizers)
-        self.wrapped: list[Any] = list(wrapped) if len(optimizers) > 1 else [wrapped]
-        self.state = TrainState(student, teacher, EMA(student, config.ema_decay), optimizers)
-        load_checkpoint(run.checkpoints, self.state)
-        if rank() == 0:
-            run.rewind_log(self.state.counters.step)
+        self.skeleton = Skeleton(student)
+        teacher = teacher_of(student, shared=config.strategy != "fsdp") if self.objective.distils else None
+        self.module: Any = fabric.setup_module(LossOfStudent(self.objective, student, teacher))
+        self.state = TrainState(student, teacher, EMA(student, config.ema_decay), make_optimizers(student, config))
+        load_checkpoint(self.run.checkpoints, self.state)
+        self.run.rewind_log(self.state.counters.step)
         if config.compile:
             for model in (student, teacher):
                 if model is not None:
                     model.backbone.compile()
 
-    def through(self, loader: Loader) -> Denoiser | None:
-        """Train to the end, and publish."""
-        at, budget, config = self.state.counters, self.budget, self.config
-        pinned = self.fabric.device.type == "cuda"
-
-        def own_rows(step: int) -> Batch:
-            return Batch(loader.batch(step, part_of(config.batch_size)).x0, loader.diffused(step))
-
-        with _stop_requests() as stop, Prefetch(own_rows, pinned) as batches:
-            while budget.progress(at.step, at.elapsed_s) < 1.0:
+    def _train(self, fabric: Fabric) -> None:
+        state, config, budget = self.state, self.config, self.budget
+        at = state.counters
+        pinned = fabric.device.type == "cuda"
+        with _stop_requests() as stop, Prefetch(self.loader.batch, pinned) as batches:
+            while self._progress() < 1.0:
                 started = time.perf_counter()
                 batch, clock = batches.batch(at.step), self._begin_step()
-                factor = lr_factor(at.step, clock.progress, config.warmup_steps, config.lr_decay)
-                self.state.student.train()
-                loss = add_gradient(self.fabric, self.module, self.objective, batch, clock, config)
-                norm = float(update(self.module, self.wrapped, config, factor))
-                self._end_step(math.isfinite(norm))
+                lr = config.lr * lr_factor(at.step, clock.progress, config.warmup_steps, config.lr_decay)
+                state.student.train()
+                parts = add_gradient(fabric, self.module, batch, clock, config)
+                norm = float(update(self.module, state.optimizers, config.clip_norm, lr))
+                state.end_step(math.isfinite(norm), config.teacher_ema)
                 (at.elapsed_s,) = largest(at.elapsed_s + time.perf_counter() - started)
 
-                done = budget.progress(at.step, at.elapsed_s) >= 1.0
-                self._tell(clock, loss, norm, config.lr * factor, done)
-                if at.bad == BAD_STEPS:
-                    found = diagnose(self.module, self.objective, batch, clock, config, self.fabric.device)
-                    raise Diverged(
-                        f"step {at.step}: {BAD_STEPS} steps in a row whose loss or gradient was not finite; none "
-                        f"changed a weight. {found}. The last checkpoint is intact; try a smaller --lr"
-                    )
-                if at.too_high == HIGH_STEPS:
-                    raise Diverged(f"step {at.step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}")
-                if self._ends_round() and budget.rounds > 1:
+                done = self._progress() >= 1.0
+                ends_round = budget.steps_per_round is not None and at.step % budget.steps_per_round == 0
+                validates = self.validate is not None and config.valid_every > 0
+                validates = validates and (done or at.step % config.valid_every == 0)
+                logs = at.step % config.log_every == 0 or validates or done or ends_round or at.bad > 0
+                values = of_whole_batch(parts) if logs or config.max_loss is not None else {}
+                too_high = config.max_loss is not None and values["loss"] > config.max_loss
+                at.too_high = at.too_high + 1 if too_high else 0
+                diverged = at.too_high == HIGH_STEPS or at.bad == BAD_STEPS
+                if logs or diverged:
+                    self._log({"round": clock.round + 1, "lr": lr}, {**values, "grad_norm": norm}, diverged, validates)
+                if diverged:
+                    raise Diverged(self._why(batch, clock, fabric))
+                if ends_round and budget.rounds > 1:
                     self._publish(self.run.path / "rounds" / f"{clock.round + 1}")
                 stopping = largest(float(stop())) == [1.0]
                 if at.step % config.checkpoint_every == 0 or done or stopping:
-                    save_checkpoint(self.run.checkpoints, self.state)
+                    save_checkpoint(self.run.checkpoints, state)
                 if stopping and not done:
                     raise Interrupted(at.step)
-        return self._publish(self.run.path)
+
+    def _progress(self) -> float:
+        return self.budget.progress(self.state.counters.step, self.state.counters.elapsed_s)
 
     def _begin_step(self) -> Clock:
-        """Teacher := student where a round begins; the clock of the step."""
-        at, state = self.state.counters, self.state
-        per_round = self.budget.steps_per_round
-        round, in_round = divmod(at.step, per_round) if per_round else (0, at.step)
+        """teacher := student where a round begins; the clock of the step."""
+        step, per_round = self.state.counters.step, self.budget.steps_per_round
+        round, in_round = divmod(step, per_round) if per_round else (0, step)
         snapshots = self.objective.snapshots and not self.config.teacher_ema
-        if state.teacher is not None and in_round == 0 and (at.step == 0 or snapshots):
-            for follower, leader in zip(*self._teacher_and_student(), strict=True):
-                follower.copy_(leader.detach())
-        return Clock(at.step, round, self.budget.progress(at.step, at.elapsed_s))
+        if step == 0 or (in_round == 0 and snapshots):
+            self.state.snapshot()
+        return Clock(step, round, self._progress())
 
-    def _end_step(self, good: bool) -> None:
-        """Averages follow a good step; a bad one is counted."""
-        at, state, follows = self.state.counters, self.state, self.config.teacher_ema
-        at.step += 1
-        at.bad = 0 if good else at.bad + 1
-        at.skipped += not good
-        if good:
-            state.ema.update(state.student)
-            if state.teacher is not None and follows:
-                move_towards(*self._teacher_and_student(), 1.0 - follows)
-
-    def _teacher_and_student(self) -> tuple[list[Any], list[Any]]:
-        own = trainable(self.state.student)
-        assert self.state.teacher is not None
-        return [p for name, p in self.state.teacher.named_parameters() if name in own], list(own.values())
-
-    def _ends_round(self) -> bool:
-        per_round = self.budget.steps_per_round
-        return per_round is not None and self.state.counters.step % per_round == 0
-
-    def _tell(self, clock: Clock, loss: Loss, norm: float, lr: float, done: bool) -> None:
-        """Count a loss that is too high; log the step if it is one of those that are logged, and validate if due."""
-        at, config = self.state.counters, self.config
-        validates = bool(self.validate and config.valid_every and (at.step % config.valid_every == 0 or done))
-        logs = at.step % config.log_every == 0 or validates or done or self._ends_round() or at.bad > 0
-        if not logs and config.max_loss is None:
-            return
-        values = of_all_processes(loss).as_floats()
-        at.too_high = at.too_high + 1 if config.max_loss is not None and values["loss"] > config.max_loss else 0
-        diverged = at.too_high == HIGH_STEPS or at.bad == BAD_STEPS
-        if not logs and not diverged:
-            return
-        row: dict[str, Any] = {"step": at.step, "round": clock.round + 1, "lr": lr}
-        row |= {name: value if math.isfinite(value) else None for name, value in {**values, "grad_norm": norm}.items()}
-        row["elapsed_s"] = at.elapsed_s
+    def _log(self, row: dict[str, Any], values: dict[str, float], diverged: bool, validates: bool) -> None:
+        """Write a row of stats.jsonl, where what is not finite is null; with the NELBO if it `validates`."""
+        at = self.state.counters
+        row = {"step": at.step, **row}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        row |= {"elapsed_s": at.elapsed_s}
         row |= {"skipped": at.skipped} if at.skipped else {}
         row |= {"diverged": True} if diverged else {}
         if validates:
             model = self._ema_model()
-            if model is not None and self.validate is not None:
+            if model is not None and self.validate is not None and self.fabric is not None:
                 row |= self.validate(model.to(self.fabric.device), at.step)
             barrier()
         if rank() == 0:
             self.run.log(row)
-            self.watch(Progress(at.step, self.budget.progress(at.step, at.elapsed_s), at.elapsed_s, row))
+            self.watch(Progress(at.step, self._progress(), row))
+
+    def _why(self, batch: Batch, clock: Clock, fabric: Fabric) -> str:
+        """What is said of a run that diverged in this step."""
+        at, config = self.state.counters, self.config
+        if at.bad < BAD_STEPS:
+            return f"step {at.step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}"
+        found = diagnose(self.module, self.state, batch, clock, config, fabric.device)
+        return (
+            f"step {at.step}: {BAD_STEPS} steps in a row whose loss or gradient was not finite; none changed a weight. "
+            f"{found}. The last checkpoint is intact; try a smaller --lr"
+        )
 
     def _ema_model(self) -> Denoiser | None:
-        return self.blank.filled(self.state.student, self.state.ema.shadow, keep=rank() == 0)
+        return self.skeleton.filled(self.state.student, self.state.ema.shadow, keep=rank() == 0)
 
     def _publish(self, folder: Path) -> Denoiser | None:
         """Write both weight sets as a model folder and return the EMA model (None on all but the first process)."""
-        model, raw = self._ema_model(), self.blank.filled(self.state.student, {}, keep=rank() == 0)
+        model, raw = self._ema_model(), self.skeleton.filled(self.state.student, {}, keep=rank() == 0)
         if model is not None and raw is not None:
             save_pretrained(model, folder, raw=raw.state_dict(), beside=self.texts)
             model.folder = folder

@@ -1,4 +1,8 @@
-"""One run at a time in a folder: a lock that the system takes back when its process ends, however it ends."""
+"""One run at a time in a folder: a lock that the system takes back when its process ends, however it ends.
+
+It is not the library `filelock`: a lock of the system does not say there who holds it, and versions that many machines
+have empty the file before they hold the lock, and so lose our note of the holder. What it would replace is one call.
+"""
 
 import contextlib
 import json
@@ -9,17 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mcd.errors import RunConflict
 from mcd.files import JSONError, lock_file, parse_json
 
 LOCK = "lock"
-
-
-class RunConflict(ValueError):
-    """The folder belongs to another run."""
-
-
-class RunInUse(RunConflict):
-    """Another process runs in the folder; the message says which, where and since when."""
 
 
 class RunLock:
@@ -29,13 +26,13 @@ class RunLock:
     behind: alone it locks nothing. Where the file system has no locks (some NFS and Lustre mounts), a run that is seen
     to be alive on this host is still refused, one on another host is not; stderr says so. On Windows a byte of the
     file is locked (msvcrt). A child that this process forks without exec shares the lock until it has ended too.
-    Raises RunInUse, and changes nothing, when another holds it; OSError where the file cannot be made.
+    Raises RunConflict, and changes nothing, when another holds it; OSError where the file cannot be made.
     """
 
     def __init__(self, path: Path):
         self._descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            holder = _holder(self._descriptor)
+            holder = self._holder()
             try:
                 free = lock_file(self._descriptor)
             except OSError as error:
@@ -47,18 +44,27 @@ class RunLock:
                         file=sys.stderr,
                     )
             if not free:
-                raise RunInUse(_refusal(path, holder))
-            self._sign()
+                pid, host, since = (str(holder.get(key, "unknown"))[:80] for key in ("pid", "host", "since"))
+                raise RunConflict(
+                    f"--out {path}: another run is at work there (process {pid} on {host}, since {since}); "
+                    "wait until it has ended, stop it, or name a new folder"
+                )
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            text = json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}) + "\n"
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, text.encode())
         except BaseException:
             self.close()
             raise
 
-    def _sign(self) -> None:
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        text = json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since}) + "\n"
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, text.encode())
+    def _holder(self) -> dict[str, Any]:
+        """What the file says of who took the lock last; empty when it says nothing."""
+        try:
+            value = parse_json(os.read(self._descriptor, 4096))
+        except JSONError:
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def close(self) -> None:
         """Let others run in the folder."""
@@ -71,32 +77,13 @@ class RunLock:
             self.close()
 
 
-def _holder(descriptor: int) -> dict[str, Any]:
-    """What the file says of who took the lock last; empty when it says nothing."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    try:
-        value = parse_json(os.read(descriptor, 4096))
-    except JSONError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _alive_here(holder: dict[str, Any]) -> bool:
+    """Whether the holder is another process of this host that is alive."""
     pid = holder.get("pid")
     if holder.get("host") != platform.node() or type(pid) is not int or not 0 < pid < 2**31 or pid == os.getpid():
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # there, and another user's
-        return True
+    except OSError as error:  # it is alive if it is another user's
+        return not isinstance(error, ProcessLookupError)
     return True
-
-
-def _refusal(path: Path, holder: dict[str, Any]) -> str:
-    pid, host, since = (str(holder.get(key, "unknown"))[:80] for key in ("pid", "host", "since"))
-    return (
-        f"--out {path}: another run is at work there (process {pid} on {host}, since {since}); "
-        "wait until it has ended, stop it, or name a new folder"
-    )

@@ -1,4 +1,4 @@
-"""All that a run must not lose: weights, EMA, the round's teacher, optimisers and counters."""
+"""What a checkpoint keeps of a run: weights, EMA, the round's teacher, optimisers and counters."""
 
 import copy
 from dataclasses import asdict, dataclass, field
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.ema import EMA
+from mcd.model.ema import EMA, move_towards
 from mcd.train.ranks import whole
 
 
 @dataclass
 class Counters:
-    """Where a run stands. `too_high` and `bad` count steps in a row: loss above the limit, or not finite; `skipped` is
-    of all steps whose loss or gradient was not finite."""
+    """Where a run stands. `too_high` and `bad` count steps in a row: loss above the limit, or not finite; `skipped`
+    counts all steps whose loss or gradient was not finite."""
 
     step: int = 0
     elapsed_s: float = 0.0
@@ -41,9 +41,7 @@ class TrainState:
         """All tensors by name; those of a sharded run are shards."""
         parts = {f"student.{name}": p for name, p in trainable(self.student).items()}
         parts |= {f"ema.{name}": p for name, p in self.ema.shadow.items()}
-        if self.teacher is not None:
-            own = trainable(self.student)
-            parts |= {f"teacher.{name}": p for name, p in self.teacher.named_parameters() if name in own}
+        parts |= {f"teacher.{name}": p for name, p in self._of_teacher().items()}
         for i, optimizer in enumerate(self.optimizers):
             for index, state in optimizer.state_dict()["state"].items():
                 parts |= {f"optimizer.{i}.{index}.{name}": value for name, value in state.items()}
@@ -66,6 +64,29 @@ class TrainState:
                     state.setdefault(int(index), {})[name] = room
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
+    def snapshot(self) -> None:
+        """teacher := student (paper, Algorithm 1); nothing without a teacher."""
+        student = trainable(self.student)
+        for name, p in self._of_teacher().items():
+            p.copy_(student[name].detach())
+
+    def end_step(self, finite: bool, teacher_ema: float) -> None:
+        """Count the step. After one whose gradient was finite, the EMA follows the student, and so does the teacher if
+        `teacher_ema`, the decay of its own average, is not 0."""
+        at = self.counters
+        at.step += 1
+        at.bad = 0 if finite else at.bad + 1
+        at.skipped += not finite
+        if finite:
+            self.ema.update(self.student)
+            if teacher_ema and self.teacher is not None:
+                move_towards(self._of_teacher().values(), trainable(self.student).values(), 1.0 - teacher_ema)
+
+    def _of_teacher(self) -> dict[str, Tensor]:
+        """The teacher's parameters whose twins in the student are trained, in the same order."""
+        own = trainable(self.student)
+        return {} if self.teacher is None else {name: p for name, p in self.teacher.named_parameters() if name in own}
+
 
 def trainable(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that are trained, by name."""
@@ -78,15 +99,15 @@ def teacher_of(student: Denoiser, shared: bool) -> Denoiser:
     return copy.deepcopy(student, memo).eval().requires_grad_(False)  # type: ignore[arg-type]
 
 
-class Blank:
-    """The shape of a model without its weights, taken before they are sharded, to put whole ones into later."""
+class Skeleton:
+    """A model without its weights (on the meta device), taken before they are sharded, to be filled with whole ones."""
 
     def __init__(self, model: Denoiser):
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
         self.model = copy.deepcopy(model, empty)  # type: ignore[arg-type]
 
     def filled(self, model: Denoiser, weights: dict[str, Tensor], keep: bool = True) -> Denoiser | None:
-        """A copy of `model` in evaluation mode on the CPU, its parameters those of `weights` where named there.
+        """A copy of `model` in evaluation mode on the CPU, with the parameters in `weights` in place of its own.
 
         All processes must call it; only those that `keep` hold the whole weights, the others get None.
         """

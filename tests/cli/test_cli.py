@@ -12,7 +12,7 @@ from mcd.cli.main import COMMANDS, main
 from mcd.data.languages.known import LANGUAGES
 from mcd.errors import MissingCompiler
 from mcd.sampler import SAMPLERS
-from mcd.train.compiler import check_compiler
+from mcd.train.launch import check_compiler
 from mcd.train.run_folder import read_stats
 
 TEXT = (

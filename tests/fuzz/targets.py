@@ -27,7 +27,7 @@ from mcd.data.recipe import Recipe
 from mcd.data.template import read_template
 from mcd.data.token_texts import token_texts
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
-from mcd.errors import CheckpointError, DataError, ModelError, UsageError
+from mcd.errors import CheckpointError, DataError, ModelError, RunConflict, UsageError
 from mcd.eval.laboratory.measure import measure_file
 from mcd.eval.laboratory.samples_file import read_samples
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -39,8 +39,9 @@ from mcd.report.runs import read_runs
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
 from mcd.train.checkpoint import load_checkpoint, save_checkpoint
+from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
-from mcd.train.run_folder import RunConflict, RunFolder, read_stats
+from mcd.train.run_folder import RunFolder, read_stats
 from mcd.train.state import TrainState
 from tests.fuzz.mutations import Case
 
@@ -168,7 +169,7 @@ def _read_run(folder: Path) -> None:
 
 def _state() -> TrainState:
     student = _denoiser()
-    return TrainState(student, None, EMA(student, 0.9), make_optimizers("adamw", student, 1e-3, (0.9, 0.99), 0.0))
+    return TrainState(student, None, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
 
 
 def _checkpoint_seeds() -> list[Case]:

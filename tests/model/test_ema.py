@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcd.model.ema import EMA
-from mcd.train.state import Blank
+from mcd.train.state import Skeleton
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
@@ -26,11 +26,11 @@ def test_formula_with_warm_up(decay, seeded):
 
 def test_a_model_of_the_average_overwrites_and_shares_nothing(tiny_denoiser):
     module, name = tiny_denoiser(), "backbone.embedding"
-    ema, blank = EMA(module, 0.9), Blank(module)
+    ema, skeleton = EMA(module, 0.9), Skeleton(module)
     before = {name: p.clone() for name, p in ema.shadow.items()}
     torch.nn.init.zeros_(module.backbone.embedding)
     torch.testing.assert_close(ema.shadow, before, rtol=0, atol=0)
-    averaged = blank.filled(module, ema.shadow)
+    averaged = skeleton.filled(module, ema.shadow)
     assert torch.equal(averaged.backbone.embedding, before[name])
     torch.nn.init.zeros_(averaged.backbone.embedding)
     assert torch.equal(ema.shadow[name], before[name])

@@ -1,42 +1,15 @@
 """SDTT against its definition written out densely, and the facts that make the fast form right."""
 
 import math
-from dataclasses import asdict
 
 import pytest
 import torch
 
 from mcd.model.targets import divergence_rows
-from mcd.objective import Clock
 from mcd.objective.sdtt import SDTT
-from mcd.process.draws import Draws
 from mcd.process.schedule import Cosine, Linear, LogLinear
 
 V, L, B = 23, 16, 6
-
-
-@pytest.fixture
-def x0(seeded):
-    return torch.randint(0, V, (B, L), generator=seeded(3))
-
-
-@pytest.fixture
-def pair_of_models(tiny_denoiser):
-    return tiny_denoiser(), tiny_denoiser(seed=1)
-
-
-def loss_of(objective, models, x0, round=0, seed=0):
-    return objective.loss(*models, x0, Clock(round=round), Draws(torch.Generator().manual_seed(seed), *x0.shape))
-
-
-def spied(model, monkeypatch):
-    """Notes (z, t, rows) of every call of `model.hidden`."""
-    seen = []
-    original = model.hidden
-    monkeypatch.setattr(
-        model, "hidden", lambda z, t, rows: seen.append((z, t, rows)) or original(z, t, rows=rows), raising=False
-    )
-    return seen
 
 
 DIVERGENCES = {
@@ -110,7 +83,7 @@ def slow_twin(objective, student, teacher, x0, round, seed):
 @pytest.mark.parametrize("schedule", [LogLinear(), Linear(), Cosine()], ids=repr)
 @pytest.mark.parametrize("time_conditioned", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_agrees_with_the_definition_written_out(tiny_denoiser, x0, schedule, time_conditioned, k):
+def test_agrees_with_the_definition_written_out(tiny_denoiser, x0, schedule, time_conditioned, k, loss_of):
     options = {"schedule": schedule, "time_conditioned": time_conditioned}
     student, teacher = tiny_denoiser(**options), tiny_denoiser(seed=1, **options)
     objective = SDTT(delta0=0.07, k=k, tau0=0.8)
@@ -125,7 +98,7 @@ def test_agrees_with_the_definition_written_out(tiny_denoiser, x0, schedule, tim
 @torch.no_grad()
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("reduction", ["positions", "masked"])
-def test_each_divergence_and_reduction_by_its_formula(pair_of_models, x0, divergence, reduction):
+def test_each_divergence_and_reduction_by_its_formula(pair_of_models, x0, divergence, reduction, loss_of):
     objective = SDTT(delta0=0.2, divergence=divergence, reduction=reduction)
     fast = loss_of(objective, pair_of_models, x0)
     slow, _ = slow_twin(objective, *pair_of_models, x0, 0, 0)
@@ -134,10 +107,10 @@ def test_each_divergence_and_reduction_by_its_formula(pair_of_models, x0, diverg
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_two_steps_are_one_draw_and_two_predictions(pair_of_models, x0, divergence, monkeypatch):
+def test_two_steps_are_one_draw_and_two_predictions(pair_of_models, x0, divergence, monkeypatch, loss_of, calls_of):
     """k = 2: teacher(z_t) where the first step reveals, teacher(z_{t-dt}) elsewhere, whatever the second step does."""
     student, teacher = pair_of_models
-    calls, dt = spied(teacher, monkeypatch), 0.2
+    calls, dt = calls_of(teacher), 0.2
     loss = loss_of(SDTT(delta0=dt, divergence=divergence), pair_of_models, x0)
     (z_t, t, first), (z_s, s, second) = calls
     torch.testing.assert_close(s, (t - dt).clamp(min=0.0))
@@ -146,7 +119,7 @@ def test_two_steps_are_one_draw_and_two_predictions(pair_of_models, x0, divergen
     assert torch.equal(first, (masked & ~still).flatten().nonzero()[:, 0])
     assert torch.equal(second, still.flatten().nonzero()[:, 0])
 
-    both = [teacher.log_x_theta(teacher.hidden(z, time, None)).view(B, L, V) for z, time in ((z_t, t), (z_s, s))]
+    both = [teacher.log_x_theta(teacher.hidden(z, time)).view(B, L, V) for z, time in ((z_t, t), (z_s, s))]
     log_q = torch.where(still[..., None], both[1], both[0])[masked]
     log_p = student.log_x_theta(student.hidden(z_t, t)).view(B, L, V)[masked]
     total = divergence_rows(log_p, log_q, divergence).sum() / (B * L)
@@ -157,9 +130,9 @@ def test_two_steps_are_one_draw_and_two_predictions(pair_of_models, x0, divergen
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_vocabulary_rows_of_the_teacher_are_those_needed(pair_of_models, x0, monkeypatch):
+def test_vocabulary_rows_of_the_teacher_are_those_needed(pair_of_models, x0, monkeypatch, loss_of, calls_of):
     student, teacher = pair_of_models
-    heads, targets, calls = [], [], spied(student, monkeypatch)
+    heads, targets, calls = [], [], calls_of(student)
     original = teacher.logits
     monkeypatch.setattr(teacher, "logits", lambda h: heads.append(len(h)) or original(h), raising=False)
     head_loss = student.head_loss
@@ -173,7 +146,7 @@ def test_vocabulary_rows_of_the_teacher_are_those_needed(pair_of_models, x0, mon
 
 @pytest.mark.parametrize("grid", ["correct", "public"])
 @pytest.mark.parametrize("t", [0.15, 0.5, 0.9])
-def test_share_revealed_in_the_first_step(tiny_denoiser, monkeypatch, grid, t):
+def test_share_revealed_in_the_first_step(tiny_denoiser, monkeypatch, grid, t, loss_of):
     """delta / t on the correct grid; about delta / (t (2 - t)) on the public one, that is half as many at small t."""
     dt, rows, length = 0.01, 1000, 64
     monkeypatch.setattr("mcd.process.draws.stratified_t", lambda n, *_: torch.full((n,), t))
@@ -191,8 +164,8 @@ def test_share_revealed_in_the_first_step(tiny_denoiser, monkeypatch, grid, t):
         assert abs(revealed - masked * other) > 6 * math.sqrt(masked * exact)
 
 
-def test_public_grid_has_the_public_times(pair_of_models, x0, monkeypatch):
-    calls, dt = spied(pair_of_models[1], monkeypatch), 0.1
+def test_public_grid_has_the_public_times(pair_of_models, x0, monkeypatch, loss_of, calls_of):
+    calls, dt = calls_of(pair_of_models[1]), 0.1
     loss_of(SDTT(delta0=dt, time_grid="public"), pair_of_models, x0)
     t, _, _ = draws_of(0)
     for (_, told, _), share in zip(calls, (1.0, 0.0), strict=True):
@@ -200,12 +173,12 @@ def test_public_grid_has_the_public_times(pair_of_models, x0, monkeypatch):
         torch.testing.assert_close(told, expected)
 
 
-def test_public_grid_of_many_steps_reveals_step_by_step(tiny_denoiser, monkeypatch):
+def test_public_grid_of_many_steps_reveals_step_by_step(tiny_denoiser, monkeypatch, loss_of, calls_of):
     """Each step reveals its own delta / time of what is left."""
     t, dt, k, rows, length = 0.6, 0.05, 3, 600, 64
     monkeypatch.setattr("mcd.process.draws.stratified_t", lambda n, *_: torch.full((n,), t))
     model = tiny_denoiser(V=3, length=length, hidden=4, layers=1)
-    calls = spied(model, monkeypatch)
+    calls = calls_of(model)
     with torch.no_grad():
         x0 = torch.zeros(rows, length, dtype=torch.int64)
         loss_of(SDTT(delta0=dt, k=k, time_grid="public"), (model, model), x0)
@@ -216,28 +189,28 @@ def test_public_grid_of_many_steps_reveals_step_by_step(tiny_denoiser, monkeypat
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_one_step_of_equal_weights_costs_nothing(tiny_denoiser, x0, divergence):
+def test_one_step_of_equal_weights_costs_nothing(tiny_denoiser, x0, divergence, loss_of):
     models = (tiny_denoiser(), tiny_denoiser())
     loss = loss_of(SDTT(delta0=0.3, k=1, divergence=divergence), models, x0)
     assert abs(loss.total.item()) < 1e-7 and loss.counts["tokens_revealed_by_teacher"] == 0
     assert loss_of(SDTT(delta0=0.3, k=2, divergence=divergence), models, x0).total > 1e-3
 
 
-def test_no_gap_reveals_nothing(tiny_denoiser, x0):
+def test_no_gap_reveals_nothing(tiny_denoiser, x0, loss_of):
     models = (tiny_denoiser(), tiny_denoiser())
     for grid in ("correct", "public"):
         loss = loss_of(SDTT(delta0=0.0, time_grid=grid), models, x0, round=4)
         assert abs(loss.total.item()) < 1e-7 and loss.counts["tokens_revealed_by_teacher"] == 0
 
 
-def test_a_step_to_the_end_takes_all_targets_from_the_first_pass(pair_of_models, x0):
+def test_a_step_to_the_end_takes_all_targets_from_the_first_pass(pair_of_models, x0, loss_of):
     """delta = 1: everything is revealed at once, so the target is what one step alone has."""
     whole = loss_of(SDTT(), pair_of_models, x0, round=10)
     assert whole.counts["tokens_revealed_by_teacher"] == whole.counts["tokens_distilled"] > 0
     torch.testing.assert_close(whole.total, loss_of(SDTT(k=1), pair_of_models, x0).total)
 
 
-def test_total_variation_lies_between_0_and_1(pair_of_models, tiny_denoiser, x0):
+def test_total_variation_lies_between_0_and_1(pair_of_models, tiny_denoiser, x0, loss_of):
     apart = (tiny_denoiser(scale=8.0), tiny_denoiser(seed=1, scale=8.0))
     objective = SDTT(delta0=0.2, divergence="tv", reduction="masked")
     near, far = (loss_of(objective, models, x0).total.item() for models in (pair_of_models, apart))
@@ -250,33 +223,3 @@ def test_rounds_double_one_step_and_the_look_ahead_with_it():
     assert objective.schedule_of_round(1) == {"delta": 1 / 512, "look_ahead": 1 / 512, "tau": 1.0}
     assert SDTT(k=3).schedule_of_round(0)["look_ahead"] == 2 / 1024
     assert SDTT(k=3).schedule_of_round(40) == {"delta": 1.0, "look_ahead": 1.0, "tau": 1.0}
-
-
-@pytest.mark.parametrize(
-    "options, option",
-    [
-        ({"delta0": 1.0}, "--delta0"),
-        ({"delta0": -0.1}, "--delta0"),
-        ({"delta_growth": 0.5}, "--delta-growth"),
-        ({"k": 0}, "--k 0"),
-        ({"tau0": 0.0}, "--tau0"),
-    ],
-)
-def test_bad_options_are_named(options, option):
-    with pytest.raises(ValueError, match=option):
-        SDTT(**options)
-
-
-@pytest.mark.parametrize(
-    "options, option",
-    [
-        ({"divergence": "tvd"}, "--divergence tvd: known are reverse, forward, mse, tv"),
-        ({"reduction": "sum"}, "--reduction"),
-        ({"time_grid": "other"}, "--time-grid"),
-    ],
-)
-def test_unknown_words_are_named_without_the_run_time_type_check(options, option):
-    method = object.__new__(SDTT)
-    vars(method).update(asdict(SDTT()) | options)
-    with pytest.raises(ValueError, match=option):
-        method.__post_init__()

@@ -40,7 +40,7 @@ def test_the_whole_is_the_plain_functions(seeded):
     assert torch.equal(draws.uniform(L), torch.rand(B, L, dtype=torch.float64, generator=plain))
     x0 = torch.arange(B * L).view(B, L) % K
     assert torch.equal(draws.rival(x0, K), sample_rival(x0, K, plain))
-    assert Draws(seeded(0), B, L).positions == B * L
+    assert Draws(seeded(0), B, L).divisor == B * L
 
 
 def test_rows_have_their_own_gaussians(seeded):
@@ -56,9 +56,9 @@ def test_what_is_not_diffused_is_visible_and_does_not_count(seeded):
     draws = Draws(seeded(2), B, L, slice(3, 9), diffused)
     u = draws.u()
     assert torch.equal(u[diffused[3:9]], free[3:9][diffused[3:9]]) and (u[~diffused[3:9]] == 0.0).all()
-    parts = [Draws(seeded(2), B, L, slice(i, i + 3), diffused).positions for i in range(0, B, 3)]
+    parts = [Draws(seeded(2), B, L, slice(i, i + 3), diffused).divisor for i in range(0, B, 3)]
     assert sum(parts) == pytest.approx(int(diffused.sum()))
-    assert Draws(seeded(2), B, L, diffused=torch.zeros(B, L, dtype=torch.bool)).positions == 1
+    assert Draws(seeded(2), B, L, diffused=torch.zeros(B, L, dtype=torch.bool)).divisor == 1
     with pytest.raises(ValueError, match=r"diffused has shape \(12, 7\), not \(12, 8\)"):
         Draws(seeded(2), B, L, diffused=diffused[:, 1:])
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.model.ema import EMA
 from mcd.train.checkpoint import load_checkpoint
+from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import read_stats
 from mcd.train.state import TrainState, teacher_of
@@ -74,7 +75,7 @@ def final_state(folder, case):
     """All tensors of the last checkpoint, read on one process whoever wrote it."""
     student = from_pretrained(str(folder.parents[1] / "model")).double()
     teacher = None if case.get("method") == "nelbo" else teacher_of(student, shared=True)
-    state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers("adamw", student, 1e-2, (0.9, 0.999), 0.0))
+    state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
     assert load_checkpoint(folder / "checkpoints", state) and state.counters.step == 6
     return state.tensors()
 

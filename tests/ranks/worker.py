@@ -19,9 +19,9 @@ from mcd.errors import LostRank
 from mcd.objective import OBJECTIVES
 from mcd.train.config import Budget, TrainConfig
 from mcd.train.launch import join
-from mcd.train.loop import Interrupted, fit
+from mcd.train.loop import Interrupted, Trainer
 from mcd.train.ranks import end, leave, rank
-from mcd.train.run_folder import FollowedRun, RunFolder
+from mcd.train.run_folder import RunFolder
 
 
 def run(data: Path, model: str, case: dict) -> None:
@@ -43,11 +43,11 @@ def run(data: Path, model: str, case: dict) -> None:
     config = TrainConfig(**{"batch_size": 8, "lr": 1e-2, "log_every": 1, "checkpoint_every": 2} | case)
     fabric = join(config)
     described = {"objective": asdict(objective), "train": asdict(config) | asdict(budget)}
-    folder = RunFolder(out, described) if rank() == 0 else FollowedRun(out)
+    folder = RunFolder(out, described)
     student = from_pretrained(model).double()
     loader = open_loader(data, "train", config.batch_size)
     try:
-        fit(student, objective, loader, config, budget, folder, "{}", fabric=fabric)
+        Trainer(student, objective, loader, config, budget, folder, {"tokenizer.json": "{}"}, fabric=fabric).fit()
     except Interrupted:
         assert stop is not None
     except LostRank as lost:

@@ -29,6 +29,7 @@ from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.ema import EMA
 from mcd.train.checkpoint import load_checkpoint
+from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import read_stats
 from mcd.train.state import TrainState, teacher_of
@@ -111,7 +112,7 @@ def _apart(found: Path, expected: Path, options: dict[str, Any], work: Path) -> 
 def _state(run: Path, options: dict[str, Any], work: Path) -> dict[str, torch.Tensor]:
     student = from_pretrained(str(work / "model")).double()
     teacher = None if options.get("method") == "nelbo" else teacher_of(student, shared=True)
-    state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers("adamw", student, 1e-3, (0.9, 0.999), 0.0))
+    state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
     assert load_checkpoint(run / "checkpoints", state)
     return state.tensors()
 

@@ -10,7 +10,7 @@ from mcd.data.loader import open_loader
 from mcd.model.denoiser import Denoiser
 from mcd.objective.mcd import MCD
 from mcd.train.config import Budget, TrainConfig
-from mcd.train.loop import fit
+from mcd.train.loop import Trainer
 from mcd.train.run_folder import RunFolder
 
 
@@ -27,6 +27,7 @@ def run_fit(tiny_denoiser, tiny_data) -> Callable[..., Denoiser]:
         loader = open_loader(tiny_data, "train", config.batch_size, seed=config.seed)
         asked = {"objective": asdict(objective), "train": asdict(config) | asdict(budget)}
         run = RunFolder(out, asked, at_progress=objective.at_progress)
-        return fit(student, objective, loader, config, budget, run, "{}", validate, watch)
+        texts = {"tokenizer.json": "{}"}
+        return Trainer(student, objective, loader, config, budget, run, texts, validate, watch).fit()
 
     return run

@@ -20,15 +20,15 @@ import torch
 from safetensors.torch import load_file
 
 from mcd.checkpoints.folder import from_pretrained
-from mcd.errors import MissingCompiler
+from mcd.errors import Diverged, MissingCompiler, RunConflict
 from mcd.model.ema import EMA
 from mcd.objective import Loss
 from mcd.objective.cd4lm import CD4LM
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
 from mcd.train.config import Budget
-from mcd.train.loop import Diverged, Interrupted
-from mcd.train.run_folder import RunConflict, read_stats
+from mcd.train.loop import Interrupted
+from mcd.train.run_folder import read_stats
 
 WEIGHTS = ("model.safetensors", "model.raw.safetensors")
 
@@ -220,7 +220,7 @@ SCRIPT = """
     from mcd.checkpoints.folder import from_pretrained
     from mcd.objective.mcd import MCD
     from mcd.train.config import Budget, TrainConfig
-    from mcd.train.loop import fit
+    from mcd.train.loop import Trainer
     from mcd.train.run_folder import RunFolder
 
     data, model, out = map(Path, sys.argv[1:])
@@ -229,7 +229,8 @@ SCRIPT = """
     run = RunFolder(out, {"objective": asdict(objective), "train": asdict(config) | asdict(budget)})
     student = from_pretrained(str(model))
     loader = open_loader(data, "train", 4)
-    fit(student, objective, loader, config, budget, run, "{}", None, lambda p: time.sleep(0.03 if p.step < 12 else 0.0))
+    pause = lambda p: time.sleep(0.03 if p.step < 12 else 0.0)
+    Trainer(student, objective, loader, config, budget, run, {"tokenizer.json": "{}"}, watch=pause).fit()
 """
 
 

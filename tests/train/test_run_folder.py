@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mcd.errors import RunConflict
 from mcd.train import run_folder, run_lock
-from mcd.train.run_folder import RunConflict, RunFolder, read_stats
+from mcd.train.run_folder import RunFolder, read_stats
 
 CONFIG = {"command": "distill", "objective": {"name": "mcd", "tau0": 0.96}}
 TRAIN = {"lr": 1e-3, "betas": (0.9, 0.999), "steps": 10, "minutes": None, "rounds": 1}

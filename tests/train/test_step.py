@@ -18,7 +18,7 @@ from mcd.objective.sdtt import SDTT
 from mcd.process.draws import Draws
 from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
-from mcd.train.step import LossOfStudent, add_gradient, mean_of_parts, update
+from mcd.train.step import LossOfStudent, add_gradient, of_whole_batch, update
 
 ROWS = torch.arange(8 * 16).view(8, 16) * 7 % 23
 
@@ -34,14 +34,14 @@ class Recording(Fabric):
 
 
 def gradient_of(model, objective, accumulate, step=5, seed=3, teacher=None, diffused=None):
-    """The gradient of ROWS as the loop takes it, and the loss."""
+    """The gradient of ROWS as the loop takes it, and what is logged of the loss."""
     fabric = Recording(accelerator="cpu", devices=1)
     Recording.skipped.clear()
     config = TrainConfig(batch_size=8, accumulate=accumulate, seed=seed)
     model.zero_grad()
-    module = fabric.setup_module(LossOfStudent(model, teacher))
-    loss = add_gradient(fabric, module, objective, Batch(ROWS, diffused), Clock(step), config)
-    return {name: p.grad.clone() for name, p in model.named_parameters()}, loss
+    module = fabric.setup_module(LossOfStudent(objective, model, teacher))
+    parts = add_gradient(fabric, module, Batch(ROWS, diffused), Clock(step), config)
+    return {name: p.grad.clone() for name, p in model.named_parameters()}, of_whole_batch(parts)
 
 
 def seeded_by(text):
@@ -57,8 +57,8 @@ def test_without_randomness_parts_are_the_whole(tiny_denoiser, parts):
     cut, loss_of_parts = gradient_of(model, AR(), parts)
     assert Recording.skipped == [True] * (parts - 1) + [False]
     torch.testing.assert_close(cut, whole, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(loss_of_parts.as_floats(), loss.as_floats())
-    assert loss_of_parts.counts["tokens"] == loss.counts["tokens"] == 8 * 16
+    torch.testing.assert_close(loss_of_parts, loss)
+    assert loss_of_parts["tokens"] == loss["tokens"] == 8 * 16
 
 
 OBJECTIVES_OF_PARTS = [NELBO(), MCD(delta0=0.2), MCD(order="stratified"), SDTT(delta0=0.2), CD4LM()]
@@ -71,10 +71,9 @@ def test_parts_are_the_whole(tiny_denoiser, objective, parts, prompted):
     """Every part meets the draws of its rows in the whole batch, and is divided by the same number."""
     diffused = (torch.arange(16) >= torch.arange(8)[:, None]) if prompted else None
     student, teacher = tiny_denoiser(seed=0).double(), tiny_denoiser(seed=1).double().requires_grad_(False)
-    whole, loss = gradient_of(student, objective, 1, teacher=teacher, diffused=diffused)
-    cut, loss_of_parts = gradient_of(student, objective, parts, teacher=teacher, diffused=diffused)
+    whole, expected = gradient_of(student, objective, 1, teacher=teacher, diffused=diffused)
+    cut, found = gradient_of(student, objective, parts, teacher=teacher, diffused=diffused)
     torch.testing.assert_close(cut, whole, rtol=1e-9, atol=1e-12)
-    found, expected = loss_of_parts.as_floats(), loss.as_floats()
     if "cross_entropy" in found:  # of a masked token: the mean of means
         found.pop("cross_entropy"), expected.pop("cross_entropy")
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -86,7 +85,7 @@ def test_a_step_is_seeded_by_seed_and_step_alone(tiny_denoiser):
     found, loss = gradient_of(model, objective, 1)
     expected = objective.loss(model, None, ROWS, Clock(5), Draws(seeded_by("3/5/loss"), *ROWS.shape))
     gradients = torch.autograd.grad(expected.total, list(model.parameters()))
-    assert torch.equal(loss.total, expected.total)
+    assert loss == expected.as_floats()
     assert all(torch.equal(a, b) for a, b in zip(found.values(), gradients, strict=True))
 
 
@@ -113,7 +112,7 @@ def test_an_answer_is_all_that_a_causal_model_learns(tiny_denoiser):
     _, loss = gradient_of(model, AR(), 2, diffused=diffused)
     h = model.hidden(torch.cat((torch.full((8, 1), model.mask_id), ROWS[:, :-1]), 1), torch.zeros(8))
     nll = -model.log_x_theta(h).gather(1, ROWS.view(-1, 1)).view(8, 16)
-    torch.testing.assert_close(loss.total, nll[diffused].mean())
+    torch.testing.assert_close(torch.tensor(loss["loss"]), nll[diffused].mean())
 
 
 def test_dropout_differs_between_parts_and_not_between_calls(tiny_denoiser):
@@ -141,14 +140,14 @@ def test_a_part_that_is_not_finite_makes_the_update_change_nothing(tiny_denoiser
     model = tiny_denoiser(process="autoregressive")
     before = [p.clone() for p in model.parameters()]
     gradient_of(model, Bad(), 2)
-    norm = update(model, make_optimizers("adamw", model, 1e-2, (0.9, 0.999), 0.0), TrainConfig(), 1.0)
+    norm = update(model, make_optimizers(model, TrainConfig()), clip_norm=1.0, lr=1e-2)
     assert not norm.isfinite() and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
 def test_means_and_sums_of_parts():
     parts = [Loss(torch.tensor(a), {"x": torch.tensor(2 * a)}, {"n": torch.tensor(n)}) for a, n in ((1.0, 3), (4.0, 5))]
-    assert mean_of_parts(parts).as_floats() == {"loss": 2.5, "x": 5.0, "n": 8}
+    assert of_whole_batch(parts) == {"loss": 2.5, "x": 5.0, "n": 8}
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0, 1.0 + 1e-7, 2.0])
@@ -160,8 +159,7 @@ def test_an_update_is_torchs_clipping_and_adamw(tiny_denoiser, seeded, share):
         for p in model.parameters():
             p.grad = torch.randn(p.shape, generator=generator)
     limit = float(torch.nn.utils.get_total_norm([p.grad for p in ours.parameters()])) / share
-    config = TrainConfig(lr=1e-2, clip_norm=limit)
-    norm = update(ours, make_optimizers("adamw", ours, 1e-2, (0.9, 0.999), 0.0), config, 0.5)
+    norm = update(ours, make_optimizers(ours, TrainConfig(lr=1e-2)), limit, lr=5e-3)
     assert torch.equal(norm, torch.nn.utils.clip_grad_norm_(torchs.parameters(), limit, foreach=True))
     torch.optim.AdamW(torchs.parameters(), lr=5e-3, weight_decay=0.0, fused=True).step()
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), torchs.parameters(), strict=True))

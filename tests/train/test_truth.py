@@ -12,7 +12,7 @@ from mcd.objective.ar import AR
 from mcd.objective.duo import Duo
 from mcd.objective.nelbo import NELBO
 from mcd.train.config import Budget, TrainConfig
-from mcd.train.loop import fit
+from mcd.train.loop import Trainer
 from mcd.train.run_folder import RunFolder
 
 L, STEPS = 16, 250
@@ -34,7 +34,7 @@ def test_a_bound_falls_towards_the_entropy(objective, tmp_path):
     config = TrainConfig(batch_size=64, lr=5e-3, warmup_steps=20, lr_decay=0.5, betas=(0.9, 0.98), ema_decay=0.95)
     loader = Loader(tokens, length=L, batch_size=64, eos_id=0)
     run = RunFolder(tmp_path / "run", {"train": {"rounds": 1}})
-    fit(model, objective, loader, config, Budget(steps=STEPS), run, "{}")
+    Trainer(model, objective, loader, config, Budget(steps=STEPS), run, {}).fit()
 
     x0 = language.sample_rows(2048, L, torch.Generator().manual_seed(1))
     bound = nelbo(model.eval(), list(x0.split(256)))

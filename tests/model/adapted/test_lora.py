@@ -17,8 +17,9 @@ from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
 from mcd.report.model_card import model_card
+from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
-from mcd.train.state import Blank
+from mcd.train.state import Skeleton
 
 peft = pytest.importorskip("peft")
 MASK, T = 4, torch.ones(3)
@@ -114,7 +115,7 @@ def test_both_weight_sets_are_merged(model, tmp_path):
     model.add_lora(lora)
     ema = EMA(model, 0.5)
     learn(model)
-    averaged = Blank(model).filled(model, ema.shadow)
+    averaged = Skeleton(model).filled(model, ema.shadow)
     save_pretrained(averaged, tmp_path / "run", raw=model.state_dict())
     raw, published = (from_pretrained(str(tmp_path / "run"), kind) for kind in ("raw", "ema"))
     state, first = merged(model.state_dict(), lora), from_pretrained(str(model.folder)).state_dict()
@@ -204,7 +205,7 @@ def test_where_there_can_be_no_lora(model, tiny_denoiser, monkeypatch):
 
 def test_muon_takes_the_factors_of_the_blocks(model):
     model.add_lora(LoRA(lora_rank=2))
-    (muon,) = make_optimizers("muon", model, 1e-3, (0.9, 0.999), 0.0)
+    (muon,) = make_optimizers(model, TrainConfig(optimizer="muon"))
     learnt = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in muon.param_groups for p in group["params"]} == learnt
 
