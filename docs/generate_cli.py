@@ -22,12 +22,12 @@ def help_of(argv: list[str]) -> str:
 
 def page() -> str:
     """The whole page."""
-    from mcd.cli import distill, train
     from mcd.cli.main import COMMANDS
+    from mcd.objective import OBJECTIVES
 
     calls = [["--help"], *([name, "--help"] for name in COMMANDS)]
-    calls += [["distill", name, "--help"] for name in distill.METHODS]
-    calls += [["train", "--method", name, "--help"] for name in train.METHODS if name != "nelbo"]
+    calls += [["distill", name, "--help"] for name, kind in OBJECTIVES.items() if kind.distils]
+    calls += [["train", "--method", name, "--help"] for name in ("duo", "ar")]
     parts = ["# Command line\n\nMade by `make docs` from the commands' own help; a test holds it up to date.\n"]
     for argv in calls:
         parts.append(f"## mcd {' '.join(argv[:-1])}".rstrip() + f"\n\n```text\n{help_of(argv)}\n```\n")

@@ -55,7 +55,7 @@ def test_the_method(tiny_denoiser, seeded, draws_of, tmp_path, monkeypatch, caps
     kind = drop_in("mcd/objective/jsd.py", mcd.objective, tmp_path, monkeypatch).JSD
     monkeypatch.setitem(mcd.objective.OBJECTIVES, kind.name, kind)
     assert main("distill jsd --teacher demo --out x --beta 0.25 --dry-run".split()) == 0
-    assert json.loads(capsys.readouterr().out)["objective"] == {"name": "jsd", "delta0": 1 / 512, "beta": 0.25}
+    assert json.loads(capsys.readouterr().out)["objective"] == {"name": "jsd", "delta0": 1 / 64, "beta": 0.25}
     method = kind(delta0=0.25)
     student, teacher = tiny_denoiser(seed=0), tiny_denoiser(seed=1)
     x0 = torch.randint(0, 23, (4, 16), generator=seeded(2))

@@ -23,6 +23,7 @@ class WideningGap(Objective):
         return min(1.0, self.delta0 * self.delta_growth**round)
 
     def idle_options(self, rounds: int) -> dict[str, str]:
+        """The growth of the gap, where there is none or one round."""
         if self.delta0 == 0.0:
             return {"--delta-growth": "--delta0 0 has no gap to grow"}
         return {"--delta-growth": "it acts from round to round, and there is one"} if rounds == 1 else {}
@@ -53,5 +54,6 @@ class CoolingTeacher(WideningGap):
         return {"delta": self.delta(round), "tau": self.tau(round)}
 
     def idle_options(self, rounds: int) -> dict[str, str]:
+        """Further the step of the temperature, where there is one round."""
         idle = super().idle_options(rounds)
         return idle | {"--tau-step": "it acts from round to round, and there is one"} if rounds == 1 else idle

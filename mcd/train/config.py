@@ -28,7 +28,7 @@ class Budget(Options):
         """Optimiser steps per round; None when the run is measured in minutes (and has one round)."""
         return None if self.steps is None else self.steps // self.rounds
 
-    def progress(self, step: float, seconds: float) -> float:
+    def progress(self, step: int, seconds: float) -> float:
         """The share of the run that is done, in [0, 1]."""
         if self.steps is not None:
             return min(1.0, step / self.steps)

@@ -225,7 +225,7 @@ class _Length(NamedTuple):
     def __str__(self) -> str:
         return f"{self.minutes} minutes" if self.steps is None else f"{self.steps} steps"
 
-    def progress(self, step: float, seconds: float) -> float:
+    def progress(self, step: int, seconds: float) -> float:
         if self.steps is not None:
             return min(1.0, step / self.steps)
         return 0.0 if self.minutes is None else min(1.0, seconds / (60 * self.minutes))

@@ -225,6 +225,39 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ("train --hidden 10 --heads 3", "--hidden 10: must be an even multiple of --heads 3"),
+        ("train --steps 3 --minutes 2", "give exactly one of --steps and --minutes"),
+        ("train --batch-size 6 --accumulate 4", "--accumulate 4: must divide --batch-size 6"),
+        ("train --strategy fsdp", "--strategy fsdp: shards over processes"),
+        ("train --strategy fsdp --optimizer muon", "--optimizer muon: needs whole matrices"),
+        ("train --t-min 0.5", "--t-min 0.5: must be below --warm-t 0.3"),
+        ("train --method duo --alpha-min 0.5 --alpha-max 0.4", "--alpha-min 0.5: must be below --alpha-max 0.4"),
+        ("train --lora-rank 2", "--lora-rank 2: is for networks of Hugging Face"),
+        ("train --length 9999", "--length 9999: {data} has only"),
+        ("train --init {teacher} --length 2000000", "--length 2000000: --init {teacher} takes no such rows"),
+        ("train --init {teacher} --method duo", "--init {teacher}: is masked, and --method duo trains uniform models"),
+        ("distill mcd --lora-alpha 3", "--lora-rank 0: there is no LoRA"),
+        ("distill mcd --lora-rank 2", "--lora-rank 2: is for networks of Hugging Face"),
+        ("distill mcd --tau0 0.01", "--tau0 0.01: must be at least --tau-min 0.05"),
+        ("distill mcd --length 64", "--length 64: the teacher takes 1 to 32 tokens"),
+        ("distill cd4lm --teacher-ema 0.9", "--teacher-ema 0.9: cd4lm keeps its first teacher"),
+        ("distill cd4lm --share-min 0.8", "--share-min 0.8 --share-max 0.7: the first must not be above the second"),
+        ("distill duo-dcd", "--teacher {teacher}: is masked, and duo-dcd distils uniform models"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(capsys, data, teacher, tmp_path, options, words):
+    """Whatever raises it, and however late: exit status 2, one line, and no run folder."""
+    argv = [word.format(teacher=teacher) for word in options.split()]
+    argv += ["--teacher", str(teacher)] if argv[0] == "distill" else []
+    refused(
+        capsys, [*argv, "--data", str(data), "--out", str(tmp_path / "x")], words.format(data=data, teacher=teacher)
+    )
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_place_nothing_can_be_written_to_is_refused_before_the_work(capsys, monkeypatch, teacher, tmp_path):
     import mcd.checkpoints.folder
 

@@ -33,19 +33,20 @@ def test_progress_goes_from_0_to_1():
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"batch_size": 0}, "--batch-size 0: must be positive"),
-        ({"accumulate": 0}, "--accumulate 0: must be positive"),
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
+        ({"accumulate": 0}, "--accumulate 0: must be at least 1"),
         ({"batch_size": 6, "accumulate": 4}, "--accumulate 4: must divide --batch-size 6"),
         ({"lr": -1.0}, "--lr -1.0"),
         ({"clip_norm": 0.0}, "--clip-norm 0.0"),
         ({"log_every": 0}, "--log-every 0"),
         ({"checkpoint_every": 0}, "--checkpoint-every 0"),
-        ({"warmup_steps": -1}, "--warmup-steps -1: must not be negative"),
+        ({"warmup_steps": -1}, "--warmup-steps -1: must be at least 0"),
         ({"weight_decay": -0.1}, "--weight-decay -0.1"),
         ({"valid_every": -1}, "--valid-every -1"),
         ({"seed": -1}, "--seed -1"),
         ({"lr_decay": 1.0}, r"--lr-decay 1.0: must be in \[0, 1\)"),
         ({"ema_decay": 1.0}, "--ema-decay 1.0"),
+        ({"optimizer": "muon", "strategy": "fsdp"}, "--optimizer muon: needs whole matrices"),
     ],
 )
 def test_impossible_options(options, match):
