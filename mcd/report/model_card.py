@@ -1,6 +1,5 @@
 """The model card of a published model: what it is, how it was made, what was measured and how, and what may be done."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +22,58 @@ PAPERS = {
 """By method: arXiv number, title, authors, year."""
 _METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}
 SIZES = ("layers", "hidden", "heads", "length")
+_USE = """## How to use it
+
+```bash
+pip install 'mcd-lm[hub]'
+mcd sample {hub_id} --steps 16
+```
+
+```python
+import mcd
+
+model = mcd.from_pretrained("{hub_id}")
+```
+"""
 
 
 def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
     """README.md for the model in a folder, from its config.json, run.json, origin.json and metrics.json.
 
-    licence: an identifier the hub knows, such as apache-2.0; by default what origin.json says, or none. What is not
-    known is said to be so.
+    licence: an identifier the hub knows, such as apache-2.0; by default what origin.json says, or none. The card states
+    what is not known.
     """
-    config, run, origin = (_read(model / name) for name in ("config.json", "run.json", "origin.json"))
-    rows = _read(model / "metrics.json").get("rows")
-    asked = run.get("config") if isinstance(run.get("config"), dict) else {}
-    assert isinstance(asked, dict)
+    config, run, origin, metrics = (
+        _object(model / name) for name in ("config.json", "run.json", "origin.json", "metrics.json")
+    )
+    asked, rows = _section(run, "config"), metrics.get("rows")
     licence = licence or origin.get("licence")
     parts = [
         _front(licence, asked, origin),
         f"# {hub_id.rstrip('/').split('/')[-1]}\n",
-        _what(config, asked, origin),
+        _what(config, origin),
         _made(asked, origin),
         _figures(rows if isinstance(rows, list) else []),
-        _use(hub_id),
+        _USE.format(hub_id=hub_id),
         f"## Licence\n\n{licence or 'Not stated by those who published this model.'}\n",
         _papers(asked, origin),
     ]
     return "\n".join(parts)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON; {} where there is none."""
     try:
         value = read_json(path, strict=False)
     except (OSError, JSONError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _section(value: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; {} where there is none."""
+    section = value.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def _last(name: Any) -> str:
@@ -65,50 +84,45 @@ def _last(name: Any) -> str:
 
 
 def _front(licence: str | None, run: dict[str, Any], origin: dict[str, Any]) -> str:
-    """The YAML that the hub reads; JSON strings are YAML strings."""
-    lines = ["---", "library_name: mcd-lm", "pipeline_tag: text-generation"]
-    lines += ["tags: [masked-diffusion, discrete-diffusion, few-step]"]
-    if licence:
-        lines.append(f"license: {json.dumps(licence)}")
+    """The YAML that the hub reads."""
+    from huggingface_hub import ModelCardData
+
     base = run.get("teacher") or origin.get("source")
-    if isinstance(base, str) and "/" in _last(base):
-        lines.append(f"base_model: {json.dumps(_last(base))}")
-    return "\n".join([*lines, "---", ""])
+    data = ModelCardData(
+        library_name="mcd-lm",
+        pipeline_tag="text-generation",
+        tags=["masked-diffusion", "discrete-diffusion", "few-step"],
+        license=licence,
+        base_model=_last(base) if isinstance(base, str) and "/" in _last(base) else None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
 
 
-def _what(config: dict[str, Any], run: dict[str, Any], origin: dict[str, Any]) -> str:
-    backbone = config.get("backbone") if isinstance(config.get("backbone"), dict) else {}
-    assert isinstance(backbone, dict)
-    adapted = "model_type" in config  # as Hugging Face publishes it; always masked
+def _what(config: dict[str, Any], origin: dict[str, Any]) -> str:
+    backbone, adapted = _section(config, "backbone"), "model_type" in config  # the key of Hugging Face; always masked
     masked = adapted or config.get("mask_id") is not None
     kind = "autoregressive" if backbone.get("causal") else "masked diffusion" if masked else "uniform diffusion"
-    told = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d_model") if adapted else SIZES
-    sizes = ", ".join(f"{key} {value}" for key, value in (config if adapted else backbone).items() if key in told)
-    lines = [
-        f"A {kind} language model ({sizes or 'sizes in config.json'}), in the format of `mcd` {mcd.__version__}.",
-        "",
-    ]
+    shown = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d_model") if adapted else SIZES
+    sizes = ", ".join(f"{key} {value}" for key, value in (config if adapted else backbone).items() if key in shown)
+    text = f"A {kind} language model ({sizes or 'sizes in config.json'}), in the format of `mcd` {mcd.__version__}.\n"
     if origin:
         made = origin.get("revision") or origin.get("commit")
-        lines.append(
-            f"Imported from {_last(origin.get('source'))}{f' at {made}' if made else ''} ({origin.get('layout')}; "
-            f"weights: {origin.get('weights')}); `origin.json` has the details."
+        text += (
+            f"\nImported from {_last(origin.get('source'))}{f' at {made}' if made else ''} ({origin.get('layout')}; "
+            f"weights: {origin.get('weights')}); `origin.json` has the details.\n"
         )
-    return "\n".join(lines) + "\n"
+    return text
 
 
 def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
-    objective = run.get("objective") if isinstance(run.get("objective"), dict) else {}
-    train = run.get("train") if isinstance(run.get("train"), dict) else {}
-    assert isinstance(objective, dict) and isinstance(train, dict)
+    objective, train, lora = (_section(run, key) for key in ("objective", "train", "lora"))
     if not objective:
         return "" if origin else "## How it was made\n\nNot recorded in its folder.\n"
     options = ", ".join(f"{key} {value}" for key, value in objective.items() if key != "name")
     lines = ["## How it was made", "", f"- Method: {objective.get('name')}{f' ({options})' if options else ''}"]
-    lora = run.get("lora")
-    if isinstance(lora, dict):
+    if lora:
         rank = lora.get("lora_rank")
-        lines.append(f"- LoRA of rank {rank}: the weights have what was learnt in them, `adapter/` holds it by itself")
+        lines.append(f"- LoRA of rank {rank}: it is merged into the weights, and `adapter/` holds it by itself")
     if run.get("teacher"):
         lines.append(f"- Teacher: {_last(run['teacher'])} (weights: {run.get('weights', 'ema')})")
     data = _last(run["data"]) if run.get("data") else "what the teacher was trained on"
@@ -122,10 +136,9 @@ def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
 
 def _figures(rows: list[Any]) -> str:
     """Measured rows; a Gen PPL is shown only with its entropy and its protocol."""
+    needed = ("gen_ppl", "entropy", "steps")
     whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("protocol"), dict)]
-    whole = [
-        row for row in whole if all(isinstance(row.get(key), float | int) for key in ("gen_ppl", "entropy", "steps"))
-    ]
+    whole = [row for row in whole if all(isinstance(row.get(key), float | int) for key in needed)]
     if not whole:
         return "## Figures\n\nNone were published with this model.\n"
     lines = ["## Figures", "", "Gen PPL falls when text repeats itself: read it together with the entropy.", ""]
@@ -149,26 +162,8 @@ def _figures(rows: list[Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(hub_id: str) -> str:
-    return f"""## How to use it
-
-```bash
-pip install 'mcd-lm[hub]'
-mcd sample {hub_id} --steps 16
-```
-
-```python
-import mcd
-
-model = mcd.from_pretrained("{hub_id}")
-```
-"""
-
-
 def _papers(run: dict[str, Any], origin: dict[str, Any]) -> str:
-    objective = run.get("objective") if isinstance(run.get("objective"), dict) else {}
-    assert isinstance(objective, dict)
-    method = str(objective.get("name", ""))
+    method = str(_section(run, "objective").get("name", ""))
     family = str(origin.get("layout", "")).split("-")[0]
     wanted = {_METHOD_PAPER.get(method, method), family, "mdlm"} | (set() if origin and not method else {"mcd"})
     lines = ["## To cite", ""]
