@@ -10,7 +10,7 @@ from mcd.report.plotting import colour_of, figure
 
 
 def draw_curves(curves: list[Curve], path: Path) -> None:
-    """Quality against entropy: a column a number of steps, a row a measure, a line a model."""
+    """Quality against entropy: a column for each number of steps, a row for each measure, a line for each model."""
     steps, measures = sorted({curve.steps for curve in curves}), list(curves[0].points)
     titles = {"gen_ppl": "Gen PPL", "nll": "exact NLL (nats a token)", "tv_bigram": "bigram total variation"}
     with figure(path, len(measures), len(steps), (3.4 * len(steps), 3.0 * len(measures))) as axes:

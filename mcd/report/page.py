@@ -1,6 +1,7 @@
 """The page of a report: `template.html`, and the context it is filled with."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -25,6 +26,7 @@ def page(runs: Sequence[Run], title: str) -> str:
     rows = [row for run in runs for row in run.measured]
     series = figures.series_of(rows)
     compared = [(one, tiles(one), claims(one), one.savings()) for one in comparisons(rows)]
+    trajectories = [one for run in runs for one in run.trajectories]
     distilled = training.distilled_runs(runs)
     widest = max(distilled, key=training.last_delta, default=None)
     gap = training.last_delta(widest) if widest else 0.0
@@ -41,7 +43,7 @@ def page(runs: Sequence[Run], title: str) -> str:
         unlike=_unlike(rows),
         protocols=_protocols(rows),
         samples=side_by_side([one for run in runs for one in run.samples]),
-        trajectories=[(one, *reveal(one)) for run in runs for one in run.trajectories[:TRAJECTORIES]][:TRAJECTORIES],
+        trajectories=[(one, *reveal(one)) for one in trajectories[:TRAJECTORIES]],
         widest=widest,
         gap=gap,
         theory_figure=training.theory_figure(widest, gap or training.EXAMPLE_DELTA),
@@ -51,6 +53,7 @@ def page(runs: Sequence[Run], title: str) -> str:
     )
 
 
+@cache
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("mcd.report", ""),

@@ -59,7 +59,7 @@ class MeasuredRow:
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleFile:
     """The rows of one samples_*.jsonl: {"row", "seed", "text", ...}."""
 
     model: str
@@ -86,7 +86,7 @@ class Run:
 
     name: str
     measured: list[MeasuredRow]
-    samples: list[Samples]
+    samples: list[SampleFile]
     trajectories: list[Trajectory]
     stats: list[dict[str, Any]]
     config: dict[str, Any]
@@ -138,7 +138,6 @@ def _read_run(folder: Path) -> Run:
         raise UsageError(f'{folder / "metrics.json"}: "rows" is not a list')
     name = printable(folder.as_posix())
     command = metrics.get("command") or run.get("command")
-    stats = read_stats(folder) if (folder / "stats.jsonl").is_file() else []
     return Run(
         name=name,
         measured=[
@@ -148,7 +147,7 @@ def _read_run(folder: Path) -> Run:
         ],
         samples=[one for path in _by_number(folder.glob("samples_*.jsonl")) if (one := _samples(path))],
         trajectories=_trajectories(folder / "trajectory.jsonl"),
-        stats=[row for row in stats if isinstance(row, dict) and "step" in row],
+        stats=read_stats(folder) if (folder / "stats.jsonl").is_file() else [],
         config=_mapping(run.get("config")),
         environment=_mapping(run.get("environment")),
         schedule=_mapping(_read_object(folder / "config.json").get("schedule")) or None,
@@ -186,7 +185,7 @@ def _measured_row(run: str, row: Any, where: str) -> MeasuredRow:
     return MeasuredRow(run, row["model"], protocol=protocol, **values)
 
 
-def _samples(path: Path) -> Samples | None:
+def _samples(path: Path) -> SampleFile | None:
     named = SAMPLES.fullmatch(path.name)
     rows = [row for row in _read_lines(path) if isinstance(row.get("text"), str)]
     if any(isinstance(row.get(name), list | dict) for row in rows for name in ("row", "seed")):
@@ -198,7 +197,7 @@ def _samples(path: Path) -> Samples | None:
         value = rows[0].get(name, named[name])
         return int(value) if isinstance(value, int | str) and str(value).isdecimal() else None
 
-    return Samples(str(rows[0].get("model", named["model"])), whole("round"), whole("steps"), rows)
+    return SampleFile(str(rows[0].get("model", named["model"])), whole("round"), whole("steps"), rows)
 
 
 def _trajectories(path: Path) -> list[Trajectory]:

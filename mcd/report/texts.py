@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcd.report.comparison import PAPER_FACTOR
-from mcd.report.runs import Samples, Trajectory
+from mcd.report.runs import SampleFile, Trajectory
 
 ROWS, STEPS, FILES = 2, 3, 4
 """Rows shown at each number of steps, numbers of steps at which teacher and student are compared, files shown where
@@ -19,7 +19,7 @@ TOKENS = 256
 """Tokens shown of a trajectory."""
 
 
-Cards = tuple[list[tuple[Samples, dict[str, Any]]], bool]
+Cards = tuple[list[tuple[SampleFile, dict[str, Any]]], bool]
 """Samples to read side by side, each with its file, and whether their row, seed and so random numbers are the same."""
 
 
@@ -43,7 +43,7 @@ class Box:
         return max(1, min(20, len(self.text)))
 
 
-def side_by_side(files: Sequence[Samples]) -> list[Cards]:
+def side_by_side(files: Sequence[SampleFile]) -> list[Cards]:
     """Teacher and student at the same number of steps, and the teacher at 16 times as many where it was sampled.
 
     Without such a pair, the first files one by one.
@@ -82,7 +82,7 @@ def reveal(trajectory: Trajectory) -> tuple[list[Box], list[tuple[int, int, list
     ]
 
 
-def _cards(files: Sequence[Samples]) -> list[Cards]:
+def _cards(files: Sequence[SampleFile]) -> list[Cards]:
     """The first rows that all files share; or, where they share none, the first of each."""
     keyed = [{(line.get("row"), line.get("seed")): line for line in one.rows} for one in files]
     shared = [key for key in keyed[0] if all(key in other for other in keyed)]

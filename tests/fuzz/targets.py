@@ -46,7 +46,7 @@ from mcd.train.state import TrainState
 from tests.fuzz.mutations import Case
 
 FAULTS = (UsageError, DataError, ModelError, CheckpointError, RunConflict, FloatingPointError)
-"""What the commands tell in one line; anything else would be a traceback."""
+"""What the commands report in one line; anything else would be a traceback."""
 PAYLOAD = b"cos\nsystem\n(S'touch executed'\ntR."
 """A pickle that makes a file `executed` in the working folder when it is loaded."""
 LENGTH, WORDS = 8, "the of and to in that we our nation people".split()
