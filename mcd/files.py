@@ -1,7 +1,8 @@
-"""Reading JSON that others wrote, writing files that survive a power cut, locking them. Imports nothing of ours.
+"""Read JSON from other sources, write files that survive a power cut, and lock files. Imports no other module of
+mcd.
 
-Every package may use it. A file of JSON may be damaged, a bomb, or none of ours: whatever it holds, reading it gives a
-value or raises `JSONError`, in time and memory that its size bounds.
+Every package may use it. A JSON file may be damaged, malicious, or unrelated to mcd. In all cases, reading it gives
+a value or raises `JSONError`, in time and memory that are bounded by its size.
 """
 
 import contextlib
@@ -17,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 16 << 20
-"""Bytes of the largest JSON document that is read; ours have some kilobytes."""
+"""Bytes of the largest JSON document that is read; those of mcd have some kilobytes."""
 DEEPEST = 64
-"""Deepest nesting that is read; ours have five."""
+"""Deepest nesting that is read; files of mcd have five levels."""
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _BEYOND = 1 << 30
-"""Where Windows locks one byte: a locked byte cannot be read."""
+"""Position of the byte that is locked on Windows; it is beyond the content, because a locked byte cannot be read."""
 
 
 class JSONError(ValueError):
-    """Text that is not JSON, or JSON that no writer of ours makes; the message says what is wrong with it."""
+    """Text that is not JSON, or JSON that mcd never writes; the message says what is wrong with it."""
 
 
 def parse_json(text: str | bytes, strict: bool = True) -> Any:
@@ -156,10 +157,9 @@ def file_sha256(path: Path) -> str:
 
 
 def lock_file(descriptor: int, wait: bool = False) -> bool:
-    """Lock an open file for this process, until it is closed or the process is gone; False when another has it.
-
-    wait: until it is free. Windows locks one byte, behind what the file holds, and does not wait. Raises OSError where
-    the file system has no locks.
+    """Lock an open file for this process, until it is closed or the process ends; False when another process has the
+    lock. wait: wait until it is free. Windows locks one byte beyond the content of the file, and does not wait.
+    Raises OSError if the file system has no locks.
     """
     try:
         if sys.platform == "win32":
@@ -183,7 +183,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise JSONError(f"the key {twice[:60]!r} stands there twice")
+        raise JSONError(f"the key {twice[:60]!r} occurs twice")
     return value
 
 

@@ -34,7 +34,7 @@ def test_what_python_writes_is_read_back(value):
         ("[1] 2", "Extra data"),
         ("[" * 65 + "]" * 65, "deeper than 64"),
         ("[" * 100_000, "deeper than 64"),
-        ('{"a": 1, "b": {"c": 1, "c": 1}}', "'c' stands there twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "'c' occurs twice"),
         ("9" * 21, "21 digits"),
         ("-" + "9" * 1_000_000, "1,000,001 digits"),
         ("[NaN]", "NaN"),

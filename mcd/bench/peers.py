@@ -1,4 +1,4 @@
-"""Distillation and sampling as the public code computes them, a twin of ours for comparison of time and memory.
+"""Distillation and sampling as the public code computes them, to compare time and memory with ours.
 
 Written from what the code of MDLM, SDTT and Duo computes; nothing is copied. Logits of all B x L positions over the
 whole vocabulary, for student and teacher; SUBS over B x L x V; the loss from full-size log-probs, masked afterwards;
@@ -20,7 +20,7 @@ from mcd.process.schedule import Schedule
 from mcd.process.timestep import sample_u, stratified_t
 
 NEGATIVE = -1e6
-"""What stands for minus infinity in the public code."""
+"""The public code's value for minus infinity."""
 END_TIME = 1e-5
 
 

@@ -2,7 +2,7 @@
 
 Written from what that code computes: layer norm without fused affine, then scale, then modulation; gates and residuals
 as separate operations; cos and sin applied to q and k; logits of all B x L positions. Attention is PyTorch's
-scaled_dot_product_attention, which stands in for flash attention (Duo's own code uses it too).
+scaled_dot_product_attention, which replaces flash attention (Duo's own code uses it too).
 """
 
 import math

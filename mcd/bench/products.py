@@ -76,7 +76,7 @@ def _shape(operator: str, shapes: list[list[int]]) -> tuple[str, int, int, int, 
 
 
 def _trailing(shapes: list[list[int]], dims: int) -> int:
-    """How far from the end the first factor stands: scalars and options follow, a summand may come before."""
+    """Position of the first factor, counted from the end: scalars and options follow, a summand may come before."""
     factors = [i for i, shape in enumerate(shapes) if len(shape) == dims]
     return len(shapes) - factors[-2]
 

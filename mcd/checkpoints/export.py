@@ -1,4 +1,4 @@
-"""Models of ours in the layout of MDLM on the hub, which its own code reads (arXiv 2406.07524; docs/checkpoints.md)."""
+"""Export models to the layout of MDLM on the hub, which MDLM's code reads (arXiv 2406.07524; docs/checkpoints.md)."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models to the Hugging Face hub, or to a folder that stands in for it: exactly the same files."""
+"""Publish models on the Hugging Face hub, or write exactly the same files to a local folder."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ def published(model: Path, card: str) -> dict[str, Path | bytes]:
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether `name` can only be a folder that stands in for the hub: a path, or file://PATH."""
+    """Whether `name` can only be a local folder, not a hub id: a path, or file://PATH."""
     return name.startswith((".", "/", "~", "file://"))
 
 

@@ -1,4 +1,4 @@
-"""Public checkpoints of MDLM, SDTT and Duo as models of ours: every key accounted for, nothing in them executed.
+"""Import public checkpoints of MDLM, SDTT and Duo: every key is accounted for, and nothing in them is executed.
 
 The layouts are in docs/checkpoints.md. Ours compute in float32; the public code runs blocks and head under bfloat16
 autocast whatever it is asked for, so that its own logits are rounded to 8 bits of mantissa.
@@ -74,7 +74,7 @@ def understand(
     time_conditioned: bool | None = None,
     eps: float | None = None,
 ) -> Import:
-    """Match a checkpoint's keys, shapes and configuration with a model of ours.
+    """Match a checkpoint's keys, shapes and configuration with our model.
 
     weights: of a Lightning checkpoint, which holds two sets ("ema" where None); family, heads, length,
     time_conditioned, eps (of the log-linear schedule): what the file does not say. Raises ModelError with the list of

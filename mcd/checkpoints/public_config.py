@@ -19,12 +19,12 @@ and dlm-mmd, whose code passes over the `noise.eps` of their configurations."""
 _MASK_INSIDE = ("bert-base-uncased", "text8")
 """Tokenizers of the public code with a mask among their own tokens."""
 LICENCES: dict[Family, str | None] = {"mdlm": "apache-2.0", "duo": "apache-2.0", "sdtt": None}
-"""Of the code of each layout; SDTT's repository states none."""
+"""Licence of the code of each layout; SDTT's repository states none."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """What the user says of a checkpoint; None for what is left to the checkpoint."""
+    """Settings that the user gives for a checkpoint; None for those that the checkpoint decides."""
 
     family: Family | None = None
     heads: int | None = None
@@ -46,16 +46,16 @@ class Facts:
     dropout: float | None = None
     tokenizer: str | None = None
     own: DenoiserConfig | None = None
-    """Of a model that `mcd export` wrote, which keeps it beside the public fields."""
+    """Our configuration of a model that `mcd export` wrote, stored next to the public fields."""
     licence: str | None = None
-    """Of the code that wrote the checkpoint, where it is not that of the layout."""
+    """Licence of the code that wrote the checkpoint, if it is not that of the layout."""
     configured: bool = True
 
 
 def facts_of(config: Mapping[str, Any], family: Family | None, source: str) -> Facts:
     """Read a configuration of any of the layouts; `family` is what the user says about a file that has none.
 
-    Raises ModelError for a model that is none of ours: autoregressive, SEDD, D3PM, another schedule, a mask inside the
+    Raises ModelError for an unsupported model: autoregressive, SEDD, D3PM, another schedule, a mask inside the
     vocabulary.
     """
     kind = str(config.get("model_type", "")).lower()
@@ -70,7 +70,7 @@ def facts_of(config: Mapping[str, Any], family: Family | None, source: str) -> F
     elif family is not None:
         return Facts(family, uniform=family == "duo", tokenizer="gpt2", configured=False)
     elif str(config.get("format", "")).startswith("mcd-model"):
-        raise ModelError(f"{source}: is an mcd model already; use it as it is")
+        raise ModelError(f"{source}: this is already an mcd model; use it directly")
     else:
         what = f"says it is {kind!r}" if kind else "does not say what it is"
         raise ModelError(f"{source}: {what}; for weights of MDLM, SDTT or Duo give --layout mdlm, sdtt or duo")
@@ -288,7 +288,7 @@ def _share(config: Mapping[str, Any], name: str, source: str, shown: str | None 
 def _flag(config: Mapping[str, Any], name: str, source: str) -> bool | None:
     value = config.get(name)
     if value is not None and type(value) is not bool:
-        raise ModelError(f"{source}: {name} {value!r} of its configuration is neither true nor false")
+        raise ModelError(f"{source}: {name} {value!r} in its configuration must be true or false")
     return value
 
 

@@ -76,7 +76,7 @@ def own_name(public: str) -> str:
 def unwrapped(names: Iterable[str], source: str) -> tuple[dict[str, str], list[str]]:
     """Public names to the file's own, wrappers taken off; and the weights of its `HELPERS`, which are left out.
 
-    Raises ModelError when two keys stand for one parameter.
+    Raises ModelError when two keys name one parameter.
     """
     found: dict[str, str] = {}
     helpers = []
@@ -88,7 +88,7 @@ def unwrapped(names: Iterable[str], source: str) -> tuple[dict[str, str], list[s
         if parts[0] in HELPERS:
             helpers.append(name)
         elif public in found:
-            raise ModelError(f"{source}: {found[public]} and {name} stand for the same parameter")
+            raise ModelError(f"{source}: {found[public]} and {name} name the same parameter")
         else:
             found[public] = name
     return found, helpers

@@ -136,10 +136,10 @@ class TorchFile:
             self._last = None  # it is freed before the next is read: one storage at a time
             data = self._bytes(f"data/{view.key}")
             if len(data) != view.elements * view.dtype.itemsize:
-                raise ModelError(f"{self.path}: storage {view.key} has {len(data)} bytes, not what it is said to have")
+                raise ModelError(f"{self.path}: storage {view.key} has {len(data)} bytes, not its declared size")
             flat = torch.frombuffer(data, dtype=view.dtype) if data else torch.empty(0, dtype=view.dtype)
             self._last = view.key, flat
         flat = self._last[1]
         if flat.dtype != view.dtype or len(flat) != view.elements:
-            raise ModelError(f"{self.path}: storage {view.key} is said to be of two kinds")
+            raise ModelError(f"{self.path}: storage {view.key} is declared with two dtypes")
         return flat.as_strided(view.shape, view.stride, view.offset)

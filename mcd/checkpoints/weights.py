@@ -186,7 +186,7 @@ def _why_missing(folder: Path) -> str:
 
 
 def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise ModelError that names the tensors in which NaN or infinity stands."""
+    """Raise a ModelError that names the tensors with NaN or infinity."""
     faults = [
         f"{name} ({int((~value.isfinite()).sum())} of {value.numel()})"
         for name, value in tensors.items()
@@ -211,7 +211,7 @@ def checked(tensor: Stored, name: str, source: str) -> Stored:
 
 
 def _is_finite(value: Tensor) -> bool:
-    """By the sum, which one pass without memory gives; where it overflowed, number by number."""
+    """Check the sum, which needs one pass and no memory; if it overflowed, check each number."""
     if torch.promote_types(value.dtype, torch.float32) == value.dtype and math.isfinite(value.sum()):
         return True
     return bool(value.isfinite().all())

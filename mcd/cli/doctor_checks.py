@@ -29,7 +29,7 @@ OPTIONAL = {
     "datasets": ("datasets", "data sets of the hub", "hub"),
     "huggingface-hub": ("huggingface_hub", "models of the hub", "hub"),
 }
-"""Distribution: its module, what it is for, and the extra that brings it."""
+"""Distribution: its module, its purpose, and the extra that installs it."""
 GIB = 2**30
 LITTLE_DISK, LITTLE_SHM, LITTLE_MEMORY = 5 * GIB, GIB, 4 * GIB
 

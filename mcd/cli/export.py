@@ -12,7 +12,7 @@ from mcd.files import atomic_folder
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Write a masked diffusion model as MDLM's own code reads it: config.json and model.safetensors.
+    """Write a masked diffusion model in the layout that MDLM's own code reads: config.json and model.safetensors.
 
     `mcd import` of the result gives back the same model.
 
@@ -24,11 +24,11 @@ class ExportArgs:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """MODEL: a folder, a hub id, or demo."""
     out: Path
-    """Folder to write; it must not exist yet, or be empty."""
+    """Folder to write; it must be new or empty."""
     layout: Literal["mdlm"] = "mdlm"
-    """Whose layout."""
+    """Layout to write."""
     weights: Literal["ema", "raw"] = "ema"
-    """Of a run, which holds both: the average, or the weights as trained."""
+    """Which weights of a run: the moving average, or the raw weights."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

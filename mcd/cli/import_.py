@@ -28,9 +28,10 @@ PAD = "[PAD]"
 class ImportArgs(Options):
     """Turn a public checkpoint of MDLM, SDTT or Duo into a model folder, which every other command takes.
 
-    SOURCE is a hub id, a folder (config.json with model.safetensors, whole or in shards), or a file: a Lightning .ckpt,
-    which is read without running anything in it, or safetensors. Every key is accounted for. `origin.json` in the new
-    folder says what was taken from where. docs/checkpoints.md lists the public checkpoints.
+    SOURCE is a hub id, a folder (config.json with model.safetensors, in one file or in shards), or a file: a
+    Lightning .ckpt, which is read without running anything in it, or safetensors. Every key is accounted for.
+    `origin.json` in the new folder records the source of every setting. docs/checkpoints.md lists the public
+    checkpoints.
 
     Examples:
       mcd import kuleshov-group/mdlm-owt --out models/mdlm
@@ -42,25 +43,26 @@ class ImportArgs(Options):
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """SOURCE: a hub id, a folder, or a file."""
     out: Path
-    """Folder to write; it must not exist yet, or be empty."""
+    """Folder to write; it must be new or empty."""
     weights: Literal["ema", "raw", "both"] | None = None
-    """Of a Lightning checkpoint: the average (the default), the weights as trained, or both."""
+    """Which weights of a Lightning checkpoint to import: the moving average (the default), the raw weights, or both."""
     revision: str | None = None
-    """Branch, tag or commit of the hub; SDTT keeps one model a branch."""
+    """Branch, tag or commit of the hub; SDTT keeps one model per branch."""
     tokenizer: str | None = None
-    """A tokenizer.json, a folder, a hub id, or `none`; by default the checkpoint's own, or the one it names (gpt2)."""
+    """A tokenizer.json, a folder, a hub id, or `none`; by default the checkpoint's own tokenizer, or the one that it
+    names (gpt2)."""
     layout: Literal["mdlm", "sdtt", "duo"] | None = None
-    """Whose weights they are, for a file without a configuration."""
+    """Layout of the weights, for a file without a configuration."""
     heads: Count | None = None
-    """Attention heads, where neither the file nor a published size says them."""
+    """Attention heads, if neither the file nor a published size gives them."""
     length: Count | None = None
-    """Longest row, where neither the file nor a published size says it."""
+    """Longest row, if neither the file nor a published size gives it."""
     time_conditioned: bool = False
-    """The network was trained with the time as an input, or with the second form not; where its configuration does not
-    say it. By default what its weights show, else not."""
+    """Whether the network was trained with the time as an input, if its configuration does not say it. By default
+    this is inferred from the weights; if they do not show it, the answer is no."""
     eps: Decay | None = None
-    """Of the log-linear schedule alpha(t) = 1 - (1 - eps) t, where its configuration does not say it; 0.001 by default,
-    which the public code sets."""
+    """eps of the log-linear schedule alpha(t) = 1 - (1 - eps) t, if the configuration does not give it; the default
+    0.001 is that of the public code."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:
-    """What is said of the time input: None where neither form of the option was given."""
+    """The time-conditioning option: None if neither form of it was given."""
     return args.time_conditioned if args.time_conditioned or "--no-time-conditioned" in argv else None
 
 
@@ -149,7 +151,7 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
         return fitted(load_tokenizer(name), V, f"the tokenizer {name}"), name
     except DataError as error:
         raise UsageError(
-            f"{found.source.name}: its tokenizer, {name}, is neither in it nor to be had ({error}); {fix}"
+            f"{found.source.name}: its tokenizer, {name}, is not in it and cannot be downloaded ({error}); {fix}"
         ) from None
 
 

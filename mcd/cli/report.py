@@ -59,4 +59,4 @@ def check_page(path: Path) -> None:
 
     check_out(path)
     if path.exists() and MARKER.encode() not in path.read_bytes()[:1000]:
-        raise UsageError(f"--out {path}: is there and is no report of ours; name a new file")
+        raise UsageError(f"--out {path}: exists and is not a report of mcd; name a new file")

@@ -1,6 +1,6 @@
 """Special tokens inside texts that are otherwise plain text.
 
-A chat template says where special tokens stand. What a record holds may spell them, and is text all the same. So the
+A chat template says where special tokens stand. A record may contain their names, which are ordinary text. So the
 template's own are marked, that is, written between two noncharacters of Unicode; a tokenizer that knows each marked
 name as one more token reads the whole text at once, and the special token stands where the mark was.
 """
@@ -55,7 +55,7 @@ class Marks:
 
     @staticmethod
     def check(text: str, place: str) -> None:
-        """Raise DataError, beginning with `place`, for a text that holds what marks are made of."""
+        """Raise DataError, beginning with `place`, for a text that contains the characters of marks."""
         if found := _MARKS.search(text):
             raise DataError(f"{place}: holds U+{ord(found[0]):04X}, which is no character of Unicode; remove it")
 

@@ -19,7 +19,7 @@ _LIKE_A_MASK = (
 """`[mask]`, `[MASK: 5]`, `<mask>`, `{mask:5}`, `[MASK:5` and other spellings somebody may have meant as a mask."""
 _MOST = 10**9  # masks that a template may ask for: beyond any length
 _NEIGHBOURS = ("", "x", "1", ".", "\n", ")")
-"""What may stand in for the mask before a text, so that a tokenizer reads the text as the middle of one."""
+"""Words that may replace the mask before a text, so that a tokenizer reads the text as the middle of one."""
 
 
 @dataclass(frozen=True)

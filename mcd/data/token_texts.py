@@ -26,7 +26,8 @@ def token_texts(
 
     The shares of a row without blanks, joined, are `tokenizer.decode(ids, skip_special_tokens)`; a blank counts as a
     word. A token's share ends where the text of the row up to it ceases to be a prefix of the whole row's text. Hence a
-    character made of several tokens belongs to the last of them. While one of these is masked, U+25AF stands for it.
+    character made of several tokens belongs to the last of them. While one of these is masked, U+25AF is shown
+    instead.
     """
     if not ids:
         return []
@@ -40,7 +41,7 @@ def token_texts(
     shares: list[str] = []
     while len(shares) < len(filled):
         start = len(shares)
-        head = [word, filled[start - 1]] if any(shares) else []  # stands for the text before the chunk
+        head = [word, filled[start - 1]] if any(shares) else []  # in place of the text before the chunk
         end = start + _CHUNK
         while end < min(len(filled), start + 2 * _CHUNK) and _open(
             decode, head + filled[start:end], filled[end : end + _LOOK_AHEAD]
@@ -54,7 +55,7 @@ def token_texts(
 
 
 def word_of(tokenizer: Tokenizer) -> int:
-    """The id of a token that is a text by itself wherever it stands: no space, part of a character or special token.
+    """The id of a token that has the same text everywhere: no space, part of a character or special token.
 
     If the first tokens contain such a token, a space separates it from another one.
     """

@@ -1,9 +1,9 @@
 """Controls that nobody would call text, tuned to what a careless reader looks at: text's entropy, a low Gen PPL.
 
-Neither knows a language; both are made of held-out tokens, and one knob, k, sets how varied a sample is. A period is
-copied, and scorers copy well, so that the periodic control reaches the Gen PPL of real text at an entropy a little
-below it. A low Gen PPL at an unremarkable entropy therefore proves nothing by itself; the energy distance and MAUVE
-see what these are.
+Both are made of held-out tokens without any language model, and one parameter, k, sets how varied a sample is. A period
+is copied, and scorers copy well, so that the periodic control reaches the Gen PPL of real text at an entropy a little
+below it. A low Gen PPL at an unremarkable entropy therefore proves nothing by itself; the energy distance and MAUVE see
+what these are.
 """
 
 from collections.abc import Callable

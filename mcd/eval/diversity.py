@@ -1,6 +1,6 @@
 """Diversity of token ids: what Gen PPL cannot see.
 
-Everywhere `ids` is (N, L) integers (tensor or array) or a list of lists, one a sample, of any lengths. All tokens
+Everywhere `ids` is (N, L) integers (tensor or array) or a list of lists, one per sample, of any lengths. All tokens
 count, special ones too. Ratios are in [0, 1], entropy is in nats.
 """
 

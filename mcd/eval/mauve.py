@@ -36,7 +36,7 @@ def energy_distance(X: NDArray, Y: NDArray, *, resamples: int = RESAMPLES, seed:
     between, within_x, within_y = _distances(X, Y), _distances(X, X), _distances(Y, Y)
 
     def statistic(w: NDArray, v: NDArray) -> NDArray:
-        """Of how often each row was drawn: w (R, N), v (R, M), to (R,)."""
+        """The statistic for how often each row was drawn: w (R, N), v (R, M), to (R,)."""
         cross = ((w @ between) * v).sum(1) / (len(X) * len(Y))
         return 2 * cross - _mean_of_pairs(w, within_x) - _mean_of_pairs(v, within_y)
 

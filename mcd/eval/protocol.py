@@ -1,4 +1,4 @@
-"""The protocol stamp: everything that moves a measured number and is not the model. No number stands without it."""
+"""The protocol of a measured number: everything that changes it and is not the model. Every number has one."""
 
 import hashlib
 import json

@@ -15,7 +15,7 @@ from mcd.errors import DataError
 from mcd.hub_access import hub_access
 
 CONVERTED = "refs/convert/parquet"
-"""Where the hub keeps the files it made of datasets that are scripts, which `datasets` no longer runs."""
+"""Where the hub keeps converted files of datasets that are scripts, which `datasets` does not run."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Matrix products of a layer: x W^T + b, by the quicker of the two libraries that PyTorch brings for CPUs.
+"""Matrix products of a layer: x W^T + b, by the faster of the two libraries that PyTorch contains for CPUs.
 
 PyTorch multiplies float32 matrices by MKL, which is slow on CPUs that are not Intel's; oneDNN, which it ships as well,
 is not (docs/performance.md). The results differ in rounding only.

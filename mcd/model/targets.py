@@ -124,7 +124,7 @@ class TeacherTarget:
         log_p, log_q = tempered(logits, self.student_tau), tempered(teacher_logits, self.tau)
         p = log_p.exp() if grads else None
         spoken = log_p.shape[-1]
-        if self.direction == "mse":  # of a forbidden id neither log-prob means anything, and no other loss weighs them
+        if self.direction == "mse":  # the log-probs of a forbidden id have no meaning, and no other loss weights them
             spoken -= self._forget(log_p, log_q)
         loss = divergence_rows(log_p, log_q, self.direction)
         if spoken < log_p.shape[-1]:

@@ -23,5 +23,5 @@ def descending_grid(steps: int, start: float = 1.0, end: float = 0.0) -> Tensor:
 
 
 def sample_u(rows: int, length: int, generator: torch.Generator | None = None) -> Tensor:
-    """Thresholds u ~ U(0, 1] for training, float32 (B, L): one a token locks its trajectory (paper, Theorem 3.3)."""
+    """Thresholds u ~ U(0, 1] for training, float32 (B, L): one per token locks its trajectory (paper, Theorem 3.3)."""
     return 1.0 - torch.rand(rows, length, generator=generator)

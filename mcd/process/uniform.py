@@ -130,7 +130,7 @@ def nelbo_tokens(log_x_theta: Tensor, z_t: Tensor, x0: Tensor, alpha_t: Tensor, 
     in float64, for 1 - alpha_t loses digits near t = 0.
 
     Precision: log r_theta_j = log1p(rho x_j) - log1p(rho x_z) with rho = K alpha_t / (1 - alpha_t) is taken in the
-    dtype of log_x_theta and summed over K in float64; what remains is one number a token and float64, for terms of
+    dtype of log_x_theta and summed over K in float64; the rest is one number per token and float64, since terms of
     order K cancel in it. alpha_t below 1e-9 is taken as 1e-9 (at 0 the value is 0 / 0, with limit 0);
     it must be below 1.
     """

@@ -71,7 +71,7 @@ PAGE = {
 """Colours of the page's figures, for light and dark screens: the page's CSS has a variable of each name."""
 
 VARIABLE = {name: f"#0a0b{i:02x}" for i, name in enumerate(PAGE)}
-"""What to draw with in an `svg`: colours that stand for the CSS variables."""
+"""Styles for drawing in an `svg`: colours that are replaced by the CSS variables."""
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",

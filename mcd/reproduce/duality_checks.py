@@ -87,7 +87,8 @@ def draw_margins(K: int, n: int, generator: torch.Generator) -> Draws:
 def draw_margins_by_order_statistic(K: int, n: int, generator: torch.Generator) -> Tensor:
     """(n,) draws of Y from two numbers each: the largest of K - 1 normals is Phi^-1(v^(1/(K-1))), v uniform.
 
-    The same law as `draw_margins` without its K numbers a token, so an extra and no evidence about the projection.
+    The same distribution as `draw_margins` without its K numbers per token: an extra, and no evidence about the
+    projection.
     """
     log_v = (1.0 - torch.rand(n, dtype=torch.float64, generator=generator)).log() / (K - 1)
     largest = -torch.special.ndtri(-torch.expm1(log_v))

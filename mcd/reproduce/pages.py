@@ -50,7 +50,7 @@ def _sections(parts: dict[str, str]) -> str:
 
 
 def _gen_ppl_by_steps(result: dict[str, Any]) -> str:
-    """Gen PPL / entropy at temperature 1; what has no steps, or one for each token, stands in the first column."""
+    """Gen PPL / entropy at temperature 1; rows without steps, or with one step per token, use the first column."""
     rows = [row for row in result["rows"] if row.get("protocol", {}).get("temperature") in (None, 1.0)]
     first = min(row["steps"] for row in rows if row["steps"] is not None and row["model"] != "ar")
     rows = [row | {"steps": first} if row["steps"] is None or row["model"] == "ar" else row for row in rows]

@@ -52,7 +52,8 @@ class Sampler(Options, ABC):
     remasks: ClassVar[bool] = False
     """Whether a step may change generated tokens. If not, steps only ever reveal."""
     facts: ClassVar[Mapping[str, str]] = {"order": "iid", "precision": "fp64", "grid": "uniform t, 1 to 0"}
-    """What the protocol says of every sampler: the order of revealing, the precision of the draws, the times. A field
+    """Fields of the protocol that every sampler has: the order of revealing, the precision of the draws, the times.
+    A field
     of the same name takes its place."""
     likeliest: ClassVar[str] = "--sampler confidence --greedy takes the likeliest tokens"
     """How to take the likeliest tokens, which is the limit of low temperatures."""

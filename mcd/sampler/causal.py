@@ -17,7 +17,7 @@ class Causal(Sampler):
     """Token i is drawn from p(. | start of text, tokens before i) by inverse CDF at v_i, in float64.
 
     There is one call per token, whatever `steps`: an autoregressive model has no shorter way, and its NFE is the
-    length. A template's tokens are kept and take no call and no step, but a draw sees only what stands to its left.
+    length. A template's tokens are kept and need no call and no step, but a draw sees only the tokens to its left.
     The whole row is computed again at each call, without a cache of keys and values, since this sampler is only for
     comparison.
     """

@@ -33,7 +33,7 @@ class Confidence(Sampler):
     masks all scores are equal up to rounding, since rotary positions are relative: without this the last bits of the
     matrix products would choose where a text begins.
 
-    A block is a number of consecutive masked tokens: given ones do not count, wherever they stand. Blocks share the
+    A block is a number of consecutive masked tokens; given tokens do not count, wherever they are. Blocks share the
     steps in proportion to their tokens (adjacent blocks join when there are fewer steps than blocks). A row makes no
     call in a step that finds its block complete. A time-conditioned network is given the time at which the share of
     masked tokens is that of the row, among those that were masked at first: as in training with prompts and in all

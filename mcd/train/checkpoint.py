@@ -1,6 +1,7 @@
 """Checkpoints: tensors in safetensors, the rest in JSON, written atomically, never pickled.
 
-`step-XXXXXXXX/` holds `state.json` and `state.safetensors`; of a sharded run, one `shard-...` file a process, written
+`step-XXXXXXXX/` holds `state.json` and `state.safetensors`; of a sharded run, one `shard-...` file per process,
+written
 and read by torch.distributed.checkpoint. Either is resumed on any number of processes, sharded or not.
 """
 

@@ -104,7 +104,7 @@ def share_of(n: int) -> range:
 
 
 def largest(*values: float) -> list[float]:
-    """Of each value the largest that any process has, the same on all of them."""
+    """The largest value over all processes, element by element; the same on all of them."""
     if world_size() == 1:
         return list(values)
     reduced = torch.tensor(values, dtype=torch.float64, device=_device())

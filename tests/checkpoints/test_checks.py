@@ -133,7 +133,7 @@ def test_a_name_twice_in_the_header_is_refused(folder):
     header, tensors = header_of(path)
     text = json.dumps(header)
     write(path, (text[:-1] + f', "{NAME}": {json.dumps(header[NAME])}}}').encode(), tensors)
-    with pytest.raises(ModelError, match=f"the key '{NAME}' stands there twice"):
+    with pytest.raises(ModelError, match=f"the key '{NAME}' occurs twice"):
         from_pretrained(str(folder))
 
 

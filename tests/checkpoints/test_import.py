@@ -181,7 +181,7 @@ ROTARY = "backbone.rotary_emb.inv_freq"
     [
         (lambda t: {"bert.embeddings": torch.ones(2, 2)}, {}, "not the diffusion transformer .*bert.embeddings"),
         (lambda t: {n: v for n, v in t.items() if ".blocks." not in n}, {}, "no blocks"),
-        (spoilt("vocab_embed.embedding", torch.ones(67, 12)), {}, "stand for the same parameter"),
+        (spoilt("vocab_embed.embedding", torch.ones(67, 12)), {}, "name the same parameter"),
         (spoilt("backbone.blocks.999999999.norm1.weight", torch.ones(12)), {}, "unexpected blocks.999999999"),
         (spoilt("backbone.step", torch.ones(1, dtype=torch.int64)), {}, "backbone.step hold no weights"),
         (spoilt(ROTARY, torch.ones(3)), {}, "base 10,000"),

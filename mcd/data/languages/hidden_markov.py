@@ -124,7 +124,7 @@ class HiddenMarkov:
         return ids.split(max(1, _CHUNK_ELEMENTS // (ids.shape[1] * len(self.start))))
 
     def _seen(self, ids: Tensor, emission: Tensor) -> Iterator[Tensor]:
-        """p(token i | hidden state), (S, N), for i = 0, 1, ...; the id V stands for a token that is not seen."""
+        """p(token i | hidden state), (S, N), for i = 0, 1, ...; the id V means a token that is not seen."""
         table = torch.cat((emission, torch.ones(len(emission), 1, dtype=emission.dtype)), 1)
         return (table.index_select(1, column) for column in ids.T)
 

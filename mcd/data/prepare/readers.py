@@ -237,7 +237,7 @@ class FileRecords:
         if len(record) < len(pairs):
             for field in self.fields:
                 if sum(name == field for name, _ in pairs) > 1:
-                    raise DataError(f"{self.place}: the field {field!r} stands there twice; which is meant?")
+                    raise DataError(f"{self.place}: the field {field!r} occurs twice; which is meant?")
         return record
 
     def _parquet(self) -> Iterator[tuple[Any, ...]]:

@@ -20,8 +20,8 @@ class Family:
     stands between the body and the vocabulary, in order, where "" is a GELU that is no module. decoder: the projection
     onto the vocabulary; bias: the name of its bias, where it has one. rows, width, length: keys of the settings: K, the
     width of the embedding, and the longest sequence; positions: are they learnt, so that it cannot grow?
-    before: learnt positions that stand before the first token's. unread: tensors of other heads, which are dropped.
-    shifted: does the network say at position l - 1 what stands at l? names: pairs of a pattern of our tensor names and
+    before: number of learnt positions before the first token's. unread: tensors of other heads, which are dropped.
+    shifted: does the output at position l - 1 predict the token at l? names: pairs of a pattern of our tensor names and
     theirs, where paths do not tell. settings: what the class of `transformers` is given.
     """
 
@@ -43,7 +43,7 @@ class Family:
     settings: Callable[[Settings], Settings] = lambda settings: settings
 
     def stored_name(self, name: str) -> str:
-        """The name in a published file of a tensor of ours: body.*, transform.I.*, weight or bias."""
+        """The name in a published file of one of our tensors: body.*, transform.I.*, weight or bias."""
         for pattern, theirs in self.names:
             if match := re.fullmatch(pattern, name):
                 return match.expand(theirs)

@@ -31,7 +31,7 @@ _NOT_SETTINGS = (
 
 
 class Adapted(Backbone):
-    """The body of a masked language model, its head's transform, and what the head's projection is made of.
+    """The body of a masked language model, its head's transform, and the parameters of the head's projection.
 
     All ids have a column of the head, the mask too: its bias, and those of other ids never said, is lowered by `NEVER`.
     A tied projection is the embedding itself, one tensor. Attention is full and no position is padding; there is no

@@ -154,7 +154,7 @@ def test_two_fields_of_one_name_are_refused_and_null_is_none(tmp_path, kind):
     if kind.startswith(".json"):
         twice.write_text('{"id": 1, "id": 2, "text": "one"}\n{"text": "one", "id": 1, "text": "two"}\n')
         null.write_text('{"text": "one"}\n{"text": null}\n')
-        place = f"{'line' if kind == '.jsonl' else 'record'} 2: the field 'text' stands there twice"
+        place = f"{'line' if kind == '.jsonl' else 'record'} 2: the field 'text' occurs twice"
     else:
         same = pyarrow.Table.from_arrays([pyarrow.array(["one"]), pyarrow.array(["two"])], names=["text", "text"])
         for path, content in ((twice, same), (null, pyarrow.table({"text": ["one", None]}))):
