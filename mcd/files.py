@@ -1,5 +1,4 @@
-"""Read JSON from other sources, write files that survive a power cut, and lock files. Imports no other module of
-mcd.
+"""Read JSON from other sources, write files that survive a power cut, and lock files. Imports nothing else of mcd.
 
 Every package may use it. A JSON file may be damaged, malicious, or unrelated to mcd. In all cases, reading it gives
 a value or raises `JSONError`, in time and memory that are bounded by its size.
@@ -157,9 +156,10 @@ def file_sha256(path: Path) -> str:
 
 
 def lock_file(descriptor: int, wait: bool = False) -> bool:
-    """Lock an open file for this process, until it is closed or the process ends; False when another process has the
-    lock. wait: wait until it is free. Windows locks one byte beyond the content of the file, and does not wait.
-    Raises OSError if the file system has no locks.
+    """Lock an open file for this process, until it is closed or the process ends; False when another process has it.
+
+    wait: wait until it is free. Windows locks one byte beyond the content of the file, and does not wait. Raises
+    OSError if the file system has no locks.
     """
     try:
         if sys.platform == "win32":
