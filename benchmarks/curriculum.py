@@ -1,10 +1,10 @@
-"""Does the Gaussian-guided curriculum of Duo speed up the training of a uniform-state model, or calm its gradient?
+"""Does Duo's Gaussian-guided curriculum speed up the training of a uniform model, or reduce the noise of its gradient?
 
-Small models learn a language of known entropy with the same rows, steps and learning rates; the arms differ in the
-first half of the run only. "window" draws t from the curriculum's window but shows hard tokens; the others show soft
-ones at a fixed temperature (Duo's 1e-3) or an annealed one (1e-1 to 1e-2, the default of the public code). Read off:
-the validation NELBO against steps, and at fixed weights of the plain run the noise of the gradient, the trace of its
-covariance over fresh batches divided by the squared norm of its mean.
+Small models learn a language of known entropy with the same rows, steps and learning rates; the variants differ only
+in the first half of the run. "window" draws t from the curriculum's window but shows hard tokens; the others show
+soft tokens at a fixed temperature (Duo's 1e-3) or an annealed one (1e-1 to 1e-2, the default of the public code).
+Two things are measured: the validation NELBO by steps, and, at fixed weights of the plain run, the noise of the
+gradient (the trace of its covariance over fresh batches divided by the squared norm of its mean).
 
     OMP_NUM_THREADS=1 python benchmarks/curriculum.py --out results/cpu/curriculum.json
 """

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own --help; with `--check`, only exit with 1 where it is not up to date."""
+"""Write docs/cli.md from the commands' own --help. With `--check`, exit with 1 if the file is out of date."""
 
 import contextlib
 import io

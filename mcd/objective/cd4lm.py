@@ -42,17 +42,17 @@ class CD4LM(Objective):
     student_max: Share = 0.9
     """Largest share masked for the student."""
     share_min: Share = 0.3
-    """Smallest ratio of the teacher's share masked to the student's; drawn uniformly, per row."""
+    """Smallest ratio of the teacher's masked share to the student's; drawn uniformly, per row."""
     share_max: Share = 0.7
     """Largest such ratio; 1 is no gap."""
     teacher_min: Share = 0.1
-    """The teacher's share masked is raised to this, though not above the student's."""
+    """Lower limit of the teacher's masked share, which never exceeds the student's."""
     teacher_max: Share = 0.6
-    """The teacher's share masked is cut to this."""
+    """Upper limit of the teacher's masked share."""
     temperature: Positive = 2.0
-    """T, on the raw logits of both sides of the KL; the cross-entropy has 1."""
+    """Temperature T of the raw logits on both sides of the KL; the cross-entropy uses 1."""
     lambda_start: Share = 0.9
-    """Weight of the KL in the beginning; the cross-entropy has the rest."""
+    """Weight of the KL at the beginning; the cross-entropy has one minus this weight."""
     lambda_end: Share = 0.5
     """Weight of the KL at the end."""
     lambda_hold: Decay = 0.1

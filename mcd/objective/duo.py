@@ -43,15 +43,15 @@ class Duo(Objective):
     t_min: Decay = 1e-3
     """Smallest time; the part of the bound below it is left out."""
     max_weight: Positive = math.inf
-    """Largest -alpha_dot / (1 - alpha) of a time, about 1 / t; beyond it the loss is scaled down to it."""
+    """Largest weight -alpha_dot / (1 - alpha) of a time, about 1 / t; larger weights are reduced to it."""
     curriculum: Share = 0.0
-    """Share of the run, at its start, with soft tokens; 0 for none. Duo's is one half."""
+    """First share of the run, in which tokens are soft; 0 for none. Duo uses one half."""
     tau_start: Positive = 1e-3
     """Temperature of the soft tokens when the run begins."""
     tau_end: Positive = 1e-3
     """Temperature of the soft tokens when the curriculum ends."""
     alpha_min: Annotated[float, Gt(0), Lt(1)] = 0.049
-    """Least alpha_t of the curriculum."""
+    """Smallest alpha_t of the curriculum."""
     alpha_max: Annotated[float, Gt(0), Lt(1)] = 0.945
     """Largest alpha_t of the curriculum."""
 

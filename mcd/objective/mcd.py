@@ -43,7 +43,7 @@ class MCD(CoolingTeacher):
     tau0: Positive = 0.96
     """Teacher's temperature in the first round."""
     tau_step: float = 0.03
-    """By how much the temperature falls each round."""
+    """Decrease of the temperature per round."""
     kl: Literal["reverse", "forward"] = "reverse"
     """Direction: reverse is KL(student || teacher), the paper's."""
     ce_weight: NotNegative = 1.0
@@ -53,7 +53,7 @@ class MCD(CoolingTeacher):
     coupling: Literal["shared", "independent"] = "shared"
     """shared u (the paper), or an independent one for the teacher's state."""
     order: str = "iid"
-    """How the u of a row depend on each other (see --order of `mcd sample`); iid is the paper's."""
+    """Joint distribution of the u of a row (see --order of `mcd sample`); iid is the paper's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

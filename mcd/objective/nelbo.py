@@ -35,11 +35,12 @@ class NELBO(Objective):
     t_min: Decay = 1e-3
     """Smallest time; the part of the bound below it is left out."""
     max_weight: Positive = math.inf
-    """Largest weight of a time. The bound has none; a small batch at 1/t is all noise from a few tokens."""
+    """Largest weight of a time. The bound itself has no limit, but with the weight 1/t a few tokens of a small batch
+    dominate the loss."""
     warm_start: Share = 0.0
     """Share of the run that is the warm start."""
     warm_t: Annotated[float, Gt(0), Le(1)] = 0.3
-    """First ceiling of t in the warm start."""
+    """Upper limit of t at the beginning of the warm start."""
     warm_weight: Positive = 1.0
     """Largest weight in the warm start; 1 is the plain masked cross-entropy."""
 

@@ -36,7 +36,7 @@ class CoolingTeacher(WideningGap):
     tau0: Positive = 1.0
     """Teacher's temperature in the first round."""
     tau_step: float = 0.0
-    """By how much the temperature falls each round."""
+    """Decrease of the temperature per round."""
     tau_min: Positive = 0.05
     """Lowest temperature."""
 

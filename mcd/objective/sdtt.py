@@ -46,13 +46,14 @@ class SDTT(WideningGap):
     delta_growth: Annotated[float, Ge(1)] = 2.0
     """Factor of the step from round to round; the public code takes k."""
     k: Count = 2
-    """Steps of the teacher that one step of the student is to match; its forward passes an update."""
+    """Teacher steps that one student step must match; also the teacher's forward passes per update."""
     divergence: Literal["reverse", "forward", "mse", "tv"] = "reverse"
     """reverse: KL(student || teacher), the paper's; forward: KL(teacher || student); mse: squared difference of
-    log-probs, the mean over the V tokens (the public code's is over V + 1 columns, with the mask's); tv: total
-    variation, half the sum of |p - q| (the public code's tvd sums |log p - log q| instead)."""
+    log-probs, averaged over the V tokens (the public code averages over V + 1 columns, including the mask's); tv:
+    total variation, half the sum of |p - q| (the public code's tvd sums |log p - log q| instead)."""
     reduction: Literal["positions", "masked"] = "positions"
-    """Divide the sum by all B L positions, as the other methods here, or by the masked tokens, as SDTT's own code."""
+    """Divide the sum by all B L positions, like the other methods here, or by the number of masked tokens, like
+    SDTT's own code."""
     time_grid: Literal["correct", "public"] = "correct"
     """correct, or public: the step times of the public code, t + (1 - t)(t - k delta) in place of t, by which the first
     step reveals about delta / (t (2 - t)) of the masked tokens, not delta / t. A teacher with a time input gets those

@@ -66,7 +66,7 @@ class Draws:
         return self._own(torch.rand(self.B, *shape, dtype=torch.float64, generator=self.generator))
 
     def rival(self, x0: Tensor, K: int) -> Tensor:
-        """For each token of this part's x0 (b, L) another one, uniform over the K - 1 others: see `sample_rival`."""
+        """For each token of this part's x0 (b, L), another one, uniform over the K - 1 others: see `sample_rival`."""
         shift = sample_rival(torch.zeros(self.B, self.L, dtype=torch.int64), K, self.generator)
         return (x0 + self._own(shift)) % K
 

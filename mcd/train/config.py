@@ -43,9 +43,9 @@ class TrainConfig(Options):
     batch_size: Count = 32
     """Rows per step, of all processes together."""
     accumulate: Count = 1
-    """Parts that the rows of a process are cut into, one after the other: memory falls, and the gradient is the same up
-    to rounding (dropout is drawn anew for each part). Only what divides by a count of its own rows, the masked tokens
-    of sdtt's --reduction masked or cd4lm's --clamp, does so part by part."""
+    """Number of parts into which the rows of a process are divided; they are computed one after the other. This
+    saves memory, and the gradient is the same up to rounding (dropout is drawn separately for each part). Exceptions
+    are sdtt's --reduction masked and cd4lm's --clamp, which divide by a count of masked tokens in each part."""
     length: Count | None = None
     """Tokens per row; those of the prepared data by default."""
     lr: Positive = 3e-4
@@ -53,9 +53,9 @@ class TrainConfig(Options):
     warmup_steps: Natural = 0
     """Steps of linear warm-up, once per run."""
     lr_decay: Decay = 0.0
-    """Share of the run, at its end, over which the learning rate falls linearly to zero."""
+    """Last share of the run, in which the learning rate falls linearly to zero."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon learns small models faster, but is quick only where bfloat16 is (GPUs, recent server CPUs)."""
+    """muon trains small models in fewer steps, but needs hardware with fast bfloat16 (GPUs, recent server CPUs)."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """The two decays of AdamW."""
     weight_decay: NotNegative = 0.0
@@ -70,7 +70,7 @@ class TrainConfig(Options):
     max_loss: Positive | None = None
     """Give up when the loss is above this for ten steps in a row; what was saved stays."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """bf16-mixed is quicker on GPUs and on CPUs with bfloat16 units, very slow on CPUs without."""
+    """bf16-mixed is faster on GPUs and on CPUs with bfloat16 units, and very slow on other CPUs."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several processes under torchrun share the work: ddp, each has all weights; fsdp, each has a share of them
     (FSDP2)."""

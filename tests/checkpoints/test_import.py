@@ -194,7 +194,7 @@ ROTARY = "backbone.rotary_emb.inv_freq"
         (lambda t: None, {"time_conditioning": "no"}, "time_conditioning"),
         (lambda t: None, {"causal": True}, "causal"),
         (lambda t: None, {"model_type": "bert"}, "says it is 'bert'.*--layout"),
-        (lambda t: None, {"model_type": "", "format": "mcd-model-1"}, "is an mcd model already"),
+        (lambda t: None, {"model_type": "", "format": "mcd-model-1"}, "already an mcd model"),
         (lambda t: None, {"mcd": {"format": "mcd-model-1"}}, "damaged"),
     ],
 )  # fmt: skip
