@@ -43,7 +43,7 @@ class Step:
 class Sampler(Options, ABC):
     """A way to generate text. Rows are independent: a row depends only on (weights, seed, its number, options).
 
-    Its fields, `steps` apart, are the options of `mcd sample --sampler NAME`.
+    Its fields are options of `mcd sample` and `mcd eval`.
     """
 
     name: ClassVar[str]
