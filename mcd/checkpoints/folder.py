@@ -47,7 +47,7 @@ OF_TOKENIZER = (
     "*.model",
 )
 COMPANIONS = (*OF_TOKENIZER, "generation_config.json", "LICENSE*", "NOTICE*")
-"""Files that a model keeps, besides config.json, weights and tokenizer.json, when it is saved anew: without them
+"""Files that a model keeps, besides config.json, weights and tokenizer.json, when it is saved again: without them
 `transformers` would guess (and lower the case of a cased BERT's text), or know no chat template."""
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*", "NOTICE*")
 """What is fetched of a model on the hub. Its code (.py) is kept for `transformers`; nothing here runs it."""

@@ -44,7 +44,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Key:
-    """A dictionary's key of a kind whose hash a file could make expensive, such as a tuple; equal to itself alone."""
+    """A dictionary's key of a kind whose hash a file could make expensive, such as a tuple; equal only to itself."""
 
     value: Any
 
@@ -142,11 +142,11 @@ class _Unpickler(_Machine):
 def read_pickle(data: bytes) -> Any:
     """The tree of a pickle: None, numbers, strings, lists, tuples, `Entries` (sets as lists), `Name` and `Inert`.
 
-    Raises PickleFault when it is damaged, too long, or wants buffers from outside.
+    Raises PickleFault when it is damaged, too long, or needs buffers from outside.
     """
     if len(data) > MOST_BYTES:
         raise PickleFault(f"a pickle of {len(data)} bytes, more than {MOST_BYTES}")
-    try:  # first the instructions alone, whose lengths are held to those of the data
+    try:  # first only the instructions, whose lengths are compared with those of the data
         steps = sum(1 for _ in itertools.islice(pickletools.genops(data), MOST_STEPS + 1))
         if steps > MOST_STEPS:
             raise ValueError(f"more than {MOST_STEPS} instructions")

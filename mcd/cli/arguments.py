@@ -102,7 +102,7 @@ def check_threads(threads: int | None) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use so many threads; None leaves all cores. Raises UsageError as `check_threads`."""
+    """Set the number of torch's threads; None uses all cores. Raises UsageError as `check_threads`."""
     import torch
 
     check_threads(threads)

@@ -12,7 +12,7 @@ from mcd.process.draws import Draws
 
 
 class Clock(NamedTuple):
-    """Where training stands: `step` counts from 0 over the whole run, `round` from 0, `progress` is in [0, 1)."""
+    """The position in the run: `step` counts from 0 over the whole run, `round` from 0, `progress` is in [0, 1)."""
 
     step: int = 0
     round: int = 0
@@ -50,7 +50,7 @@ class Objective(Options, ABC):
 
     @abstractmethod
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
-        """The loss of clean rows x0 (B, L), a batch or a part of one; a function of its arguments alone.
+        """The loss of clean rows x0 (B, L), a batch or a part of one; a pure function of its arguments.
 
         draws: all randomness of these rows, which of their positions are learnt, and the divisor of the sum.
         """

@@ -16,7 +16,7 @@ from mcd.process.draws import Draws
 
 @dataclass(frozen=True)
 class CD4LM(Objective):
-    """On every token masked for the student, divided by B L:
+    """The loss is taken on every token masked for the student and divided by B L:
 
         lambda T^2 KL(p_teacher(. | z_T; T) || p_student(. | z_S; T)) + (1 - lambda) CE(x0, p_student(. | z_S))
 
@@ -25,8 +25,8 @@ class CD4LM(Objective):
     T^2 keeps the size of its gradient. lambda stays at lambda_start for a while, then falls to lambda_end by a cosine.
 
     Where the teacher sees the token, its raw logits are used, without the certainty of SUBS. A loss on masked tokens
-    alone, MDLM's or LLaDA's, never trains them there, and a teacher trained from scratch need not know what it sees:
-    region "both" leaves those tokens out of the KL.
+    only, such as MDLM's or LLaDA's, never trains them there, so a teacher trained from scratch may predict noise for
+    tokens that it sees: region "both" leaves those tokens out of the KL.
 
     In a row of a question and its answer only the answer is masked, in counts of its own length. Two parts of the
     method are left out: other counts for answers below 20 tokens, and skipping batches with NaN. The teacher is frozen

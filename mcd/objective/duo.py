@@ -26,7 +26,7 @@ class Duo(Objective):
     """Rao-Blackwellised NELBO at stratified times (`process.uniform.nelbo_tokens`), a mean over all B L tokens.
 
     During the first `curriculum` of training the network is shown soft tokens softmax(w_t / tau) of the Gaussian latent
-    w_t = a onehot(x0) + s eps, in place of z_t = argmax w_t, and t keeps to the window in which alpha_t lies between
+    w_t = a onehot(x0) + s eps, instead of z_t = argmax w_t, and t keeps to the window in which alpha_t is between
     alpha_min and alpha_max. The loss remains that of z_t at alpha_t: a / s is the root of the signal-to-noise ratio at
     which Duo's operator gives alpha_t for the model's own K. tau goes from tau_start to tau_end, geometrically.
     The window's defaults are Duo's, gamma in [-3.55, -1.85] at K = 50257, written in alpha. Within it t is uniform in

@@ -55,7 +55,8 @@ class SDTT(WideningGap):
     """Divide the sum by all B L positions, like the other methods here, or by the number of masked tokens, like
     SDTT's own code."""
     time_grid: Literal["correct", "public"] = "correct"
-    """correct, or public: the step times of the public code, t + (1 - t)(t - k delta) in place of t, by which the first
+    """correct, or public: the step times of the public code, t + (1 - t)(t - k delta) instead of t, by which the
+    first
     step reveals about delta / (t (2 - t)) of the masked tokens, not delta / t. A teacher with a time input gets those
     times."""
     tau0: Positive = 1.0
@@ -101,7 +102,7 @@ class SDTT(WideningGap):
             return [(time, schedule.alpha(s)) for time, s in pairwise(times)]
         grid, level = [], schedule.alpha(t)
         for share in torch.linspace(1, 0, self.k).tolist():
-            # 1 - t stands where 1 - share was meant.
+            # the code has 1 - t where 1 - share was meant.
             time = (share * t + (1.0 - t) * (t - self.k * delta)).clamp(min=1e-5)
             s = (time - delta).clamp(min=0.0)
             rho = reveal_probability(schedule.alpha(time), schedule.alpha(s))

@@ -12,7 +12,7 @@ class Draws:
     """The random numbers of some rows of a batch of shape (B, L): t and u (paper, Algorithm 1), and others on request.
 
     Each part of a batch, on whatever process, draws for the whole batch, from one stream, and keeps the numbers of its
-    own `rows`: row i meets the same t, u and noise alone on one machine or among 64, and t is stratified over all B
+    own `rows`: row i gets the same t, u and noise on one process or among 64, and t is stratified over all B
     rows (as in Duo's public code). The numbers of a row are few, so drawing those of the others costs next to nothing.
 
     generator: a CPU stream that nothing else draws from. rows: the rows of this part, all by default. diffused: (B, L)
@@ -50,7 +50,7 @@ class Draws:
     def u(self, order: str = "iid") -> Tensor:
         """Thresholds u in (0, 1], float32 (b, L), 0 where nothing is diffused; `order` as in `process.unmasking`.
 
-        An order runs over the diffused tokens of a row alone (`sample_u_of_row`).
+        An order runs only over the diffused tokens of a row (`sample_u_of_row`).
         """
         if order == "iid":
             u = sample_u(self.B, self.L, self.generator)

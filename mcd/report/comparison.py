@@ -33,7 +33,7 @@ class Factor:
 class Saving:
     """The student's `row` has the Gen PPL of the teacher at `teacher_steps`, read off the teacher's curve.
 
-    bound: "" where it lies between two measured points of the teacher, "at least" beyond the last, "less than" before
+    bound: "" where it is between two measured points of the teacher, "at least" beyond the last, "less than" before
     the first. low and high are the factors in steps at the ends of the student's interval.
     """
 

@@ -19,7 +19,7 @@ PAPERS = {
     "duo": ("2506.10892", "The Diffusion Duality", "Sahoo et al.", 2025),
     "cd4lm": ("2601.02236", "CD4LM", "Liang et al.", 2026),
 }
-"""By method: arXiv number, title, authors, year."""
+"""Papers by method: arXiv number, title, authors, year."""
 _METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}
 SIZES = ("layers", "hidden", "heads", "length")
 _USE = """## How to use it

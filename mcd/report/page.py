@@ -16,7 +16,7 @@ from mcd.report.texts import reveal, side_by_side
 from mcd.train.run_folder import flat_config
 
 MARKER = '<meta name="generator" content="mcd">'
-"""By which `mcd report` recognises a page of its own, which it may overwrite."""
+"""`mcd report` recognises a page of its own by this text, and may overwrite it."""
 TRAJECTORIES = 4
 """Trajectories that are drawn."""
 

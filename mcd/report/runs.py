@@ -30,7 +30,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The interval; the value itself stands for an end that was not measured."""
+        """The interval; the value itself replaces an end that was not measured."""
         return self.value if self.lo is None else self.lo, self.value if self.hi is None else self.hi
 
 
@@ -54,7 +54,7 @@ class MeasuredRow:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Where the row stands among those of its model: by steps, then by temperature."""
+        """The position of the row among those of its model: by steps, then by temperature."""
         return self.steps or 0, self.temperature or 0
 
 

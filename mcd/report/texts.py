@@ -62,7 +62,7 @@ def side_by_side(files: Sequence[SampleFile]) -> list[Cards]:
 
 
 def reveal(trajectory: Trajectory) -> tuple[list[Box], list[tuple[int, int, list[Box]]]]:
-    """The last state of a trajectory, and snapshots of (step, tokens seen, boxes) on the way."""
+    """The last state of a trajectory, and snapshots of (step, tokens seen, boxes) before it."""
     states = trajectory.states
     final, at = states[-1]["tokens"], _revealed_at(trajectory)
 

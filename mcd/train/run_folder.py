@@ -26,7 +26,7 @@ done are not those of the new length.
 """
 
 _MOMENTS = 1000
-"""At most this many of the steps done, evenly spread, are those at which two schedules are compared."""
+"""Two schedules are compared at no more than this many of the steps done, evenly spread."""
 _DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfig)}
 """Value of a training option in a run that was begun before the option existed."""
 
@@ -142,14 +142,14 @@ class RunFolder:
                 finished = (self.path / WEIGHTS["ema"]).exists()
                 more = f" (`mcd train --init {self.path}` continues from its weights, with a schedule of its own)"
                 raise RunConflict(
-                    f"--out {self.path}: of the {done} steps it holds, those from {step} on followed the schedule of a "
+                    f"--out {self.path}: of the {done} steps done, those from {step} on followed the schedule of a "
                     f"run of {was}; one of {now} has another there, since its learning rate (--lr-decay) or what the "
-                    f"method changes on the way (--warm-start) depends on the length. Ask for {was}, or name a new "
+                    f"method changes during the run (--warm-start) depends on the length. Ask for {was}, or name a new "
                     f"folder{more if finished else ''}"
                 )
 
     def _earlier(self, record: dict[str, Any]) -> dict[str, Any]:
-        """What run.json says of what was done under another configuration or in another environment, if anything."""
+        """The entries of run.json about steps done with another configuration or in another environment, if any."""
         try:
             old = read_json(self.path / "run.json", strict=False)
             earlier = list(old.get("earlier", []))
@@ -195,7 +195,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (JSONError, KeyError, TypeError):
         config = None
     if not isinstance(config, dict):
-        raise RunConflict(f"--out {path}: its run.json is damaged or none of ours; name a new folder")
+        raise RunConflict(f"--out {path}: its run.json is damaged or was not written by mcd; name a new folder")
     return config
 
 

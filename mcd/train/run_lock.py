@@ -22,11 +22,11 @@ LOCK = "lock"
 class RunLock:
     """The lock of the run folder `path`, held from here to `close`, or until the process is gone (kill -9 included).
 
-    It is the system's lock on the open file `lock`, which also says who holds it (pid, host, since). The file stays
-    behind: alone it locks nothing. Where the file system has no locks (some NFS and Lustre mounts), a run that is seen
-    to be alive on this host is still refused, one on another host is not; stderr says so. On Windows a byte of the
-    file is locked (msvcrt). A child that this process forks without exec shares the lock until it has ended too.
-    Raises RunConflict, and changes nothing, when another holds it; OSError where the file cannot be made.
+    It is the system's lock on the open file `lock`, which also says who holds it (pid, host, since). The file stays,
+    but by itself it locks nothing. Where the file system has no locks (some NFS and Lustre mounts), a run that is seen
+    to be alive on this host is still refused, one on another host is not; stderr says so. On Windows a byte of the file
+    is locked (msvcrt). A child that this process forks without exec shares the lock until it has ended too. Raises
+    RunConflict, and changes nothing, when another holds it; OSError where the file cannot be made.
     """
 
     def __init__(self, path: Path):

@@ -14,7 +14,7 @@ from mcd.train.ranks import whole
 
 @dataclass
 class Counters:
-    """Where a run stands. `too_high` and `bad` count steps in a row: loss above the limit, or not finite; `skipped`
+    """The state of a run. `too_high` and `bad` count steps in a row: loss above the limit, or not finite; `skipped`
     counts all steps whose loss or gradient was not finite."""
 
     step: int = 0
@@ -107,7 +107,7 @@ class Skeleton:
         self.model = copy.deepcopy(model, empty)  # type: ignore[arg-type]
 
     def filled(self, model: Denoiser, weights: dict[str, Tensor], keep: bool = True) -> Denoiser | None:
-        """A copy of `model` in evaluation mode on the CPU, with the parameters in `weights` in place of its own.
+        """A copy of `model` in evaluation mode on the CPU, with the parameters in `weights` instead of its own.
 
         All processes must call it; only those that `keep` hold the whole weights, the others get None.
         """

@@ -156,7 +156,7 @@ def test_folders_that_hold_no_run_are_refused_untouched(tmp_path):
 def test_a_run_json_of_another_kind_is_refused_untouched(tmp_path, text):
     (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
     before = contents(tmp_path)
-    with pytest.raises(RunConflict, match=r"run\.json is damaged or none of ours"):
+    with pytest.raises(RunConflict, match=r"run\.json is damaged or was not written by mcd"):
         RunFolder(tmp_path, config())
     assert contents(tmp_path) == before
 
