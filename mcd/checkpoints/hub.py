@@ -18,7 +18,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def published(model: Path, card: str) -> dict[str, Path | bytes]:
     """The files of a model that are published, by name: configuration, weights, adapter, tokenizer, origin, card.
 
-    A run's own records (run.json, metrics.json) stay behind: they name paths of a machine; the card says what matters.
+    The records of a run (run.json, metrics.json) are not published, since they name paths of a machine.
     Raises ModelError when the folder holds no whole model, or weights that are not finite.
     """
     read_config(model)

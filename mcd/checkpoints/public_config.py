@@ -89,7 +89,7 @@ def denoiser_config(
 ) -> tuple[DenoiserConfig, list[str]]:
     """The configuration of the imported model, and what had to be assumed for it.
 
-    time_trained: have weights moved that only a time input moves? None where nothing tells. Raises ModelError where
+    time_trained: have weights moved that only a time input moves? None where nothing shows it. Raises ModelError where
     sources disagree, or none says it.
     """
     assumed = []
@@ -145,17 +145,17 @@ def denoiser_config(
 
 
 CONDITIONING = "time_conditioned"
-"""First word of what is assumed of a network's time input, which changes what it says more than all else assumed."""
+"""First word of an assumption about the time input, which changes predictions more than all other assumptions."""
 
 
 def _time_conditioned(facts: Facts, said: Said, trained: bool | None, source: str) -> tuple[bool, str | None]:
-    """Is the network told the time, and, where that is assumed, why?"""
+    """Does the network have the time as an input, and, where that is assumed, why?"""
     if facts.uniform:
         if said.time_conditioned is False:
-            raise ModelError(f"--no-time-conditioned: {source} is a model of Duo's, all of which are told the time")
+            raise ModelError(f"--no-time-conditioned: {source} is a model of Duo's, which all read the time")
         return True, None
-    told = {"--time-conditioned": said.time_conditioned, "its configuration": facts.time_conditioned}
-    found = _agreed("time conditioning", told, source)
+    given = {"--time-conditioned": said.time_conditioned, "its configuration": facts.time_conditioned}
+    found = _agreed("time conditioning", given, source)
     if found is not None:
         return found, None
     if trained is None:
@@ -172,8 +172,8 @@ def _agreed(what: str, said: Mapping[str, T | None], source: str) -> T | None:
     """The one value that all who say something say. Raises ModelError when they differ."""
     values = {who: value for who, value in said.items() if value is not None}
     if len(set(values.values())) > 1:
-        told = ", ".join(f"{who} says {value}" for who, value in values.items())
-        raise ModelError(f"{source}: {told} ({what}); they must agree")
+        shown = ", ".join(f"{who} says {value}" for who, value in values.items())
+        raise ModelError(f"{source}: {shown} ({what}); they must agree")
     return next(iter(values.values()), None)
 
 

@@ -143,7 +143,7 @@ def tokenizer_for(found: "Import", wanted: str | None) -> tuple[str | None, str 
         except Exception as error:  # `tokenizers` raises bare Exception for every fault
             raise UsageError(f"{found.source.name}: {error}; {fix}") from None
     if found.source.container == "hub" and beside.is_file():
-        return fitted(load_tokenizer(beside), V, f"{beside}"), "tokenizer.json beside it"
+        return fitted(load_tokenizer(beside), V, f"{beside}"), "tokenizer.json next to it"
     name = found.facts.tokenizer
     if name is None:
         raise UsageError(f"{found.source.name}: does not say which tokenizer it has; {fix}")

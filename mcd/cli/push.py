@@ -8,7 +8,7 @@ import tyro
 
 from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
 from mcd.cli.typed_options import refuse_idle
-from mcd.errors import UsageError, WorkFailed
+from mcd.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ def main(argv: list[str]) -> int:
     args = parse(PushArgs, argv, "push")
     from mcd.checkpoints.folder import locate
     from mcd.checkpoints.hub import HUB_ID, is_folder_name, published, push_to_hub, write_published
-    from mcd.errors import HubError
 
     local = is_folder_name(args.hub_id)
     if not local and not HUB_ID.fullmatch(args.hub_id):
@@ -59,10 +58,7 @@ def main(argv: list[str]) -> int:
     name = f"OWNER/{out.resolve().name}" if out is not None else args.hub_id
     files = published(folder, model_card(folder, name, args.license))
     if out is None:
-        try:
-            where = push_to_hub(files, args.hub_id, args.private, args.revision)
-        except HubError as error:
-            raise WorkFailed(str(error)) from None
+        where = push_to_hub(files, args.hub_id, args.private, args.revision)
         print(f"{', '.join(files)}: pushed, {where}")
         return 0
     check_out(out, folder=True, option="HUB_ID")

@@ -26,8 +26,8 @@ class Backbone(nn.Module, ABC):
         """Embedded tokens x (B, L, width) to the features the vocabulary projection reads, (B, L, D).
 
         sigma: (B,), or (1,) for all alike. rows: flat positions (n,); the result is then theirs alone, (n, D). group:
-        what is made for the rows alone is made in padded groups of exactly so many, so that a row's bits do not depend
-        on how many others are wanted.
+        what is made for the rows alone is made in padded groups of exactly that many, so that a row's bits do not
+        depend on how many others are wanted.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""`Denoiser`: the one face that objectives and samplers see, in three calls.
+"""`Denoiser`: the one interface that objectives and samplers see, in three calls.
 
 h = denoiser.hidden(z_t, t, rows=rows)   # (n, D): the backbone, and only the rows asked for
 log_x_theta = denoiser.log_x_theta(h)    # (n, V): clean-token log-probs after SUBS
@@ -132,7 +132,7 @@ class Denoiser(nn.Module):
         """Backbone features of the rows asked for.
 
         z_t: (B, L) ids or (B, L, K) soft tokens; t: (B,) times in [0, 1]; noise: (B, L, D) added to the embedded
-        tokens; rows: flat positions b * L + l, int64 (n,), no one twice, all of them when None; group: as in
+        tokens; rows: flat positions b * L + l, int64 (n,), without repetition, all of them when None; group: as in
         `Backbone.forward`. Returns (n, D). Raises ValueError when L is longer than the model's.
         """
         if z_t.shape[1] > self.config.backbone.length:
@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
         return weight[:V].to(dtype), bias[:V].to(dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Raw scores: (n, D) to (n, V), in ascending order of ids; forbidden ones are hopelessly low."""
+        """Raw scores: (n, D) to (n, V), in ascending order of ids; those of forbidden ids are very low."""
         return linear(hidden, *self.vocabulary())
 
     def log_x_theta(self, hidden: Tensor, z: Tensor | None = None, tau: float = 1.0) -> Tensor:

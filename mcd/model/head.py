@@ -2,7 +2,7 @@
 
 No tensor of (rows, V) larger than a chunk ever lives, for student or teacher: the logits of a chunk are made, turned
 into the loss and into its gradient where they lie, multiplied into the gradients of hidden rows, weight and bias, and
-forgotten. The slow twin is autograd through `Denoiser.log_x_theta` (tests/model/test_head.py).
+dropped. The slow twin is autograd through `Denoiser.log_x_theta` (tests/model/test_head.py).
 """
 
 from collections.abc import Sequence

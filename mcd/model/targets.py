@@ -123,12 +123,12 @@ class TeacherTarget:
         """
         log_p, log_q = tempered(logits, self.student_tau), tempered(teacher_logits, self.tau)
         p = log_p.exp() if grads else None
-        spoken = log_p.shape[-1]
+        allowed = log_p.shape[-1]
         if self.direction == "mse":  # the log-probs of a forbidden id have no meaning, and no other loss weights them
-            spoken -= self._forget(log_p, log_q)
+            allowed -= self._forget(log_p, log_q)
         loss = divergence_rows(log_p, log_q, self.direction)
-        if spoken < log_p.shape[-1]:
-            loss *= log_p.shape[-1] / spoken
+        if allowed < log_p.shape[-1]:
+            loss *= log_p.shape[-1] / allowed
         if p is None:
             return loss, None
         if self.direction == "forward":
@@ -136,13 +136,13 @@ class TeacherTarget:
         if self.direction == "reverse":
             grad = log_p.sub_(log_q).mul_(p)  # and g = p (log p - log q + 1), of which the 1 cancels
         elif self.direction == "mse":
-            grad = log_p.sub_(log_q).mul_(2.0 / spoken)
+            grad = log_p.sub_(log_q).mul_(2.0 / allowed)
         else:
             grad = (p - log_q.exp_()).sign_().mul_(0.5).mul_(p)
         return loss, grad.sub_(p.mul_(grad.sum(-1, keepdim=True))).div_(self.student_tau)
 
     def _forget(self, log_p: Tensor, log_q: Tensor) -> int:
-        """Make both equal at ids that the teacher never says; how many those are."""
+        """Make both equal at ids that the teacher never predicts; returns how many those are."""
         ids = torch.tensor(self.teacher.forbidden, dtype=torch.int64, device=log_p.device)
         for x in (log_p, log_q) if len(ids) else ():
             x.index_fill_(-1, ids, 0.0)

@@ -1,1 +1,1 @@
-"""NETWORKS OF OTHERS: masked language models of `transformers` behind the interface of `model.backbone`."""
+"""Masked language models of `transformers` behind the interface of `model.backbone`."""

@@ -1,4 +1,4 @@
-"""What an adapted network is: its config.json as published, and what of it is never said. Read without its library."""
+"""What an adapted network is: its config.json as published, and the ids it never predicts. Read without its library."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ MOST_ROWS = 1 << 24
 class AdaptedConfig(Options):
     """A network of `transformers`. Its K rows of embedding and head are the ids of its tokenizer, and perhaps more.
 
-    settings: its config.json as published. forbidden: ids that are never said (the mask, rows without a token):
+    settings: its config.json as published. forbidden: ids that are never predicted (the mask, rows without a token),
     ascending. tokens: how many the tokenizer has. length: the longest sequence; that of the settings when None.
     Raises ValueError for settings of an unknown or unfit network.
     """

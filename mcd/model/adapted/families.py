@@ -1,7 +1,7 @@
 """Which networks of `transformers` are known, and where their parts are. Nothing here imports `transformers`.
 
 A family is what config.json calls `model_type`. LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487) publish code of
-their own beside their weights; it is not run: their networks are those of Llama and Qwen2 with full attention.
+their own with their weights; it is not run: their networks are those of Llama and Qwen2 with full attention.
 """
 
 import re

@@ -33,7 +33,8 @@ _NOT_SETTINGS = (
 class Adapted(Backbone):
     """The body of a masked language model, its head's transform, and the parameters of the head's projection.
 
-    All ids have a column of the head, the mask too: its bias, and those of other ids never said, is lowered by `NEVER`.
+    All ids have a column of the head, the mask too; the biases of forbidden ids, the mask's among them, are lowered by
+    `NEVER`.
     A tied projection is the embedding itself, one tensor. Attention is full and no position is padding; there is no
     input of time, so sigma changes nothing. For `rows` only the head's transform is spared, not the last block.
     Raises ImportError without that library, ValueError for settings that it refuses.
