@@ -108,7 +108,7 @@ def test_a_length_is_taken_when_the_steps_done_are_its_own(tmp_path, was, now, t
         assert told == ([] if was == now else [("first", 40)])
         assert record["config"] == json.loads(json.dumps(options(now))) and record["command"] == "second"
     else:
-        with pytest.raises(RunConflict, match=r"of the 40 steps it holds, .* new folder$"):
+        with pytest.raises(RunConflict, match=r"of the 40 steps done, .* new folder$"):
             RunFolder(tmp_path / "a", options(now))
         assert contents(tmp_path / "a") == before
 
