@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from mcd.errors import UsageError
+
 Count = Annotated[int, Ge(1)]
 """A number of things of which there must be one."""
 Natural = Annotated[int, Ge(0)]
@@ -32,7 +34,7 @@ Seed = Annotated[int, Ge(0), Lt(2**63)]
 class Options:
     """Base of a frozen dataclass of options: `__post_init__` holds each value to its field's annotation.
 
-    A subclass that checks how its fields go together calls `super().__post_init__()` first. Raises ValueError, which
+    A subclass that checks how its fields go together calls `super().__post_init__()` first. Raises UsageError, which
     names the option as the command line spells it.
     """
 
@@ -43,7 +45,7 @@ class Options:
             if wanted is not None:
                 value = getattr(self, field.name)
                 shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-                raise ValueError(f"{option_name(field.name)} {shown}: must be {wanted}")
+                raise UsageError(f"{option_name(field.name)} {shown}: must be {wanted}")
 
 
 def option_name(field: str) -> str:

@@ -113,5 +113,5 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_data(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared folder: vocabulary 300, rows of 16, one document in 8 held out."""
     folder = tmp_path_factory.mktemp("data") / "tiny"
-    prepare(Recipe(source=str(text_file), vocab_size=300, length=16, valid_every=8), folder)
+    prepare(Recipe(data=str(text_file), vocab_size=300, length=16, valid_every=8), folder)
     return folder

@@ -100,11 +100,13 @@ def main(argv: list[str]) -> int:
         return show_dry_run(config | {"schedule": schedule})
 
     from mcd.checkpoints.folder import from_pretrained
-    from mcd.cli.data_option import check_language, data_of_model, prepared
+    from mcd.cli.data_checks import check_language
+    from mcd.cli.data_option import prepared
     from mcd.cli.training import train_run
     from mcd.data.manifest import read_manifest
     from mcd.train.launch import join
     from mcd.train.ranks import first_alone
+    from mcd.train.trained_on import data_of_model
 
     set_threads(args.threads)
     check_out(args.out, folder=True)

@@ -17,6 +17,9 @@ from mcd.errors import UsageError
 from mcd.eval.laboratory.metrics_file import is_row
 from mcd.files import JSONError, read_json
 
+VOCAB_SIZE = 4096
+"""Of the BPE that cuts a text into rows where no model's tokenizer does: figures depend on it."""
+
 COLUMNS = {
     "model",
     "round",
@@ -79,7 +82,8 @@ def _check(args: Any) -> None:
 
 
 def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[dict[str, Any]]:
-    from mcd.cli.data_option import language_of, language_of_data, prepared
+    from mcd.cli.data_option import prepared
+    from mcd.data.languages.known import language_of_data
     from mcd.data.manifest import read_manifest
     from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.laboratory.measure import (
@@ -96,6 +100,7 @@ def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[di
     from mcd.eval.metrics import Scoring
     from mcd.eval.scorer import load_scorer
     from mcd.progress import progress_bar
+    from mcd.train.trained_on import language_of_model
 
     options, path, cache = args.scoring, Path(args.source), args.out.parent / "data"
     scoring = Scoring(options.averaging, options.retokenise, borders=options.borders)
@@ -127,7 +132,7 @@ def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[di
         return control_rows(folder, args.num, length, args.seed, scorer(), scoring=compared(length))
     if kind == "text":
         language = _judge(args, argv, language_of_data(args.source), length)
-        folder = prepared(args.source, cache)
+        folder = prepared(args.source, cache, vocab_size=VOCAB_SIZE)
         if language is not None:
             return held_out_rows(folder, args.num, length, args.seed, None, language=language)
         return held_out_rows(folder, args.num, length, args.seed, scorer(), compared(length))
@@ -149,7 +154,7 @@ def _rows(args: Any, argv: list[str], kind: str, samplers: list[Any]) -> list[di
     length = args.sampling.length_for(denoiser)
     samplers = list(dict.fromkeys(fitted(sampler, denoiser, length) for sampler in samplers))
     frame = args.sampling.frame_for(denoiser, tokenizer_of_model(denoiser.folder, denoiser.config.tokens))
-    weights, language = args.sampling.weights, _judge(args, argv, language_of(denoiser), length)
+    weights, language = args.sampling.weights, _judge(args, argv, language_of_model(denoiser.folder), length)
     judge = None
     if language is None:
         scoring, judge = compared(length, denoiser.folder / "tokenizer.json"), scorer()
@@ -197,7 +202,8 @@ def _prepared(reference: str, cache: Path, tokenizer: Path | None = None) -> Pat
     from mcd.errors import DataError
 
     try:
-        return prepared(reference, cache, None if (Path(reference) / MANIFEST).is_file() else tokenizer)
+        tokenizer = None if (Path(reference) / MANIFEST).is_file() else tokenizer
+        return prepared(reference, cache, tokenizer, vocab_size=VOCAB_SIZE)
     except (DataError, UsageError) as error:
         raise UsageError(str(error).replace("--data", "--reference", 1)) from None
 

@@ -71,18 +71,18 @@ def main(argv: list[str]) -> int:
     check_out(args.out, folder=True)
 
     from mcd.checkpoints.folder import from_pretrained
-    from mcd.cli.data_option import language_of
     from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
     from mcd.eval.laboratory.experiment import Cell, sampler_options
     from mcd.eval.laboratory.lab import Lab
     from mcd.files import write_json
     from mcd.report.curves import draw_curves
+    from mcd.train.trained_on import language_of_model
 
     names = {model: model.rstrip("/").split("/")[-1] for model in args.models}
     if len(set(names.values())) < len(names):
         names = {model: model for model in args.models}
     opened = {model: from_pretrained(model) for model in args.models}
-    languages = {model: language_of(denoiser) for model, denoiser in opened.items()}
+    languages = {model: language_of_model(denoiser.folder) for model, denoiser in opened.items()}
     if len(set(languages.values())) > 1:
         told = ", ".join(f"{model} of {language or 'text'}" for model, language in languages.items())
         raise UsageError(f"MODEL: are of different languages ({told}); compare those of one")

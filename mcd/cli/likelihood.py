@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from mcd.cli.data_option import check_name, check_rows, check_words, tell_notes
+from mcd.cli.data_checks import check_name, check_rows, check_words
+from mcd.cli.data_option import print_notes
 from mcd.data.encoder import Encoder
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.manifest import MANIFEST, read_manifest
-from mcd.data.prepare.corpus import BUNDLED, Source, documents, files_of
+from mcd.data.prepare.corpus import BUNDLED, documents, files_of
 from mcd.data.recipe import Recipe
 from mcd.data.special_tokens import end_of_text, frame_of
 from mcd.data.tokenizer import tokenizer_of_model, tokenizer_sha256
@@ -171,10 +172,10 @@ def _tokens(name: str, texts: Iterable[str], tokenizer: Tokenizer, eos: int) -> 
         tokens = [token for row in encoder.encode(list(texts)) for token in (*row, eos)]
     except ValueError as error:
         raise DataError(f"--likelihood {name}: the model's tokenizer cannot encode it ({error})") from None
-    told = f"--likelihood {name}: {encoder.lost.told}"
+    told = f"--likelihood {name}: {encoder.lost.summary}"
     if encoder.lost.too_much():
         raise DataError(f"{told}; give text that the model's tokenizer knows, or prepare it: mcd prepare --most-lost")
-    if encoder.lost.told and rank() == 0:
+    if encoder.lost.summary and rank() == 0:
         print(told, file=sys.stderr)
     return np.array(tokens, dtype=np.int64)
 
@@ -189,10 +190,10 @@ def _texts(name: str) -> Iterable[str]:
     try:
         if preset in PRESETS:
             if file:
-                tell_notes(files_of(Source(file, (PRESETS[preset].field,), split=PRESETS[preset].split)).notes())
+                print_notes(files_of(Recipe(file, PRESETS[preset].field, split=PRESETS[preset].split)).notes())
             return list(documents_of(preset, Path(file) if file else None))
         check_name(name, "--likelihood")
-        tell_notes(files_of(Source(name)).notes())
+        print_notes(files_of(Recipe(name)).notes())
         return list(documents(name))
     except DataError as error:
         raise DataError(str(error).replace("--data", "--likelihood", 1)) from None

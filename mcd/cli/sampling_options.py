@@ -23,7 +23,7 @@ from mcd.files import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.options import Count, Options, interval
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, Sampler
-from mcd.train.run_record import frame_of_data
+from mcd.train.trained_on import frame_of_model
 
 OWNERS = {
     field.name: [kind for kind in SAMPLERS.values() if hasattr(kind, field.name)]
@@ -103,7 +103,7 @@ class SamplingOptions(Options):
         """The tokens around each row, if they are asked for. Raises UsageError for a length without room for text, and
         DataError where the tokenizer of the model has none."""
         if not self.frame:
-            if denoiser.folder is not None and frame_of_data(denoiser.folder):
+            if denoiser.folder is not None and frame_of_model(denoiser.folder):
                 print("mcd: the model was trained on rows in a frame; --frame draws such rows", file=sys.stderr)
             return None
         if self.length_for(denoiser) < 3:

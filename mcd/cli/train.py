@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int:
         return show_dry_run(config)
 
     from mcd.checkpoints.folder import from_pretrained
-    from mcd.cli.data_option import check_language, prepared
+    from mcd.cli.data_checks import check_language
+    from mcd.cli.data_option import prepared
     from mcd.cli.training import train_run
     from mcd.train.launch import join
     from mcd.train.ranks import first_alone

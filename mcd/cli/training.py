@@ -9,12 +9,12 @@ from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 
 from mcd.cli.arguments import refused
-from mcd.cli.data_option import check_ids
+from mcd.cli.data_checks import check_ids
 from mcd.cli.main import fail
 from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.manifest import read_manifest
 from mcd.data.recipe import is_jinja
-from mcd.data.special_tokens import NOTES
+from mcd.data.special_tokens import TOKENIZER_CONFIG
 from mcd.data.text import Writer
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
@@ -59,7 +59,7 @@ def train_run(
     texts = {"tokenizer.json": tokenizer.to_str()}
     if is_jinja(template := manifest["recipe"]["template"] or ""):
         texts["chat_template.jinja"] = template
-    special = data / NOTES[0]  # the model's end of text, where its tokenizer.json does not say
+    special = data / TOKENIZER_CONFIG  # the model's end of text, where its tokenizer.json does not say
     if special.is_file() and (student.folder is None or not (student.folder / special.name).is_file()):
         texts[special.name] = special.read_text(encoding="utf-8")
 

@@ -16,40 +16,53 @@ from tokenizers import Tokenizer
 from mcd.data.encoder import text_tokenizer
 from mcd.data.marked_text import CLOSE, OPEN, Marks
 from mcd.data.recipe import Recipe, is_jinja
-from mcd.data.special_tokens import NOTES, notes_of
+from mcd.data.special_tokens import NAMING, HubSilent, file_beside, notes_beside
 from mcd.errors import DataError, UsageError
 
-AS_IT_IS = "{prompt}"
-"""The template of prompts where none is given and the tokenizer has none."""
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _CLOCK = (
     "{% macro strftime_now(format) %}{{ format | replace('%d', '26') | replace('%m', '07') | replace('%b', 'Jul') "
     "| replace('%B', 'July') | replace('%Y', '2024') }}{% endmacro %}\n"
 )
-"""A clock that stands still, on the day that templates name which have none: data must not depend on the day."""
+"""A clock that stands still, on the day that templates without a clock name: data must not depend on the day."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def with_template(recipe: Recipe) -> tuple[Recipe, str | None]:
     """A recipe of instruction data with its template as text, and where that is from (None for one that was given).
 
-    Without a template, that of the tokenizer, else the prompt as it is. A Jinja template begins with the values of what
-    it uses of the tokenizer (`{% set bos_token = ... %}`), so that it alone says what is rendered. Raises DataError for
-    a file that is not there, and for a template that the tokenizer has and that cannot be had.
+    Without a template, that of the tokenizer, else the prompt alone. A Jinja template begins with the values of what
+    it uses of the tokenizer (`{% set bos_token = ... %}`), so that it alone decides what is rendered. Raises DataError
+    for a file that is not there, and where the hub does not say whether the tokenizer has a template.
     """
     template, source = recipe.template, None
     if template is None:
         template, source = _own_template(recipe.tokenizer)
     elif template.endswith(".jinja") and not is_jinja(template):
-        try:
-            template = Path(template).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise DataError(f"--template {template}: cannot be read ({error})") from None
+        template = _read(Path(template), f"--template {template}:")
         if not is_jinja(template):
             raise DataError(f"--template {recipe.template}: holds no Jinja, neither {{{{ }}}} nor {{% %}}")
     if is_jinja(template):
-        template = _with_values(template, recipe.tokenizer)
+        template = _with_values(template, _notes(recipe.tokenizer))
     return replace(recipe, template=template), source
+
+
+def chat_prompt(folder: Path, tokenizer: Tokenizer, text: str, blank_id: int, length: int) -> tuple[str, list[int]]:
+    """What a user's `text` is rendered to, up to where the answer begins, and the row: that, then masks up to `length`.
+
+    folder: the model's, which holds the chat template. Special tokens come from it alone, as in instruction data.
+    Raises UsageError where it has none and for a row without room, DataError for a template that cannot be used.
+    """
+    template = with_template(Recipe("", tokenizer=str(folder), prompt_field="prompt"))[0].template
+    if template is None or not is_jinja(template):
+        raise UsageError(f"--chat: {folder} has no chat template (chat_template.jinja); give the prompt as --template")
+    marks = Marks(tokenizer)
+    rendered = ChatTemplate(template, marks).prompt([("user", text)], "--chat")
+    read = text_tokenizer(marks.reader()).encode(rendered, add_special_tokens=False).ids
+    ids = marks.ids(np.array(read, np.int64)).tolist()
+    if len(ids) >= length:
+        raise UsageError(f"--chat: takes {len(ids)} tokens and leaves none of --length {length}; raise --length")
+    return rendered.replace(OPEN, "").replace(CLOSE, ""), ids + [blank_id] * (length - len(ids))
 
 
 class ChatTemplate:
@@ -97,7 +110,7 @@ class ChatTemplate:
         return self._marked(prompt), self._marked(answer)
 
     def prompt(self, messages: list[tuple[str, str]], place: str) -> str:
-        """A conversation that is to be answered, with marks. Raises DataError as `parts`."""
+        """A conversation that waits for an answer, with marks. Raises DataError as `parts`."""
         rendered = self._render(self._guarded(messages, place), place, True)[0]
         self._check(rendered, messages, place)
         return self._marked(rendered)
@@ -109,7 +122,7 @@ class ChatTemplate:
         return [{"role": self.marks.guarded(role), "content": self.marks.guarded(text)} for role, text in messages]
 
     def _check(self, rendered: str, messages: list[tuple[str, str]], place: str) -> None:
-        """Raise DataError for a content that was not rendered as it is, white space around it aside."""
+        """Raise DataError for a content that was changed in rendering, white space around it aside."""
         for role, text in messages:
             if text.strip() not in self.marks.freed(rendered):
                 raise DataError(
@@ -137,10 +150,29 @@ class ChatTemplate:
         return texts[0], spans[0] if spans else []
 
 
+def _notes(tokenizer: str | None) -> dict[str, Any]:
+    """What the files next to a tokenizer say together; where both say a thing, the first one decides."""
+    notes: dict[str, Any] = {}
+    if tokenizer is not None:
+        said = notes_beside(tokenizer)
+        for name in reversed(NAMING):
+            notes |= {key: value for key, value in said[name].items() if value is not None}
+    return notes
+
+
 def _own_template(tokenizer: str | None) -> tuple[str, str | None]:
-    """The chat template of a tokenizer and where it is from; the prompt as it is, and None, where there is none."""
-    if (text := _beside(tokenizer, "chat_template.jinja")) is not None:
-        return text, f"the chat template of {tokenizer} (chat_template.jinja)"
+    """The chat template of a tokenizer and where it is from; "{prompt}" and None where it has none."""
+    try:
+        path = None if tokenizer is None else file_beside(tokenizer, "chat_template.jinja")
+    except HubSilent as error:
+        raise DataError(
+            f"--tokenizer {tokenizer}: the hub did not say whether it has a chat template ({error}); "
+            "ask again, name a copy in a folder, or give a --template, such as '{prompt}'"
+        ) from None
+    if path is not None:
+        return _read(
+            path, f"--tokenizer {tokenizer}: {path.name}"
+        ), f"the chat template of {tokenizer} (chat_template.jinja)"
     found = _notes(tokenizer).get("chat_template")
     if isinstance(found, list):  # several by name
         named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
@@ -153,15 +185,15 @@ def _own_template(tokenizer: str | None) -> tuple[str, str | None]:
             )
     if isinstance(found, str):
         return found, f"the chat template of {tokenizer} (tokenizer_config.json)"
-    return AS_IT_IS, None
+    return "{prompt}", None
 
 
-def _with_values(template: str, tokenizer: str | None) -> str:
+def _with_values(template: str, notes: dict[str, Any]) -> str:
     """A template before which the special tokens of the tokenizer that it uses are set, and a clock if it asks for one.
 
-    A newline behind a statement is not rendered, so the template begins a line as before.
+    A newline behind a statement is not rendered, so the template still begins a line.
     """
-    notes, values = _notes(tokenizer), ""
+    values = ""
     for name in _NAMES:
         value = notes.get(name)
         value = value.get("content") if isinstance(value, dict) else value
@@ -172,63 +204,8 @@ def _with_values(template: str, tokenizer: str | None) -> str:
     return values + template
 
 
-def _notes(tokenizer: str | None) -> dict[str, Any]:
-    """What the NOTES beside a tokenizer say together, the first that says a thing."""
-    notes: dict[str, Any] = {}
-    said = {} if tokenizer is None or _is_missing(tokenizer) else notes_of(tokenizer)
-    for name in reversed(NOTES):
-        notes |= {key: value for key, value in said.get(name, {}).items() if value is not None}
-    return notes
-
-
-def _beside(tokenizer: str | None, name: str) -> str | None:
-    """The text of a file beside a tokenizer.json, here or on the hub; None where there is none."""
-    if tokenizer is None or _is_missing(tokenizer):
-        return None
-    path = Path(tokenizer)
-    if not path.exists():
-        return _on_hub(tokenizer, name)
-    path = (path if path.is_dir() else path.parent) / name
+def _read(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise DataError(f"--tokenizer {tokenizer}: {name} cannot be read ({error})") from None
-
-
-def _is_missing(tokenizer: str) -> bool:
-    """Can it only be a path, and is it not there? `load_tokenizer` will say so."""
-    path = Path(tokenizer)
-    return not path.exists() and (tokenizer.startswith((".", "/", "~")) or path.suffix == ".json")
-
-
-def _on_hub(tokenizer: str, name: str) -> str | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(tokenizer, name)).read_text(encoding="utf-8")
-    except Exception as error:  # the hub client raises many kinds
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return None
-        raise DataError(
-            f"--tokenizer {tokenizer}: the hub did not say whether it has a chat template ({type(error).__name__}); "
-            "ask again, name a copy in a folder, or give a --template, such as '{prompt}'"
-        ) from None
-
-
-def chat_prompt(folder: Path, tokenizer: Tokenizer, text: str, blank_id: int, length: int) -> tuple[str, list[int]]:
-    """What a user's `text` is rendered to, up to where the answer begins, and the row: that, then masks up to `length`.
-
-    folder: the model's, which holds the chat template. Special tokens come from it alone, as in instruction data.
-    Raises UsageError where it has none and for a row without room, DataError for a template that cannot be used.
-    """
-    template = with_template(Recipe("", tokenizer=str(folder), prompt_field="prompt"))[0].template
-    if template is None or not is_jinja(template):
-        raise UsageError(f"--chat: {folder} has no chat template (chat_template.jinja); give the prompt as --template")
-    marks = Marks(tokenizer)
-    rendered = ChatTemplate(template, marks).prompt([("user", text)], "--chat")
-    read = text_tokenizer(marks.reader()).encode(rendered, add_special_tokens=False).ids
-    ids = marks.ids(np.array(read, np.int64)).tolist()
-    if len(ids) >= length:
-        raise UsageError(f"--chat: takes {len(ids)} tokens and leaves none of --length {length}; raise --length")
-    return rendered.replace(OPEN, "").replace(CLOSE, ""), ids + [blank_id] * (length - len(ids))
+        raise DataError(f"{what} cannot be read ({error})") from None

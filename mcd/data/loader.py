@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,8 @@ from mcd.errors import DataError
 class Batch(NamedTuple):
     """Rows of a step: x0 (B, L) int64, and which of their positions are to be learnt, (B, L) bool; None for all.
 
-    counted: (B,), of how many tokens a figure per token is: an answer and its first end of text, but not the padding
-    behind it, which is learnt and says no more. None for all that are to be learnt.
+    counted: (B,), the number of tokens that a figure per token divides by: those of an answer and its first end of
+    text, without the padding behind it, which is learnt and adds no text. None for all that are to be learnt.
     """
 
     x0: Tensor
@@ -28,7 +27,7 @@ class Batch(NamedTuple):
     counted: Tensor | None = None
 
     def split(self, rows: int) -> list["Batch"]:
-        """The batch in parts of so many rows, the last one perhaps of fewer."""
+        """The batch in parts of that many rows, the last one perhaps of fewer."""
         x0 = self.x0.split(rows)
         diffused, counted = ([None] * len(x0) if part is None else part.split(rows) for part in self[1:])
         return [Batch(*part) for part in zip(x0, diffused, counted, strict=True)]
@@ -38,11 +37,11 @@ class Batch(NamedTuple):
 class Loader:
     """Cuts a token stream into rows and serves them in a new random order each epoch.
 
-    Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move; with `wrap` a row is
-    [EOS, length - 2 tokens, EOS] (MDLM). With `spans` the rows are there already, each behind where what is to be
-    learnt of it begins and ends (see `mcd.data.prepare.shards`). With `frame` a row is [its first, length - 2 tokens,
-    its second], and these two are always visible: not to be learnt. Unshuffled (validation), rows come in order from
-    offset 0. Raises DataError for `wrap` without an EOS.
+    Unwrapped rows begin at a new random offset of the stream each epoch, so that row borders move. With `wrap` a row is
+    [EOS, length - 2 tokens, EOS] (MDLM). With `spans` the stream holds whole rows, each behind the begin and end of
+    what is to be learnt of it (packing "rows", see `mcd.data.prepare.pipeline`). With `frame` a row is [its first,
+    length - 2 tokens, its second], and these two are always visible: not to be learnt. Unshuffled (validation), rows
+    come in order from offset 0. Raises DataError for `wrap` without an EOS.
     """
 
     tokens: np.ndarray | Tokens
@@ -70,11 +69,6 @@ class Loader:
         return (len(self.tokens) - (self.stride if self._moves else 0)) // self.stride
 
     @property
-    def _partly(self) -> bool:
-        """Is only a part of each row to be learnt?"""
-        return self.spans or self.frame is not None
-
-    @property
     def _moves(self) -> bool:
         """Do row borders move from epoch to epoch?"""
         return self.shuffle and not self.wrap and not self.spans
@@ -82,55 +76,53 @@ class Loader:
     def batch(self, step: int, rows: slice | None = None) -> Batch:
         """The rows of step `step` (counted from 0), of all processes together. A batch may span two epochs.
 
-        rows: cut those of the batch alone, as a process does that needs no others.
+        rows: cut only these of the batch, for a process that needs no others.
         """
         return self.at(self._starts(step, rows))
 
     def diffused(self, step: int, rows: slice | None = None) -> Tensor | None:
-        """The second part of `batch` alone, of which little need be read."""
-        return self._diffused(self._starts(step, rows)) if self._partly else None
+        """The second part of `batch` alone, which costs little reading."""
+        return self._diffused(self._starts(step, rows))
 
     def at(self, starts: Sequence[int]) -> Batch:
         """The rows that begin at those values of the stream."""
         x0 = np.empty((len(starts), self.length), np.int64)
+        ends = self.frame if self.eos_id is None or not self.wrap else (self.eos_id, self.eos_id)
         for row, start in zip(x0, starts, strict=True):
-            self._cut(start, row)
-        return Batch(torch.from_numpy(x0), self._diffused(starts) if self._partly else None)
+            if ends is not None:
+                row[0], row[-1] = ends
+                row = row[1:-1]
+            row[:] = self.tokens[start + 2 * self.spans : start + self.stride]
+        return Batch(torch.from_numpy(x0), self._diffused(starts))
 
     def stream(self) -> np.ndarray:
         """All tokens in their order, (N,), in memory."""
         values = self.tokens[:]
         return values.reshape(-1, self.stride)[:, 2:].reshape(-1) if self.spans else values
 
-    def _diffused(self, starts: Sequence[int]) -> Tensor:
+    def _diffused(self, starts: Sequence[int]) -> Tensor | None:
         if self.frame is not None:
             inside = torch.ones(len(starts), self.length, dtype=torch.bool)
             inside[:, 0] = inside[:, -1] = False
             return inside
+        if not self.spans:
+            return None
         ends = np.array([self.tokens[start : start + 2] for start in starts], np.int64).reshape(-1, 2)
         begin, end = torch.from_numpy(ends).T[..., None]
         i = torch.arange(self.length)
         return (begin <= i) & (i < end)
 
-    def _cut(self, start: int, row: np.ndarray) -> None:
-        """Copy the row that begins at `start` of the stream into `row` (L,)."""
-        if self.wrap or self.frame is not None:
-            row[0], row[-1] = self.frame or (self.eos_id, self.eos_id)
-            row = row[1:-1]
-        row[:] = self.tokens[start + 2 * self.spans : start + self.stride]
-
     def _starts(self, step: int, rows: slice | None) -> list[int]:
         """Where in the stream the rows of a step stand."""
-        first = step * self.batch_size
-        return [self._start(first + i) for i in range(self.batch_size)[rows or slice(None)]]
-
-    def _start(self, index: int) -> int:
-        """Where in the stream the row stands that is served as number `index`."""
-        epoch, i = divmod(index, self.rows)
-        offset, order = self._epoch(epoch)
-        return offset + int(order[i] if order is not None else i) * self.stride
+        starts = []
+        for index in range(step * self.batch_size, (step + 1) * self.batch_size)[rows or slice(None)]:
+            epoch, i = divmod(index, self.rows)
+            offset, order = self._epoch(epoch)
+            starts.append(offset + int(i if order is None else order[i]) * self.stride)
+        return starts
 
     def _epoch(self, epoch: int) -> tuple[int, np.ndarray | None]:
+        """Where the first row of an epoch begins, and the order of its rows."""
         if not self.shuffle:
             return 0, None
         cached: dict[int, tuple[int, np.ndarray | None]] = self.__dict__.setdefault("_epochs", {})
@@ -162,13 +154,7 @@ def spread_batch(loader: Loader, num: int) -> Batch:
     return batch._replace(counted=loader.length - ends + 1 - begin)
 
 
-def open_loader(
-    folder: Path,
-    split: str,
-    batch_size: int,
-    length: int | None = None,
-    seed: int = 0,
-) -> Loader:
+def open_loader(folder: Path, split: str, batch_size: int, length: int | None = None, seed: int = 0) -> Loader:
     """A loader over a prepared folder; "valid" is served in order. `length` overrides the manifest's.
 
     Raises DataError when the split is too short for one row, for a batch or rows without tokens, and for another
@@ -199,7 +185,7 @@ def open_loader(
 
 
 class Prefetch:
-    """The batch of any step; asked for in order, each is ready when it is wanted.
+    """The batch of any step, cut ahead: while a step computes, a thread cuts the rows of the next.
 
     batch_of: a pure function of the step, as `Loader.batch`, so that it may be called early. One thread calls it, and
     what it raises is raised by `batch` of that step. pinned: the rows wait in pinned memory, so that a CUDA device
@@ -212,7 +198,7 @@ class Prefetch:
         self.ahead: dict[int, Future[Batch]] = {}
 
     def batch(self, step: int) -> Batch:
-        """The rows of step `step`, on the CPU; those of the next step are begun."""
+        """The rows of step `step`, on the CPU; the thread begins those of the next step."""
         wanted = self.ahead.get(step) or self.thread.submit(self._cut, step)
         self.ahead = {step + 1: self.thread.submit(self._cut, step + 1)}
         return wanted.result()
@@ -224,7 +210,5 @@ class Prefetch:
     def __enter__(self) -> "Prefetch":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.thread.shutdown(cancel_futures=True)

@@ -2,16 +2,17 @@
 
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
-from mcd import files
+from mcd.data.encoder import Lost
 from mcd.data.recipe import Recipe
 from mcd.errors import DataError
+from mcd.files import read_json
 
 MANIFEST = "manifest.json"
 FORMATS = ("mcd-data-1", "mcd-data-2", "mcd-data-3")
 """The second knows packings; data of the first is a stream. Before the third, names of special tokens in a text were
-read as these."""
+read as these tokens."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -22,18 +23,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(f"--data {folder}: no {MANIFEST}; prepare it first: mcd prepare --data TEXT --out {folder}")
-    manifest = read_json(path)
-    if not _is_whole(manifest):
-        raise DataError(f"--data {folder}: {MANIFEST} is damaged or of another format; prepare the data again")
-    return manifest
-
-
-def read_json(path: Path) -> Any:
-    """The value of a JSON file; {} for one that is damaged, or too large for any we write."""
     try:
-        return files.read_json(path)
-    except files.JSONError:
-        return {}
+        manifest = read_json(path)
+        _complete(manifest)
+        if _is_intact(manifest):
+            return manifest
+    except (KeyError, TypeError, AttributeError, ValueError):
+        pass
+    raise DataError(f"--data {folder}: {MANIFEST} is damaged or of another format; prepare the data again")
+
+
+def is_prepared(data: str | Path) -> bool:
+    """Does `data` name a prepared folder?"""
+    return data != "" and (Path(data) / MANIFEST).is_file()
 
 
 def values_of_row(manifest: dict[str, Any]) -> int:
@@ -41,67 +43,81 @@ def values_of_row(manifest: dict[str, Any]) -> int:
     return manifest["recipe"]["length"] + 2 if manifest["packing"] == "rows" else 1
 
 
-def _is_whole(manifest: Any) -> bool:
-    """Is it a manifest, with every value that is read later, each of its kind? Fills in what an older one lacks."""
-    try:
-        known = FORMATS.index(manifest["format"])
-        if known == 0:
-            manifest["packing"] = "stream"
-        if known < 2 and manifest["eos_id"] is not None:
-            manifest["recipe"]["special_tokens"] = True
-        manifest.setdefault("frame", None)
-        return (
-            _is_whole_recipe(manifest["recipe"])
-            and manifest["packing"] == Recipe(**manifest["recipe"]).packing
-            and manifest["dtype"] in ("<u2", "<u4")
-            and _is_int(manifest["vocab_size"], 1, 1 << (8 * int(manifest["dtype"][-1])))
-            and (manifest["eos_id"] is None or _is_int(manifest["eos_id"], 0, manifest["vocab_size"] - 1))
-            and _is_frame(manifest["frame"], manifest)
-            and isinstance(manifest["tokenizer_sha256"], str)
-            and manifest["splits"].keys() == {"train", "valid"}
-            and all(manifest["splits"].values())
-            and all(
-                _is_whole_shard(shard, f"{split}-{i:05d}.bin", values_of_row(manifest))
-                for split, shards in manifest["splits"].items()
-                for i, shard in enumerate(shards)
-            )
+def notes_of(manifest: dict[str, Any]) -> list[str]:
+    """Remarks on the text of prepared data: what was left out or lost, and what is there twice."""
+    reasons = {
+        "null": "a field is null",
+        "blank": "the answer is blank" if manifest["packing"] == "rows" else "blank",
+        "copies": "copies of earlier ones (--dedup)",
+    }
+    left_out, copies = manifest.get("left_out", {}), manifest.get("duplicates", {})
+    notes = []
+    for key, reason in reasons.items():
+        if count := left_out.get(key):
+            notes.append(f"{count:,} {'record is' if count == 1 else 'records are'} left out: {reason}")
+    for split, part in (("train", "train"), ("valid", "the held-out part")):
+        if count := copies.get(split):
+            noun = "copy" if count == 1 else "copies"
+            notes.append(f"{part} holds {count:,} {noun} of its other documents; --dedup leaves them out")
+    if count := copies.get("shared"):
+        held_out = sum(shard["documents"] for shard in manifest["splits"]["valid"])
+        notes.append(
+            f"of {held_out:,} held-out documents {count:,} {'is' if count == 1 else 'are'} also in train, so that what "
+            "is measured on them is too good; prepare the data anew with --dedup"
         )
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return False
+    if summary := Lost(**manifest.get("lost", {})).summary:
+        notes.append(summary)
+    return [f"--data {manifest['recipe']['source']}: {note}" for note in notes]
 
 
-def _is_whole_recipe(recipe: dict[str, Any]) -> bool:
+def _complete(manifest: Any) -> None:
+    """Fill in what a manifest of an older version lacks."""
+    age, recipe = FORMATS.index(manifest["format"]), manifest["recipe"]
+    if age == 0:
+        manifest["packing"] = "stream"
+    if age < 2 and manifest["eos_id"] is not None:
+        recipe["special_tokens"] = True
+    manifest.setdefault("frame", None)
     for field in fields(Recipe):
-        if field.name not in recipe and field.default is not MISSING:
-            recipe[field.name] = field.default
+        if field.default is not MISSING:
+            recipe.setdefault(field.name, field.default)
     if recipe.get("prompt_field") is None and recipe.get("messages_field") is None:
-        recipe |= {"diffuse_padding": True, "template": None}  # these say nothing of text; their defaults have changed
-    kinds = get_type_hints(Recipe)
-    if recipe.keys() != kinds.keys() or not all(isinstance(recipe[name], kind) for name, kind in kinds.items()):
-        return False
-    try:
-        Recipe(**recipe).check()
-    except DataError:
-        return False
-    return not isinstance(recipe["length"], bool)
+        recipe |= {"diffuse_padding": True, "template": None}  # no choices of text; their defaults have changed
 
 
-def _is_frame(frame: Any, manifest: dict[str, Any]) -> bool:
-    """Is it the two tokens of a recipe with a frame, or None for one without?"""
-    if not manifest["recipe"]["frame"]:
-        return frame is None
-    return isinstance(frame, list) and len(frame) == 2 and all(_is_int(i, 0, manifest["vocab_size"] - 1) for i in frame)
+def _is_intact(manifest: dict[str, Any]) -> bool:
+    """Is every value that is read later there, and of its kind?"""
+    width, V, frame = values_of_row(manifest), manifest["vocab_size"], manifest["frame"]
+    return (
+        _recipe_of(manifest["recipe"]).packing == manifest["packing"]
+        and manifest["dtype"] in ("<u2", "<u4")
+        and _is_int(V, 1, 1 << (8 * int(manifest["dtype"][-1])))
+        and (manifest["eos_id"] is None or _is_int(manifest["eos_id"], 0, V - 1))
+        and (frame is not None) == manifest["recipe"]["frame"]
+        and (frame is None or (len(frame) == 2 and all(_is_int(i, 0, V - 1) for i in frame)))
+        and isinstance(manifest["tokenizer_sha256"], str)
+        and manifest["splits"].keys() == {"train", "valid"}
+        and all(manifest["splits"].values())
+        and all(
+            shard["file"] == f"{split}-{i:05d}.bin"
+            and _is_int(shard["tokens"], 1, 1 << 62)
+            and shard["tokens"] % width == 0
+            and _is_int(shard["documents"], 0, 1 << 62)
+            and isinstance(shard["sha256"], str)
+            for split, shards in manifest["splits"].items()
+            for i, shard in enumerate(shards)
+        )
+    )
+
+
+def _recipe_of(choices: dict[str, Any]) -> Recipe:
+    """The recipe of a manifest. Raises ValueError where a choice is of another kind or makes no sense."""
+    for name, kind in get_type_hints(Recipe).items():
+        value = choices["source" if name == "data" else name]
+        if get_origin(kind) is not Literal and not isinstance(value, kind):
+            raise ValueError(name)
+    return Recipe.from_dict(choices)
 
 
 def _is_int(value: Any, least: int, most: int) -> bool:
     return type(value) is int and least <= value <= most
-
-
-def _is_whole_shard(shard: dict[str, Any], name: str, values_of_row: int) -> bool:
-    return (
-        shard["file"] == name
-        and _is_int(shard["tokens"], 1, 1 << 62)
-        and shard["tokens"] % values_of_row == 0
-        and _is_int(shard["documents"], 0, 1 << 62)
-        and isinstance(shard["sha256"], str)
-    )

@@ -1,64 +1,98 @@
-"""How text becomes tokens: every choice that the bytes of prepared data depend on."""
+"""How text becomes tokens: every choice that the bytes of prepared data depend on, each an option of `mcd prepare`."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from mcd.errors import DataError
+from annotated_types import Ge, Le
+
+from mcd.errors import UsageError
+from mcd.options import Natural, Options
 
 Packing = Literal["stream", "groups", "rows"]
-MOST_TOKENS = 1 << 24
-"""The longest row there may be."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How text becomes tokens. `valid_every`: each so many-th document is held out (document 0 first).
+class Recipe(Options):
+    """How text becomes tokens. A known language has tokens of its own: of these choices it takes `length` alone.
 
-    valid_last: hold out the last so many documents in its place. wrap: rows begin and end with <|endoftext|>, as in
-    MDLM; else they are cut from the stream as it is. group_documents: MDLM's grouping (arXiv 2406.07524, public code):
-    the tokens of so many documents that do not fill a row are left out, and empty documents count (as an
-    <|endoftext|> alone); 0 keeps one stream. subset, split, revision: of a dataset of the hub; split also of a folder
-    whose files say of which one they are. dedup: of documents (prompts with their answers) with the same text the first
-    is kept, so that none is both in train and held out.
-
-    Instruction data has `prompt_field` and `answer_field`, or `messages_field` (a list of {"role", "content"}).
-    template: the text of a prompt, with {prompt} in it, or a chat template in Jinja or a FILE.jinja; None for the chat
-    template of the tokenizer, else the prompt as it is (`mcd.data.chat.with_template`). too_long: what becomes of a
-    prompt and answer that are longer than a row: "drop" leaves them out, "cut" takes the beginning off the prompt.
-    diffuse_padding: the end of text that fills a row is learnt too, as LLaDA does (arXiv 2502.09992, Section 2.3), so
-    that a model finds where its answer ends; else it is shown in training, and the model expects to be given the length
-    of its answer.
-
-    eos_token: the name of the token that ends a text, where the tokenizer's own files say none or another.
-    special_tokens: names of special tokens that a text spells become these; else they are text as any other.
-    frame: rows begin and end with what the tokenizer puts around a text, [CLS] and [SEP], as the network was trained
-    with; these are always visible and not learnt.
-
-    A language has its own tokens and two streams: of these choices it takes `length` alone.
+    Raises UsageError for choices that make no sense, alone or together.
     """
 
-    source: str
+    data: str
+    """Text: a file, a folder, `sotu`, a hub dataset, or a language (markov, hmm, grammar)."""
     text_field: str = "text"
+    """Field of .jsonl or .json, or column of .parquet or .arrow, that holds the text."""
     tokenizer: str | None = None
-    vocab_size: int = 4096
-    length: int = 128
+    """A tokenizer.json, a folder or a hub id; by default a byte-level BPE is trained on the text."""
+    vocab_size: int = 2048
+    """Tokens of the BPE that is trained on the text."""
+    length: Annotated[int, Ge(1), Le(1 << 24)] = 128
+    """Tokens per row (training may override it)."""
     wrap: bool = False
-    valid_every: int = 16
-    valid_last: int = 0
-    group_documents: int = 0
+    """Begin and end every row with the end-of-text token, as MDLM does."""
+    valid_every: Annotated[int, Ge(2)] = 16
+    """Hold out one document in this many, the first one included."""
+    valid_last: Natural = 0
+    """Hold out this many last documents instead."""
+    group_documents: Natural = 0
+    """In each group of this many documents, leave out the tokens that do not fill a row, as MDLM does (1000; empty
+    documents count); 0: one stream."""
     subset: str | None = None
+    """Subset (configuration) of a hub dataset."""
     split: str = "train"
+    """Split of a hub dataset, or of a folder whose files name their splits."""
     revision: str | None = None
+    """Branch, tag or commit of a hub dataset; the commit is recorded."""
     prompt_field: str | None = None
+    """Instruction data: the field of the prompt. Only answers are learnt; each record is a row."""
     answer_field: str = "answer"
+    """Instruction data: the field of the answer."""
     messages_field: str | None = None
+    """Instruction data: a field with a list of messages, {"role", "content"}; the last answer is learnt."""
     template: str | None = None
-    too_long: str = "drop"
+    """Instruction data: the text of a prompt with {prompt} in it, or a chat template (Jinja, or a FILE.jinja); by
+    default the tokenizer's own chat template, else the prompt alone. Names of special tokens in it become these tokens;
+    what the records hold stays text."""
+    too_long: Literal["drop", "cut"] = "drop"
+    """Instruction data longer than a row: leave it out, or cut the beginning off the prompt."""
     diffuse_padding: bool = True
+    """Instruction data: learn the end of text that fills a row behind an answer, as LLaDA does (arXiv 2502.09992,
+    Section 2.3), so that a model finds where its answer ends. If not, training shows it, and a model must be given the
+    length of its answers."""
     dedup: bool = False
+    """Of documents with the same text keep the first, so that none is both in train and held out."""
     eos_token: str | None = None
+    """The name of the token that ends a text; by default what the files next to the tokenizer say."""
     special_tokens: bool = False
+    """Let names of special tokens in a text, such as <|endoftext|>, become these tokens; by default they are text."""
     frame: bool = False
+    """Begin and end every row with the tokens that the tokenizer puts around a text ([CLS], [SEP]): always visible,
+    not learnt, for networks that were trained with them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = self.packing == "rows"
+        least = 3 if self.wrap or self.frame else 2 if rows else 1
+        if self.length < least:
+            what = "an answer and its end" if rows else "text between two tokens"
+            raise UsageError(f"--length {self.length}: must be at least {least}, for {what}")
+        if self.prompt_field is not None and self.messages_field is not None:
+            raise UsageError("--messages-field: stands in place of --prompt-field; give one of them")
+        if rows and (self.wrap or self.group_documents):
+            raise UsageError("--wrap: prompts and answers are rows of their own; leave it out")
+        if self.group_documents and not self.wrap:
+            raise UsageError(f"--group-documents {self.group_documents}: needs wrapped rows; add --wrap")
+        if self.frame and (self.wrap or rows):
+            other = "--wrap" if self.wrap else "--prompt-field" if self.prompt_field else "--messages-field"
+            raise UsageError(f"--frame: puts its tokens around rows of text; not together with {other}")
+        if self.frame and self.tokenizer is None:
+            raise UsageError("--frame: a BPE trained on the text has no tokens for it; give the network's --tokenizer")
+        template = self.template if rows and self.template is not None else "{prompt}"
+        if not is_jinja(template) and not template.endswith(".jinja") and template.count("{prompt}") != 1:
+            raise UsageError(
+                f"--template {template!r:.80}: must hold {{prompt}} once, or be a chat template (Jinja, or "
+                "a FILE.jinja)"
+            )
 
     @property
     def packing(self) -> Packing:
@@ -76,7 +110,7 @@ class Recipe:
 
     @property
     def arity(self) -> int:
-        """Texts of a record: a document, or a prompt and its answer."""
+        """Texts per record: a document, or a prompt and its answer."""
         return 2 if self.packing == "rows" else 1
 
     @property
@@ -84,69 +118,45 @@ class Recipe:
         """Tokens of the text that a row takes."""
         return self.length - 2 if self.wrap or self.frame else self.length
 
-    def identity(self) -> dict[str, Any]:
-        """The choices as JSON values; those that came later than the others only where they are made.
+    def as_dict(self) -> dict[str, Any]:
+        """All choices as a manifest records them, where `data` is called "source"."""
+        choices = asdict(self)
+        return {"source": choices.pop("data"), **choices}
 
-        How padding is learnt is always said of instruction data: its default was once another.
+    @classmethod
+    def from_dict(cls, choices: dict[str, Any]) -> "Recipe":
+        """The reverse of `as_dict`."""
+        return cls(choices["source"], **{name: value for name, value in choices.items() if name != "source"})
+
+    def identity(self) -> dict[str, Any]:
+        """The choices by which prepared data is known: `as_dict` without later additions at their defaults.
+
+        How padding is learnt is always part of instruction data's, since its default was once another.
         """
         first = ["source", "text_field", "tokenizer", "vocab_size", "length", "wrap", "valid_every"]
         first += ["diffuse_padding"] if self.packing == "rows" else []
         default = {field.name: field.default for field in fields(self)}
-        return {k: v for k, v in asdict(self).items() if k in first or v != default[k]}
-
-    def check(self) -> None:
-        """Raise DataError, naming the option, for choices that make no sense, alone or together."""
-        if self.valid_every < 2:
-            raise DataError(f"--valid-every {self.valid_every}: must be at least 2")
-        if self.valid_last < 0:
-            raise DataError(f"--valid-last {self.valid_last}: must not be negative")
-        least = 3 if self.wrap or self.frame else 1
-        if not least <= self.length <= MOST_TOKENS:
-            raise DataError(f"--length {self.length}: must be at least {least}, and at most {MOST_TOKENS:,}")
-        if self.group_documents < 0:
-            raise DataError(f"--group-documents {self.group_documents}: must not be negative")
-        if self.group_documents and not self.wrap:
-            raise DataError(f"--group-documents {self.group_documents}: is of wrapped rows; add --wrap")
-        if self.frame and (self.wrap or self.packing == "rows"):
-            other = "--wrap" if self.wrap else "--prompt-field" if self.prompt_field else "--messages-field"
-            raise DataError(f"--frame: puts its tokens around rows of text; not together with {other}")
-        if self.frame and self.tokenizer is None:
-            raise DataError("--frame: a BPE trained on the text has no tokens for it; give the network's --tokenizer")
-        if self.too_long not in ("drop", "cut"):
-            raise DataError(f"--too-long {self.too_long}: must be drop or cut")
-        if self.prompt_field is not None and self.messages_field is not None:
-            raise DataError("--messages-field: in place of --prompt-field, not beside it")
-        if self.packing == "rows":
-            if self.wrap or self.group_documents:
-                raise DataError("--wrap: prompts and answers are rows of their own; leave it out")
-            template = "{prompt}" if self.template is None else self.template
-            if not is_jinja(template) and not template.endswith(".jinja") and template.count("{prompt}") != 1:
-                raise DataError(
-                    f"--template {template!r:.80}: must hold {{prompt}} once, or be a chat template (Jinja, or a "
-                    "FILE.jinja)"
-                )
-            if self.length < 2:
-                raise DataError(f"--length {self.length}: must be at least 2 for an answer and its end")
+        return {name: value for name, value in self.as_dict().items() if name in first or value != default[name]}
 
 
 def is_jinja(template: str) -> bool:
-    """Is it a chat template, in the field's language of templates?"""
+    """Is it a chat template in Jinja?"""
     return "{{" in template or "{%" in template
 
 
 _MDLM = {"tokenizer": "gpt2", "length": 1024, "wrap": True, "group_documents": 1000, "valid_last": 100_000}
 _FINEWEB = {"tokenizer": "gpt2", "length": 1024, "wrap": True, "valid_every": 1000}
 PRESETS: dict[str, dict[str, Any]] = {
-    "owt-mdlm": {"source": "Skylion007/openwebtext", **_MDLM},
-    "fineweb": {"source": "HuggingFaceFW/fineweb", "subset": "sample-10BT", **_FINEWEB},
+    "owt-mdlm": {"data": "Skylion007/openwebtext", **_MDLM},
+    "fineweb": {"data": "HuggingFaceFW/fineweb", "subset": "sample-10BT", **_FINEWEB},
 }
-"""Named choices of `mcd prepare --preset`."""
+"""Named choices of `mcd prepare --preset`. The grouping is that of MDLM's public code (arXiv 2406.07524)."""
 
 
 def preset_of(recipe: Recipe, vocab_size: int) -> str | None:
     """The preset whose rows these are: all its choices hold, wherever the text and a tokenizer of GPT-2's size lie."""
     for name, choices in PRESETS.items():
-        packed = {k: v for k, v in choices.items() if k not in ("source", "subset", "tokenizer")}
+        packed = {k: v for k, v in choices.items() if k not in ("data", "subset", "tokenizer")}
         if all(getattr(recipe, k) == v for k, v in packed.items()) and vocab_size == 50_257:
             return name
     return None

@@ -1,8 +1,8 @@
-"""Token ids as text. A row of tokens may hold several documents; where one ends is told, not lost.
+"""Token ids as text. A row of tokens may hold several documents; where one ends is kept.
 
 `Tokenizer.decode` leaves out special tokens, the end of text among them, so that two documents run together:
-"...thank you.The committee...". The public code keeps the token's name in the text ("<|endoftext|>"), where it cannot
-be told from the same letters in a document. Here a row becomes its documents; only for reading are they joined by name.
+"...thank you.The committee...". The public code keeps the token's name in the text ("<|endoftext|>"), where it looks
+like the same letters in a document. Here a row becomes its documents; they are joined by that name only for reading.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Writer:
     def documents(self, ids: Sequence[int]) -> Documents:
         """The documents of a row of ids; one, whatever is in it, where borders are dropped.
 
-        Every end of text is a border, but that nothing follows the last document is told once: padding is no text.
+        Every end of text is a border, but only the first of those at the end of a row: padding is no text.
         Other special tokens, the mask among them, are never text.
         """
         if self.borders == "dropped" or self.end_id is None:

@@ -45,8 +45,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def _moderate(text: str) -> Iterator[str]:
     """The text in pieces, cut within its words of more than LONGEST_WORD characters alone.
 
-    The time that BPE is trained in grows with the square of the longest word. Any other text comes as it is: the words
-    of its pieces are its own, and so is the vocabulary.
+    The training time of a BPE grows with the square of the longest word. Any other text is unchanged: the words of its
+    pieces are its own, and so is the vocabulary.
     """
     if _LONG_RUN.search(text) is None:
         yield text
@@ -62,7 +62,7 @@ def _moderate(text: str) -> Iterator[str]:
 
 
 def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
-    """One token a symbol, parted by white space in text and by single spaces when decoded; no token for end of text.
+    """One token per symbol, separated by white space in text, by single spaces when decoded; no end-of-text token.
 
     Another word cannot be encoded: `tokenizers` raises. Raises ValueError for a symbol twice, or with white space.
     """
@@ -73,35 +73,41 @@ def word_tokenizer(symbols: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
+def is_path(name: str) -> bool:
+    """Can it only be a path, and no id of the hub?"""
+    return name.startswith((".", "/", "~")) or name.endswith(".json")
+
+
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
     It reads text alone (`for_text`): special tokens that a text spells are text. Raises DataError when there
     is none, and when it has fewer than 2 tokens or two of one id.
     """
-    path = Path(name_or_path)
+    name, path = str(name_or_path), Path(name_or_path)
     path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():  # what can only be a path never goes to the hub
+    if not path.is_file():
         if path.name == "tokenizer.json" and path.parent.is_dir():
             raise DataError(f"{path.parent}: no tokenizer.json")
-        if str(name_or_path).startswith((".", "/", "~")) or path.suffix == ".json":
-            raise DataError(f"--tokenizer {name_or_path}: no such file or folder")
+        if is_path(name):
+            raise DataError(f"--tokenizer {name}: no such file or folder")
     try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _of_hub(str(name_or_path))
+        if path.is_file():
+            tokenizer = Tokenizer.from_file(str(path))
+        else:
+            with hub_access() as access:
+                try:
+                    tokenizer = Tokenizer.from_pretrained(name)
+                except Exception as error:
+                    raise DataError(
+                        f"--tokenizer {name}: no such file or folder, and {access.refusal(error)}"
+                    ) from None
     except (KeyboardInterrupt, SystemExit, DataError):
         raise
     except BaseException as error:  # `tokenizers` raises bare Exception for every fault, or panics
-        raise DataError(f"--tokenizer {name_or_path}: not a tokenizer file, folder or hub id ({error})") from None
-    check_ids(tokenizer, f"--tokenizer {name_or_path}")
+        raise DataError(f"--tokenizer {name}: not a tokenizer file, folder or hub id ({error})") from None
+    check_ids(tokenizer, f"--tokenizer {name}")
     return for_text(tokenizer)
-
-
-def _of_hub(name: str) -> Tokenizer:
-    with hub_access() as access:
-        try:
-            return Tokenizer.from_pretrained(name)
-        except Exception as error:
-            raise DataError(f"--tokenizer {name}: no such file or folder, and {access.refusal(error)}") from None
 
 
 def with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Prepared tokens as one read-only sequence over memory-mapped shards, and how their checksums are kept up."""
+"""Prepared tokens as one read-only sequence over memory-mapped shards, and when their checksums are verified."""
 
 import hashlib
 import mmap
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mcd.data.manifest import MANIFEST, read_json, read_manifest, values_of_row
+from mcd.data.manifest import MANIFEST, read_manifest, values_of_row
 from mcd.errors import DataError
-from mcd.files import write_json
+from mcd.files import JSONError, read_json, write_json
 
 STAMP = "verified.json"
-"""Which large shards were found whole, by size, time of the last change, inode and checksum."""
+"""Records which large shards were found whole, by size, time of the last change, inode and checksum."""
 ALWAYS_VERIFIED = 1 << 26
 """Bytes up to which a shard is read through at every start."""
 _CHUNK = 1 << 22
@@ -66,35 +66,36 @@ class Tokens:
 
 
 def read_tokens(folder: Path, split: str, verify: bool | None = None) -> Tokens:
-    """The values of a split's shards, memory-mapped: the token stream, or rows (see `mcd.data.prepare.shards`).
+    """The values of a split's shards, memory-mapped: the token stream, or rows (see `mcd.data.prepare.pipeline`).
 
     Checks each shard's size, and its SHA-256 and that its values are of the vocabulary: of every shard (verify), of
-    none (False), or (None) of those that are small or are not as they were when they were found whole, as
-    verified.json says. Raises DataError when one is damaged.
+    none (False), or (None) of those that are small or have changed since they were verified, as verified.json records.
+    Raises DataError when one is damaged.
     """
     manifest = read_manifest(folder)
+    dtype = np.dtype(manifest["dtype"])
     stamps = _stamps(folder)
-    seen = dict(stamps)
+    verified = dict(stamps)
     parts = []
     for shard in manifest["splits"][split]:
         path = folder / shard["file"]
-        expected_bytes = shard["tokens"] * np.dtype(manifest["dtype"]).itemsize
-        if not path.is_file() or path.stat().st_size != expected_bytes:
+        size = shard["tokens"] * dtype.itemsize
+        if not path.is_file() or path.stat().st_size != size:
             raise DataError(f"{path}: missing or truncated; prepare the data again")
-        large = expected_bytes > ALWAYS_VERIFIED
-        if verify or (verify is None and not (large and stamps.get(path.name) == stamp_of(path, shard, manifest))):
+        large = size > ALWAYS_VERIFIED
+        if verify or (verify is None and not (large and stamps.get(path.name) == _stamp_of(path, shard, manifest))):
             _verify(path, shard, manifest)
             if large:
-                seen[path.name] = stamp_of(path, shard, manifest)
-        parts.append(mapped(path, np.dtype(manifest["dtype"])))
-    if seen != stamps:
+                verified[path.name] = _stamp_of(path, shard, manifest)
+        parts.append(mapped(path, dtype))
+    if verified != stamps:
         with suppress(OSError):  # data may lie where nobody may write
-            write_json(folder / STAMP, seen)
+            write_json(folder / STAMP, verified)
     return Tokens(parts)
 
 
 def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """The values of a file, read-only, as they are asked for: rows are asked for in random order."""
+    """The values of a file, memory-mapped, read-only; the system is told that they are read in random order."""
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
@@ -102,39 +103,41 @@ def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(memory, dtype)
 
 
-def stamp_of(path: Path, shard: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
-    """What tells that a shard is the file that was found whole, by the same manifest."""
-    stat = path.stat()
-    expected = (manifest["dtype"], manifest["vocab_size"], manifest["packing"], shard["sha256"])
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino, *expected]
-
-
 def stamp(folder: Path, manifest: dict[str, Any]) -> None:
     """Record that the shards were found whole: large ones are then not read through at every start."""
     paths = [(folder / shard["file"], shard) for shards in manifest["splits"].values() for shard in shards]
     large = [(path, shard) for path, shard in paths if path.stat().st_size > ALWAYS_VERIFIED]
     if large:
-        write_json(folder / STAMP, {path.name: stamp_of(path, shard, manifest) for path, shard in large})
+        write_json(folder / STAMP, {path.name: _stamp_of(path, shard, manifest) for path, shard in large})
 
 
 def _stamps(folder: Path) -> dict[str, Any]:
-    stamps = read_json(folder / STAMP) if (folder / STAMP).is_file() else {}
-    return stamps if isinstance(stamps, dict) else {}
+    with suppress(FileNotFoundError, JSONError):
+        stamps = read_json(folder / STAMP)
+        return stamps if isinstance(stamps, dict) else {}
+    return {}
+
+
+def _stamp_of(path: Path, shard: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
+    """By what a shard is recognised as the file that was verified, by the same manifest."""
+    stat = path.stat()
+    expected = (manifest["dtype"], manifest["vocab_size"], manifest["packing"], shard["sha256"])
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino, *expected]
 
 
 def _verify(path: Path, shard: dict[str, Any], manifest: dict[str, Any]) -> None:
     """Read a shard through, a little at a time."""
     width, dtype = values_of_row(manifest), np.dtype(manifest["dtype"])
     whole, beyond = hashlib.sha256(), False
+    row_bytes = width * dtype.itemsize
     with path.open("rb") as file:
-        while chunk := file.read(max(1, _CHUNK // (width * dtype.itemsize)) * width * dtype.itemsize):
+        while chunk := file.read(max(1, _CHUNK // row_bytes) * row_bytes):
             whole.update(chunk)
-            values = np.frombuffer(chunk[: len(chunk) // dtype.itemsize * dtype.itemsize], dtype)
+            values = np.frombuffer(chunk, dtype, len(chunk) // dtype.itemsize)
             if width > 1:
                 rows = values[: len(values) // width * width].reshape(-1, width)
-                begin, end = rows[:, 0], rows[:, 1]
+                begin, end, values = rows[:, 0], rows[:, 1], rows[:, 2:]
                 beyond = beyond or bool((begin >= end).any() or (end > width - 2).any())
-                values = rows[:, 2:]
             beyond = beyond or int(values.max(initial=0)) >= manifest["vocab_size"]
     if whole.hexdigest() != shard["sha256"]:
         raise DataError(f"{path}: its checksum differs from the manifest's; prepare the data again")

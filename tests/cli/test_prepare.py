@@ -9,9 +9,9 @@ import pytest
 from mcd.cli.main import main
 from mcd.data.manifest import read_manifest
 from mcd.data.prepare import workers
-from mcd.data.prepare.hub import HubStopped
 from mcd.data.tokenizer import load_tokenizer
 from mcd.data.tokens import read_tokens
+from mcd.errors import HubError, WorkFailed
 
 
 def refused(capsys, argv, *words, status=2):
@@ -77,9 +77,9 @@ PAIRS = [*JSONL, "--prompt-field", "q"]
 @pytest.mark.parametrize(
     "argv, option, reason",
     [
-        ([*TXT, "--split", "train"], "--split", "do not say of which split"),
+        ([*TXT, "--split", "valid"], "--split", "do not say of which split"),
         (["--data", "sotu", "--split=test"], "--split", "is bundled"),
-        (["--data", "folder", "--split", "train"], "--split", "do not say of which split"),
+        (["--data", "folder", "--split", "test"], "--split", "do not say of which split"),
         ([*JSONL, "--subset", "small"], "--subset", "datasets of the hub"),
         ([*JSONL, "--revision", "v2"], "--revision", "datasets of the hub"),
         ([*TXT, "--text-field", "text"], "--text-field", "a .txt has no fields"),
@@ -100,11 +100,11 @@ PAIRS = [*JSONL, "--prompt-field", "q"]
         (["--preset", "owt-mdlm", "--valid-every", "9"], "--valid-every", "--valid-last 100000 says"),
         ([*TXT, "--valid-last", "2", "--valid-every", "16"], "--valid-every", "--valid-last 2 says"),
         *(
-            (["--data", "hmm", *option], option[0], "--data hmm")
+            (["--data", "hmm", *option], next(w for w in reversed(option) if w[:2] == "--"), "--data hmm")
             for option in (
                 ["--vocab-size", "2048"],
                 ["--text-field", "text"],
-                ["--group-documents", "2"],
+                ["--wrap", "--group-documents", "2"],
                 ["--valid-every", "16"],
                 ["--valid-last", "3"],
                 ["--subset", "a"],
@@ -249,7 +249,7 @@ def test_a_chat_template_of_a_file(capsys, tmp_path, tiny_data):
     assert not (tmp_path / "never").exists()
 
 
-@pytest.mark.parametrize("fault", [HubStopped("the hub stopped"), workers.WorkerDied("a process ended")])
+@pytest.mark.parametrize("fault", [HubError("the hub stopped"), WorkFailed("a process ended")])
 def test_what_can_be_done_later_is_no_fault_of_the_request(capsys, prepare, monkeypatch, fault):
     def stops(*_, **__):
         raise fault

@@ -167,7 +167,7 @@ def test_a_word_that_is_the_end_of_text_is_refused(tmp_path, folder):
 
 def test_the_tokens_around_a_row(folder):
     tokenizer = words(*BERT)
-    with pytest.raises(DataError, match=r"--frame: the tokenizer of .* says no tokens that begin and end a row"):
+    with pytest.raises(DataError, match=r"--frame: the tokenizer of .* has no tokens that begin and end a row"):
         frame_of(tokenizer, folder(tokenizer))
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     assert frame_of(tokenizer, folder(tokenizer)) == (2, 3)

@@ -199,7 +199,7 @@ def test_data_of_the_first_format_is_read(folder):
     (folder / MANIFEST).write_text(json.dumps(old))
     assert read_manifest(folder)["packing"] == "stream"
     assert len(read_tokens(folder, "train")) == sum(shard["tokens"] for shard in manifest["splits"]["train"])
-    recipe = Recipe(**old["recipe"])
+    recipe = Recipe.from_dict(old["recipe"])
     with pytest.raises(DataError, match=r"earlier version, which read the names of special tokens.*--special-tokens"):
         prepare(recipe, folder, shard_tokens=500)
     made = prepare(replace(recipe, special_tokens=True), folder, shard_tokens=500)  # which is what was done then

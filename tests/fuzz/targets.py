@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
-from mcd.cli.data_option import data_of_model
 from mcd.cli.eval import read_metrics
 from mcd.cli.metrics_table import print_rows
 from mcd.data.loader import open_loader
@@ -43,6 +42,7 @@ from mcd.train.config import TrainConfig
 from mcd.train.optimizer import make_optimizers
 from mcd.train.run_folder import RunFolder, read_stats
 from mcd.train.state import TrainState
+from mcd.train.trained_on import data_of_model
 from tests.fuzz.mutations import Case
 
 FAULTS = (UsageError, DataError, ModelError, CheckpointError, RunConflict, FloatingPointError)

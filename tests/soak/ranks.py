@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _materials(work: Path) -> None:
-    prepare(Recipe(source="sotu", vocab_size=300, length=32), work / "data")
+    prepare(Recipe(data="sotu", vocab_size=300, length=32), work / "data")
     V = read_manifest(work / "data")["vocab_size"]
     torch.manual_seed(0)
     model = Denoiser(DenoiserConfig(DiTConfig(V + 1, 32, 2, 2, 32, cond_dim=8, dropout=0.0), V))

@@ -5,12 +5,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mcd.data.languages.hidden_markov import HiddenMarkov, stationary_law
+from mcd.data.manifest import is_prepared, read_manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,13 @@ def grammar() -> Language:
 
 LANGUAGES: dict[str, Callable[[], Language]] = {"markov": markov, "hmm": hmm, "grammar": grammar}
 """Languages by name; each call gives the same object."""
+
+
+def language_of_data(data: str) -> str | None:
+    """The known language that `data` names, or that a prepared folder was made from; None for text."""
+    source = read_manifest(Path(data))["recipe"]["source"] if is_prepared(data) else data
+    return source if source in LANGUAGES else None
+
 
 _SYLLABLES = tuple(a + b for a in "bdfgklmn" for b in "aeio")
 

@@ -6,7 +6,6 @@ The names of `mcd.data.languages.known` are streams of tokens and no documents.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mcd.data.languages.known import LANGUAGES
 from mcd.data.prepare.folders import Layout, layout_of
 from mcd.data.prepare.hub import HubRecords
 from mcd.data.prepare.readers import SUFFIXES, FileRecords, suffix_of
+from mcd.data.recipe import Recipe
 from mcd.errors import DataError
 from mcd.files import file_sha256
 
@@ -25,30 +25,16 @@ BUNDLED = {"sotu": ASSETS / "sotu.jsonl.xz"}
 _NAMES = ", ".join((*BUNDLED, *LANGUAGES))
 
 
-@dataclass(frozen=True)
-class Source:
-    """Which records to read: `name` as `documents` takes it; of a hub dataset also its subset, split and revision.
-
-    split: also of a folder whose files say of which split they are.
-    """
-
-    name: str
-    fields: tuple[str, ...] = ("text",)
-    subset: str | None = None
-    split: str = "train"
-    revision: str | None = None
-
-
 class Records:
-    """The records of a source in a fixed order, as tuples of the values of its fields: iterate over it once.
+    """The records that a recipe reads, in a fixed order, as tuples of the values of its fields: iterate over it once.
 
-    start: a `position` from an earlier reading of the same source; what lies before it is passed over.
-    Raises DataError for what names no source, RuntimeError where a hub dataset stops midway.
+    start: a `position` from an earlier reading of the same text; what lies before it is passed over.
+    Raises DataError for what names no text, HubError where a hub dataset stops midway.
     """
 
-    def __init__(self, source: Source, start: Any = None):
-        self.source = source
-        self.files = files_of(source).files
+    def __init__(self, recipe: Recipe, start: Any = None):
+        self.recipe = recipe
+        self.files = files_of(recipe).files
         self.sizes = [max(1, file.stat().st_size) for file in self.files]
         self.index, self.skip = (0, 0) if start is None or not self.files else start
         self.now: FileRecords | HubRecords | None = None
@@ -56,21 +42,17 @@ class Records:
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         if not self.files:
-            source = self.source
-            known = f"neither a file here nor bundled ({_NAMES})"
-            self.now = HubRecords(
-                source.name, source.fields, source.subset, source.split, source.revision, self.start, known
-            )
+            self.now = HubRecords(self.recipe, self.start, f"neither a file here nor bundled ({_NAMES})")
             yield from self.now
         while self.index < len(self.files):
-            self.now = FileRecords(self.files[self.index], self.source.fields, self.skip)
+            self.now = FileRecords(self.files[self.index], self.recipe.fields, self.skip)
             yield from self.now
             self.index, self.skip, self.now = self.index + 1, 0, None
 
     @property
     def place(self) -> str:
         """Where the last record stands, as messages begin."""
-        return f"--data {self.source.name}" if self.now is None else self.now.place
+        return f"--data {self.recipe.data}" if self.now is None else self.now.place
 
     def position(self) -> Any:
         """Where the next record stands, as JSON values."""
@@ -80,7 +62,7 @@ class Records:
 
     @property
     def fraction(self) -> float | None:
-        """The share of the source that was read, in [0, 1]; None where nobody knows."""
+        """The share of the text that was read, in [0, 1]; None where nobody knows."""
         if isinstance(self.now, HubRecords):
             return self.now.fraction
         done = sum(self.sizes[: self.index])
@@ -89,17 +71,17 @@ class Records:
         return done / max(1, sum(self.sizes))
 
 
-def documents(source: str, text_field: str = "text", split: str = "train") -> Iterator[str]:
-    """The documents of `source`, in a fixed order.
+def documents(data: str, text_field: str = "text", split: str = "train") -> Iterator[str]:
+    """The documents of `data`, in a fixed order.
 
-    source: "sotu"; a .txt file (documents parted by blank lines), .jsonl, .json, .parquet or .arrow (one document a
-    row, in `text_field`), the first three also with .gz, .bz2, .xz or .zst behind; a folder of such files (`files_of`
+    data: "sotu"; a .txt file (documents separated by blank lines), .jsonl, .json, .parquet or .arrow (one document per
+    row, in `text_field`), the first three also followed by .gz, .bz2, .xz or .zst; a folder of such files (`files_of`
     says which are read, of which split); or the name of a dataset on the Hugging Face hub (needs the `hub` extra).
     Blank documents and those that are null are passed over. Raises DataError for anything else.
     """
-    if source in LANGUAGES:
-        raise DataError(f"--data {source}: a stream of tokens without documents; give text")
-    records = Records(Source(source, (text_field,), split=split))
+    if data in LANGUAGES:
+        raise DataError(f"--data {data}: a stream of tokens without documents; give text")
+    records = Records(Recipe(data, text_field, split=split))
     for (value,) in records:
         text = "" if value is None else text_of(value, text_field, records.place)
         if text.strip():
@@ -117,34 +99,33 @@ def text_of(value: Any, field: str, place: str) -> str:
     return value
 
 
-def source_sha256(source: str | Source) -> str | None:
-    """A hash of the files of `source`, names and bytes, or of the law of a language; None for sotu and hub datasets.
+def source_sha256(recipe: Recipe) -> str | None:
+    """A hash of the files that a recipe reads, names and bytes, or of the law of a language; None for sotu and the hub.
 
     Raises DataError where `documents` would find no file.
     """
-    source = Source(source) if isinstance(source, str) else source
-    if source.name in LANGUAGES:
-        return LANGUAGES[source.name]().sha256()
-    files = [] if source.name in BUNDLED else files_of(source).files
+    if recipe.data in LANGUAGES:
+        return LANGUAGES[recipe.data]().sha256()
+    files = [] if recipe.data in BUNDLED else files_of(recipe).files
     if not files:
         return None
     whole = hashlib.sha256()
     for file in files:
-        whole.update(json.dumps([file.relative_to(source.name).as_posix(), file_sha256(file)]).encode())
+        whole.update(json.dumps([file.relative_to(recipe.data).as_posix(), file_sha256(file)]).encode())
     return whole.hexdigest()
 
 
-def files_of(source: Source) -> Layout:
-    """The files of `source`, in the order of reading, and what is passed over; no file for a hub dataset.
+def files_of(recipe: Recipe) -> Layout:
+    """The files that a recipe reads, in their order, and what is passed over; no file for a hub dataset.
 
     Raises DataError for what names nothing, and for a folder as `layout_of`.
     """
-    name = source.name
+    name = recipe.data
     if not name:
         raise DataError(f"--data '': names nothing; give a file, a folder, {_NAMES} or a hub dataset")
     path = BUNDLED.get(name, Path(name))
     if path.is_dir():
-        return layout_of(path, source.fields, source.split)
+        return layout_of(path, recipe.fields, recipe.split)
     if path.is_file():
         return Layout(path, [path])
     if name.startswith((".", "/", "~")) or suffix_of(path) in SUFFIXES:

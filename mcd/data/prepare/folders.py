@@ -1,7 +1,7 @@
 """Which files of a folder are its text, in which order, and which are passed over.
 
-A folder is read as who wrote it meant it: one of `datasets.save_to_disk` by its state.json, and where all files say of
-which split they are (by the folder of a DatasetDict, or in their names, as `datasets` reads them) those of one split.
+A folder is read as its writer meant it: one of `datasets.save_to_disk` by its state.json; and where all files name
+their split (by the folder of a DatasetDict, or in their names, as `datasets` reads them) the files of one split.
 """
 
 import lzma
@@ -18,7 +18,7 @@ from mcd.errors import DataError
 from mcd.files import JSONError, read_json
 
 METADATA = ("state.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json")
-"""What `datasets` writes beside text."""
+"""What `datasets` writes next to text."""
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -57,7 +57,7 @@ class Layout:
         return [{"why": why, "count": len(names), "files": names[:20]} for why, names in self.passed.items()]
 
     def notes(self) -> list[str]:
-        """What there is to say about it."""
+        """Remarks for the user."""
         notes = []
         for why, names in self.passed.items():
             more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
@@ -72,7 +72,7 @@ class Layout:
 
 
 def layout_of(folder: Path, fields: tuple[str, ...], split: str) -> Layout:
-    """The layout of a folder; `fields`, those that a record must have, tell text from other JSON.
+    """The layout of a folder; the `fields` that a record must have distinguish text from other JSON.
 
     split: which one is read where all files name one ("train" also stands for the only one there is). Raises DataError
     for a folder without text or without that split, and for one of `datasets` that is not whole.
@@ -159,7 +159,7 @@ def _is_other(path: Path, fields: tuple[str, ...]) -> bool:
     try:
         values = list(islice(FileRecords(path, fields).objects(), 2))
     except (ValueError, RecursionError, OSError, EOFError, lzma.LZMAError, zlib.error):
-        return False  # it is read, and its fault told
+        return False  # it is read, and its fault reported
     return len(values) == 1 and isinstance(values[0], dict) and any(name not in values[0] for name in fields)
 
 
@@ -195,7 +195,7 @@ def _dict_split_of(path: Path, dicts: set[Path]) -> str | None:
 
 
 def _split_of(name: Path) -> str | None:
-    """The split that the name of a file or of a folder around it tells."""
+    """The split that a file or a folder around it is named after."""
     shard = _SHARD.match(name.name)
     words = re.split(r"[^a-z]+", (shard[1] if shard else name.name).lower().replace("_", "-"))
     for word in reversed(words):
@@ -205,6 +205,6 @@ def _split_of(name: Path) -> str | None:
 
 
 def _shard_of(path: Path) -> str | None:
-    """The split of a shard beside others whose names tell one, for instance unsupervised-00000-of-00001.parquet."""
+    """The split of a shard next to others that name one, for instance unsupervised-00000-of-00001.parquet."""
     shard = _SHARD.match(path.name)
     return shard[1] if shard and shard[1] != "data" else None

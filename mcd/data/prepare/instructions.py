@@ -17,7 +17,7 @@ from mcd.errors import DataError
 class Pairs:
     """Prompts and answers of a recipe whose template is text (`with_template`).
 
-    tokenizer, eos_id: None for one that is still to be trained on them, and where its end of text does not matter.
+    tokenizer, eos_id: None for one that will be trained on them, and where its end of text does not matter.
     Special tokens come from the template alone: what a record spells is text. Raises DataError for a chat template
     without `transformers`.
     """
@@ -64,7 +64,7 @@ class Pairs:
         not begin there. Else it is tokenised apart, as other answers are, so that the border is exact. An end of text
         that closes it in the template is left off: every row has one.
         """
-        assert unit.ids is not None and unit.lengths is not None and unit.lost is not None
+        assert unit.lost is not None
         unit.ids = self.marks.ids(unit.ids)
         if self.chat is None:
             return
@@ -116,9 +116,9 @@ def _messages(value: Any, field: str, place: str) -> list[tuple[str, str]]:
     for said in value:
         if not {"role", "content"} <= said.keys():
             keys = ", ".join(map(repr, said)) or "none"
-            mend = "; that is ShareGPT's form: rename from to role, value to content, human to user, gpt to assistant"
+            fix = "; that is ShareGPT's form: rename from to role, value to content, human to user, gpt to assistant"
             raise DataError(
                 f"{place}: a message in field {field!r} has the keys {keys}, where 'role' and 'content' are read"
-                + (mend if {"from", "value"} <= said.keys() else "")
+                + (fix if {"from", "value"} <= said.keys() else "")
             )
     return [(str(said.get("role")), text_of(said.get("content"), f"{field}.content", place)) for said in value]

@@ -19,9 +19,9 @@ SPLITS = ("train", "valid")
 
 
 class Packer:
-    """Takes units in order and writes the shards of both splits into `folder`; what it wrote is no function of time.
+    """Takes units in order and writes the shards of both splits into `folder`; the bytes are a function of the units.
 
-    state: what `record` gave, to go on from there. Raises Damaged when what was written is not as recorded.
+    state: what `record` gave, to continue from there. Raises Damaged when what was written is not as recorded.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Packer:
         """Units that may yet be held out (valid_last), which wait on disk."""
         self.waiting = sum(held["records"] for held in self.held)
         self.left_out: dict[str, int] = state.get("left_out", {})
-        """Records that were left out before, by why."""
+        """Records that were left out before, by reason."""
         self.keys = ShardWriter(folder, "keys", np.dtype("<u8"), 1 << 62, state.get("keys"))
         """The key of each record, in order."""
         if sum(shard["tokens"] for shard in self.keys.shards) != self.taken:
@@ -63,7 +63,7 @@ class Packer:
 
     def add(self, unit: Unit) -> None:
         """Take the next unit."""
-        assert unit.lengths is not None and unit.ids is not None and unit.lost is not None
+        assert unit.lost is not None
         self.lost.add(unit.lost)
         if not self.recipe.valid_last:
             self._place(unit.lengths, unit.ids, unit.records, last=None)
@@ -84,7 +84,7 @@ class Packer:
         return self.records + self.waiting
 
     def record(self) -> dict[str, Any]:
-        """Everything needed to go on, as JSON values; the bytes it speaks of are then safe from a power cut."""
+        """Everything needed to continue, as JSON values; the bytes it describes are then safe from a power cut."""
         for path in self.unsynced:
             if path.exists():
                 with path.open("rb") as file:
@@ -97,7 +97,7 @@ class Packer:
             "rests": {split: rest.tolist() for split, rest in self.rests.items()},
             "grouped": self.grouped,
             "counts": self.counts,
-            "lost": self.lost.as_dict(),
+            "lost": dict(vars(self.lost)),
             "held": list(self.held),
             "left_out": self.left_out,
             "keys": self.keys.record(),
@@ -124,11 +124,10 @@ class Packer:
     def seen(self) -> np.ndarray:
         """The keys of all records so far (N,)."""
         shards = self.keys.record()
-        paths = [self.folder / f"{shard['file']}{PARTIAL}" for shard in shards]
-        return np.fromfile(paths[0], "<u8") if paths else np.empty(0, "<u8")
+        return np.fromfile(self.folder / f"{shards[0]['file']}{PARTIAL}", "<u8") if shards else np.empty(0, "<u8")
 
     def copies(self) -> dict[str, int]:
-        """How many documents of each split are copies of others, as `count_copies` tells; to be called after close."""
+        """How many documents of each split are copies of others (`count_copies`); to be called after close."""
         keys, last = self.seen(), self.recipe.valid_last
         held_out = np.zeros(len(keys), bool)
         held_out[slice(-last, None) if last else slice(None, None, self.recipe.valid_every)] = True
@@ -151,12 +150,13 @@ class Packer:
             held_out = self.records % self.recipe.valid_every == 0 if last is None else last
             split = "valid" if held_out else "train"
             end = ends[(i + 1) * arity - 1]
-            if self.recipe.packing == "rows":
-                self._row(split, ids[start : ends[i * arity]], ids[ends[i * arity] : end])
-            elif self.recipe.packing == "groups":
-                self._group(split, ids[start:end])
-            else:
-                self.writers[split].add(np.concatenate((ids[start:end], self.eos)))
+            match self.recipe.packing:
+                case "rows":
+                    self._row(split, ids[start : ends[i * arity]], ids[ends[i * arity] : end])
+                case "groups":
+                    self._group(split, ids[start:end])
+                case "stream":
+                    self.writers[split].add(np.concatenate((ids[start:end], self.eos)))
             self.records += 1
             start = end
 
@@ -178,7 +178,7 @@ class Packer:
         self.rests[split] = waiting[whole:] if self.grouped[split] else waiting[:0]
 
     def _row(self, split: str, prompt: np.ndarray, answer: np.ndarray) -> None:
-        """Write begin and end of what is learnt, then the row: prompt, answer, end of text, and that as padding."""
+        """Write the begin and end of what is learnt, then the row: prompt, answer, end of text, and that as padding."""
         length, count = self.recipe.length, self.counts[split]
         over = len(prompt) + len(answer) + 1 - length
         if over > 0:

@@ -11,7 +11,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,22 @@ def packed_as(path: Path) -> str:
 
 def unpacked(path: Path, raw: io.BufferedReader) -> io.BufferedReader:
     """The content of the file at `path`, open as `raw`. Raises DataError for a .zst without pyarrow."""
-    packed = packed_as(path)
-    if packed == ".gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20)
-    if packed == ".bz2":
-        return io.BufferedReader(bz2.BZ2File(raw), 1 << 20)
-    if packed == ".xz":
-        return io.BufferedReader(lzma.LZMAFile(raw), 1 << 20)
-    if packed == ".zst":
-        return io.BufferedReader(pyarrow_for(path).CompressedInputStream(raw, "zstd"), 1 << 20)
-    return raw
+    match packed_as(path):
+        case ".gz":
+            content: Any = gzip.GzipFile(fileobj=raw)
+        case ".bz2":
+            content = bz2.BZ2File(raw)
+        case ".xz":
+            content = lzma.LZMAFile(raw)  # noqa: SIM115 - closed with `raw`
+        case ".zst":
+            content = pyarrow_for(path).CompressedInputStream(raw, "zstd")
+        case _:
+            return raw
+    return io.BufferedReader(content, 1 << 20)
 
 
 def pyarrow_for(path: Path) -> Any:
-    """pyarrow. Raises DataError, naming the mend, where it is not installed."""
+    """The module pyarrow. Raises DataError, which says how to install it, where it is missing."""
     try:
         import pyarrow
         import pyarrow.ipc
@@ -64,8 +66,9 @@ def pyarrow_for(path: Path) -> Any:
 class FileRecords:
     """The records of a file, in order: iterate over it once.
 
-    Each is a tuple of the values of `fields` (of a .txt, whose documents are parted by blank lines, the text alone);
-    what is null there is None. A .json is one list of objects, or objects one after the other.
+    Each is a tuple of the values of `fields` (of a .txt, whose documents are separated by blank lines, the text alone);
+    what is null there is None. A .json is one list of objects, or objects one after the other; where one field is read,
+    a string stands for an object with that field.
     skip: records passed over. `number` is the line (.txt, .jsonl), record (.json) or row that was read last, counted
     from 1, `count` how many records were read, `fraction` the share of the file read so far.
     Raises DataError for what is no such file, has no such fields or two of one name, or holds nothing.
@@ -95,9 +98,8 @@ class FileRecords:
         readers = dict[str, Any](zip(SUFFIXES, read, strict=True))
         reader = readers.get(suffix_of(self.path))
         if reader is None:
-            raise DataError(
-                f"--data {self.path}: not one of {', '.join(SUFFIXES)} ({', '.join(COMPRESSED)} may follow)"
-            )
+            kinds = f"{', '.join(SUFFIXES)} ({', '.join(COMPRESSED)} may follow)"
+            raise DataError(f"--data {self.path}: not one of {kinds}")
         found = self.skip > 0
         try:
             for values in reader():
@@ -163,20 +165,14 @@ class FileRecords:
         self._share = 1.0
 
     def _txt(self) -> Iterator[tuple[str]]:
-        return islice(self._paragraphs(), self.skip, None)
-
-    def _paragraphs(self) -> Iterator[tuple[str]]:
         if len(self.fields) != 1:
             raise DataError(f"--data {self.path}: a .txt has no fields; give .jsonl, .parquet or .arrow")
-        lines: list[str] = []
-        for line in self._lines():
-            if line.strip():
-                lines.append(line)
-            elif lines:
-                yield ("".join(lines).rstrip("\n"),)
-                lines = []
-        if lines:
-            yield ("".join(lines).rstrip("\n"),)
+        passed = 0
+        for written, lines in groupby(self._lines(), lambda line: bool(line.strip())):
+            text = "".join(lines)
+            passed += written
+            if written and passed > self.skip:
+                yield (text.rstrip("\n"),)
 
     def _jsonl(self) -> Iterator[tuple[Any, ...]]:
         passed, decoder = 0, self._decoder()
@@ -221,9 +217,11 @@ class FileRecords:
         return DataError(f"{self.place}: JSON that cannot be read ({error})")  # too many digits, brackets in brackets
 
     def _values(self, record: Any) -> tuple[Any, ...]:
+        if isinstance(record, str) and len(self.fields) == 1:  # a document that needs no field
+            return (record,)
         if not isinstance(record, dict):
-            mend = "; a JSON list is read from a file named .json" if isinstance(record, list) else ""
-            raise DataError(f"{self.place}: no JSON object, but {json.dumps(record)[:40]}{mend}")
+            fix = "; a JSON list is read from a file named .json" if isinstance(record, list) else ""
+            raise DataError(f"{self.place}: no JSON object, but {json.dumps(record)[:40]}{fix}")
         for field in self.fields:
             if field not in record:
                 raise DataError(

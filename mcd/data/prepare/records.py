@@ -1,4 +1,4 @@
-"""A text in pieces of fixed borders, and the tokenizer it gets: what the bytes of prepared data hang on, in order."""
+"""The texts of a recipe in units of fixed borders, and the tokenizer they get: functions of the text alone."""
 
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from mcd.data.prepare.corpus import Records, Source, files_of, text_of
+from mcd.data.prepare.corpus import Records, files_of, text_of
 from mcd.data.prepare.duplicates import Seen, key_of
 from mcd.data.prepare.instructions import Pairs
 from mcd.data.prepare.readers import suffix_of
@@ -17,21 +17,21 @@ from mcd.data.tokenizer import check_ids, load_tokenizer, train_bpe
 from mcd.errors import DataError
 
 UNIT_BYTES, UNIT_RECORDS = 1 << 19, 4096
-"""A unit ends behind the record with which it has so many characters, or so many records."""
+"""A unit ends behind the record with which it has that many characters, or that many records."""
 
 
 def units_of(
     recipe: Recipe, start: Any, pairs: Pairs | None, left_out: Counter[str], seen: Seen
 ) -> Generator[Unit, None, None]:
-    """The records of a recipe's source from position `start` on, in units. Raises DataError as `documents` does.
+    """The records of a recipe from position `start` on, in units. Raises DataError as `documents` does.
 
-    pairs: of instruction data, what its records are. left_out: counts records that are left out, by why ("null",
-    "blank", "copies"). seen: the keys of those before.
+    pairs: of instruction data, the meaning of its records. left_out: counts records that are left out, by reason
+    ("null", "blank", "copies"). seen: the keys of those before.
     """
     texts: list[str] = []
     keys: list[int] = []
     size = 0
-    reader = Records(source_of(recipe), start)
+    reader = Records(recipe, start)
     for record, key in _texts(recipe, reader, pairs, left_out, seen):
         texts += record
         keys.append(key)
@@ -48,27 +48,31 @@ def tokenizer_of_text(recipe: Recipe) -> Tokenizer:
 
     Raises DataError where that cannot be, and for text of fewer than two records.
     """
-    if recipe.packing == "rows" and any(suffix_of(path) == ".txt" for path in files_of(source_of(recipe)).files):
+    if recipe.packing == "rows" and any(suffix_of(path) == ".txt" for path in files_of(recipe).files):
         option = "--prompt-field" if recipe.messages_field is None else "--messages-field"
         raise DataError(f"{option}: a .txt has no fields; give --data .jsonl, .json, .parquet or .arrow")
     tokenizer = None if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
     pairs = Pairs(recipe, tokenizer) if recipe.packing == "rows" else None
-    if len(list(islice(_all(recipe, pairs), 2))) < 2:
-        if len(recipe.fields) > 1 or recipe.messages_field:
-            raise DataError(f"--data {recipe.source}: fewer than two records have a prompt and an answer with text")
+
+    def records() -> Iterator[tuple[str, ...]]:
+        return (record for record, _ in _texts(recipe, Records(recipe), pairs, Counter(), Seen()))
+
+    if len(list(islice(records(), 2))) < 2:
+        if pairs is not None:
+            raise DataError(f"--data {recipe.data}: fewer than two records have a prompt and an answer with text")
         raise DataError(
-            f"--data {recipe.source}: one document cannot be split into train and held-out text; "
-            "give more (documents in a .txt are parted by blank lines)"
+            f"--data {recipe.data}: one document cannot be split into train and held-out text; "
+            "give more (documents in a .txt are separated by blank lines)"
         )
     if tokenizer is not None:
         check_ids(tokenizer, f"--tokenizer {recipe.tokenizer}", tokenizer.get_vocab_size())
         return tokenizer
     if recipe.valid_last:
-        count = sum(1 for _ in _all(recipe, pairs))
+        count = sum(1 for _ in records())
         check_valid_last(recipe, count)
-        train = islice(_all(recipe, pairs), count - recipe.valid_last)
+        train = islice(records(), count - recipe.valid_last)
     else:
-        train = (record for i, record in enumerate(_all(recipe, pairs)) if i % recipe.valid_every)
+        train = (record for i, record in enumerate(records()) if i % recipe.valid_every)
     texts = (text for record in train for text in record[: recipe.arity])
     return train_bpe(texts if pairs is None else map(pairs.marks.unmarked, texts), recipe.vocab_size)
 
@@ -77,18 +81,9 @@ def check_valid_last(recipe: Recipe, count: int) -> None:
     """Raise DataError when of `count` documents none is left to train on."""
     if recipe.valid_last and recipe.valid_last >= count:
         raise DataError(
-            f"--valid-last {recipe.valid_last}: --data {recipe.source} has {count:,} documents, and none would be left "
-            "to train on; hold out fewer, or every so many-th (--valid-last 0 --valid-every N)"
+            f"--valid-last {recipe.valid_last}: --data {recipe.data} has {count:,} documents, and none would be left "
+            "to train on; hold out fewer, or one in N (--valid-last 0 --valid-every N)"
         )
-
-
-def source_of(recipe: Recipe) -> Source:
-    """What a recipe reads."""
-    return Source(recipe.source, recipe.fields, recipe.subset, recipe.split, recipe.revision)
-
-
-def _all(recipe: Recipe, pairs: Pairs | None) -> Iterator[tuple[str, ...]]:
-    return (record for record, _ in _texts(recipe, Records(source_of(recipe)), pairs, Counter(), Seen()))
 
 
 def _texts(

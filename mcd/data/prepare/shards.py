@@ -1,4 +1,4 @@
-"""Shards being written: under another name until they are whole, and taken up again where they were last recorded."""
+"""Shards being written: under another name until they are whole, and continued where they were last recorded."""
 
 import contextlib
 import hashlib
@@ -14,13 +14,13 @@ _CHUNK = 1 << 22
 
 
 class Damaged(Exception):
-    """What an interrupted run left is not what it recorded; the work is begun anew."""
+    """What an interrupted run left is not what it recorded; the work starts anew."""
 
 
 class ShardWriter:
     """Appends tokens to numbered files of at most `shard_tokens` tokens, give or take one document.
 
-    shards: what `record` gave, to go on from there: finished shards are read through, the last is cut to what was
+    shards: what `record` gave, to continue from there: finished shards are verified, the last is cut to what was
     recorded. Raises Damaged when one is not as recorded.
     """
 
@@ -34,10 +34,10 @@ class ShardWriter:
         """Is the last shard to be appended to?"""
         self.hash = hashlib.sha256()
         for shard in shards or []:
-            self._take_up(dict(shard))
+            self._resume(dict(shard))
 
     def add(self, ids: np.ndarray, documents: int = 1) -> None:
-        """Append the tokens of a document; one without any counts with those before it."""
+        """Append the tokens of a document; one without tokens counts with those before it."""
         if not self.growing and self.shards and not len(ids):
             self.shards[-1]["documents"] += documents
             return
@@ -71,7 +71,7 @@ class ShardWriter:
         return self.shards
 
     def abandon(self) -> None:
-        """Let the file go as it is."""
+        """Close the file without finishing the shard."""
         if self.file is not None:
             with contextlib.suppress(OSError):  # a full disk takes the rest no better than what came before
                 self.file.close()
@@ -88,8 +88,8 @@ class ShardWriter:
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}{PARTIAL}"
 
-    def _take_up(self, shard: dict[str, Any]) -> None:
-        """Check a recorded shard; the last, which was not full, is opened to go on."""
+    def _resume(self, shard: dict[str, Any]) -> None:
+        """Check a recorded shard; the last, which was not full, will be appended to."""
         whole, partial = self.folder / shard["file"], self._partial(shard["file"])
         size = shard["tokens"] * self.dtype.itemsize
         full = shard["tokens"] >= self.shard_tokens

@@ -10,6 +10,7 @@ import pytest
 
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.prepare.corpus import BUNDLED, documents, source_sha256
+from mcd.data.recipe import Recipe
 from mcd.errors import DataError
 
 DOCS = ["First line\nsecond line", "  indented é 汉字", "last one"]
@@ -135,14 +136,14 @@ def test_a_byte_order_mark_is_no_text(tmp_path, name, content):
 def test_the_fingerprint_is_of_names_and_bytes(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "picture.png").write_bytes(b"\0")
-    file, folder = source_sha256(str(tmp_path / "a.txt")), source_sha256(str(tmp_path))
+    file, folder = source_sha256(Recipe(str(tmp_path / "a.txt"))), source_sha256(Recipe(str(tmp_path)))
     (tmp_path / "picture.png").write_bytes(b"\1")
-    assert (source_sha256(str(tmp_path / "a.txt")), source_sha256(str(tmp_path))) == (file, folder)
+    assert (source_sha256(Recipe(str(tmp_path / "a.txt"))), source_sha256(Recipe(str(tmp_path)))) == (file, folder)
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
-    assert source_sha256(str(tmp_path)) != folder
+    assert source_sha256(Recipe(str(tmp_path))) != folder
     (tmp_path / "b.txt").write_text("two")
-    assert source_sha256(str(tmp_path / "b.txt")) != file
-    assert source_sha256("sotu") is None and source_sha256("owner/name") is None
+    assert source_sha256(Recipe(str(tmp_path / "b.txt"))) != file
+    assert source_sha256(Recipe("sotu")) is None and source_sha256(Recipe("owner/name")) is None
 
 
 def test_an_empty_name_does_not_read_the_current_folder(tmp_path, monkeypatch):
@@ -172,4 +173,4 @@ def test_hub_names_without_the_extra_say_what_to_install(monkeypatch):
 def test_a_language_is_no_text_and_is_known_by_its_law(name):
     with pytest.raises(DataError, match=f"--data {name}: .*without documents"):
         next(documents(name))
-    assert source_sha256(name) == LANGUAGES[name]().sha256()
+    assert source_sha256(Recipe(name)) == LANGUAGES[name]().sha256()

@@ -10,18 +10,19 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mcd.data.prepare.corpus import Records, Source, documents, files_of, source_sha256
+from mcd.data.prepare.corpus import Records, documents, files_of, source_sha256
+from mcd.data.recipe import Recipe
 from mcd.errors import DataError
 
 TEXTS = [f"text {i} of the union" for i in range(12)]
 
 
 def texts_of(folder, split="train"):
-    return [text for (text,) in Records(Source(str(folder), split=split))]
+    return [text for (text,) in Records(Recipe(str(folder), split=split))]
 
 
 def passed(folder, split="train"):
-    return {name for names in files_of(Source(str(folder), split=split)).passed.values() for name in names}
+    return {name for names in files_of(Recipe(str(folder), split=split)).passed.values() for name in names}
 
 
 def jsonl(path, texts):
@@ -44,7 +45,7 @@ def quiet(monkeypatch):
 def test_a_saved_data_set_that_was_mapped_filtered_and_shuffled(tmp_path, quiet):
     folder = tmp_path / "saved"
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(folder), num_shards=3)
-    fingerprint = source_sha256(str(folder))
+    fingerprint = source_sha256(Recipe(str(folder)))
     loaded = datasets.load_from_disk(str(folder))
     loaded.map(lambda row: {"n": len(row["text"])})
     loaded.filter(lambda row: row["text"].startswith("text 1")).shuffle(seed=0)
@@ -52,7 +53,7 @@ def test_a_saved_data_set_that_was_mapped_filtered_and_shuffled(tmp_path, quiet)
     assert len(caches) >= 3
     assert texts_of(folder) == TEXTS and list(documents(str(folder))) == TEXTS
     assert passed(folder) == caches
-    assert source_sha256(str(folder)) == fingerprint
+    assert source_sha256(Recipe(str(folder))) == fingerprint
     loaded.filter(lambda row: row["text"].startswith("text 1")).save_to_disk(str(tmp_path / "filtered"))
     assert texts_of(tmp_path / "filtered") == [text for text in TEXTS if text.startswith("text 1")]
 
@@ -89,10 +90,10 @@ def test_splits_of_a_dataset_dict_are_not_mixed(tmp_path, quiet):
     (tmp_path / "all" / "notes.txt").write_text("no text of it")
     for split, part in parts.items():
         assert texts_of(tmp_path / "all", split) == part
-        layout = files_of(Source(str(tmp_path / "all"), split=split))
+        layout = files_of(Recipe(str(tmp_path / "all"), split=split))
         others = {f"{name}/data-00000-of-00001.arrow" for name in parts if name != split}
         assert layout.split == split and passed(tmp_path / "all", split) == {*others, "notes.txt"}
-    assert source_sha256(Source(str(tmp_path / "all"), split="test")) != source_sha256(str(tmp_path / "all"))
+    assert source_sha256(Recipe(str(tmp_path / "all"), split="test")) != source_sha256(Recipe(str(tmp_path / "all")))
     with pytest.raises(DataError, match="holds the splits test, train, train_sft and no valid; name one with --split"):
         texts_of(tmp_path / "all", "valid")
 
@@ -109,7 +110,7 @@ def test_splits_of_a_dataset_dict_are_not_mixed(tmp_path, quiet):
 )
 def test_files_that_name_their_split_are_not_mixed(tmp_path, train, other, split):
     parquet(tmp_path / train, TEXTS[:6])
-    assert texts_of(tmp_path) == TEXTS[:6] and files_of(Source(str(tmp_path))).split == "train"
+    assert texts_of(tmp_path) == TEXTS[:6] and files_of(Recipe(str(tmp_path))).split == "train"
     parquet(tmp_path / other, TEXTS[6:])
     assert texts_of(tmp_path) == TEXTS[:6] and passed(tmp_path) == {other}
     assert texts_of(tmp_path, split) == TEXTS[6:] and passed(tmp_path, split) == {train}
@@ -119,12 +120,12 @@ def test_files_of_which_some_name_no_split_are_read_together_and_that_is_told(tm
     for name, text in (("train.txt", "a"), ("test.txt", "b"), ("z.txt", "c"), ("data-00000-of-00001.txt", "d")):
         (tmp_path / name).write_text(text)
     assert texts_of(tmp_path) == ["d", "b", "a", "c"]
-    (note,) = files_of(Source(str(tmp_path))).notes()
+    (note,) = files_of(Recipe(str(tmp_path))).notes()
     assert "splits test and train are read as one text" in note
     for name in ("part-00000-of-00002.txt", "books-00000-of-00001.txt"):
         (tmp_path / "shards").mkdir(exist_ok=True)
         (tmp_path / "shards" / name).write_text(name)
-    layout = files_of(Source(str(tmp_path / "shards")))
+    layout = files_of(Recipe(str(tmp_path / "shards")))
     assert len(layout.files) == 2 and layout.notes() == [] and layout.split is None
 
 
@@ -150,7 +151,7 @@ def test_every_kind_of_json_is_read_and_the_rest_is_named(tmp_path):
     (tmp_path / "cache-12.arrow").write_bytes(b"of datasets")
     third = [text.replace("text ", "third ") for text in TEXTS[3:6]]
     assert texts_of(tmp_path) == [*TEXTS[:6], *third, *TEXTS[6:], "one\nobject"]
-    layout = files_of(Source(str(tmp_path)))
+    layout = files_of(Recipe(str(tmp_path)))
     assert passed(tmp_path) == {"config.json", "table.csv", ".ipynb_checkpoints/a.jsonl", "cache-12.arrow", "linked"}
     assert sum(entry["count"] for entry in layout.record()) == 5 and len(layout.notes()) == 5
     assert any("1 file is passed over" in note and note.endswith(": table.csv") for note in layout.notes())

@@ -10,11 +10,11 @@ import pytest
 
 from mcd.data.manifest import read_manifest
 from mcd.data.prepare import hub, pipeline, records
-from mcd.data.prepare.corpus import Records, Source, documents
-from mcd.data.prepare.hub import HubRecords, HubStopped
+from mcd.data.prepare.corpus import Records, documents
+from mcd.data.prepare.hub import HubRecords
 from mcd.data.prepare.pipeline import prepare
 from mcd.data.recipe import Recipe
-from mcd.errors import DataError
+from mcd.errors import DataError, HubError
 
 ROWS = 60
 
@@ -44,7 +44,7 @@ def asked(tmp_path, monkeypatch):
 
 
 def test_subset_split_and_revision_are_asked_for(asked):
-    records = Records(Source("owner/name", ("id", "text"), "small", "train", "v2"))
+    records = Records(Recipe("owner/name", prompt_field="id", answer_field="text", subset="small", revision="v2"))
     rows = list(records)
     assert asked == [("owner/name", "small", "train", "v2")]
     assert len(rows) == ROWS and rows[25] == (5, "the people of part 1, text 5, of the union")
@@ -52,11 +52,11 @@ def test_subset_split_and_revision_are_asked_for(asked):
 
 
 def test_going_on_behind_any_row(asked):
-    records = HubRecords("owner/name", ("text",), None, "train", None, None)
+    records = HubRecords(Recipe("owner/name"), None)
     seen = [(values, json.loads(json.dumps(records.position()))) for values in records]
     texts = [values for values, _ in seen]
     for count in (1, 6, 7, 20, 21, 59, 60):
-        rest = HubRecords("owner/name", ("text",), None, "train", None, seen[count - 1][1])
+        rest = HubRecords(Recipe("owner/name"), seen[count - 1][1])
         assert list(rest) == texts[count:] and rest.count == ROWS
 
 
@@ -77,7 +77,7 @@ def test_a_hub_that_stops_midway_costs_nothing_but_the_time(asked, recipe, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(datasets.IterableDataset, "__iter__", stops)
-        with pytest.raises(HubStopped, match=r"after 33 rows .*ConnectionError.*run the same command again"):
+        with pytest.raises(HubError, match=r"after 33 rows .*ConnectionError.*run the same command again"):
             prepare(recipe, tmp_path / "out", 100, record_s=0.0)
     read = []
     yielded = HubRecords.__iter__

@@ -11,8 +11,9 @@ import pyarrow.parquet
 import pytest
 
 from mcd.data.prepare import readers
-from mcd.data.prepare.corpus import Records, Source, documents
+from mcd.data.prepare.corpus import Records, documents
 from mcd.data.prepare.readers import FileRecords
+from mcd.data.recipe import Recipe
 from mcd.errors import DataError
 
 TEXTS = [f"text {i}\nand more é" for i in range(40)]
@@ -74,7 +75,7 @@ def test_a_position_is_where_a_folder_is_gone_on_with(tmp_path):
     for name in NAMES:
         (tmp_path / name.replace(".", "-", 1)).mkdir()
         write(tmp_path / name.replace(".", "-", 1) / name)
-    source = Source(str(tmp_path))
+    source = Recipe(str(tmp_path))
     whole = list(Records(source))
     assert len(whole) == 40 * len(NAMES)
     reader = Records(source)

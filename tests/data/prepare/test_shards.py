@@ -1,7 +1,7 @@
 """Packed shards: what goes in comes out, damage is seen, and nothing of somebody else's is touched."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,12 @@ from mcd.data.prepare.pipeline import prepare
 from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.data.tokens import read_tokens
-from mcd.errors import DataError
+from mcd.errors import DataError, RequestError
 
 
 @pytest.fixture
 def recipe(text_file):
-    return Recipe(source=str(text_file), vocab_size=300, length=16, valid_every=8)
+    return Recipe(data=str(text_file), vocab_size=300, length=16, valid_every=8)
 
 
 def contents(folder):
@@ -46,7 +46,7 @@ def test_every_document_is_in_exactly_one_split(tiny_data, text_file):
 
 def test_the_manifest_records_every_choice(tiny_data, recipe):
     manifest = read_manifest(tiny_data)
-    assert manifest["recipe"] == asdict(recipe)
+    assert manifest["recipe"] == recipe.as_dict()
     assert (manifest["vocab_size"], manifest["eos_id"], manifest["dtype"]) == (300, 299, "<u2")
     assert manifest["tokenizer_sha256"] == tokenizer_sha256(load_tokenizer(tiny_data))
     for split, count in (("train", 56), ("valid", 8)):
@@ -97,8 +97,8 @@ def test_the_same_recipe_leaves_files_alone_and_another_is_refused(recipe, tmp_p
 
 def test_text_that_changed_since_is_refused(recipe, tmp_path):
     text = tmp_path / "a.txt"
-    text.write_bytes(Path(recipe.source).read_bytes())
-    recipe, out = replace(recipe, source=str(text)), tmp_path / "out"
+    text.write_bytes(Path(recipe.data).read_bytes())
+    recipe, out = replace(recipe, data=str(text)), tmp_path / "out"
     prepare(recipe, out)
     before = contents(out)
     text.write_text(text.read_text() + "\n\nOne more.")
@@ -159,7 +159,7 @@ def test_a_folder_that_holds_something_else_is_refused_untouched(recipe, tmp_pat
     ],
 )
 def test_bad_options_are_named(recipe, tmp_path, change, option):
-    with pytest.raises(DataError, match=option):
+    with pytest.raises(RequestError, match=option):
         prepare(replace(recipe, **change), tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
 

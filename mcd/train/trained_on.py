@@ -1,0 +1,62 @@
+"""What a model was trained on, as the run.json in its folder says."""
+
+from pathlib import Path
+
+from mcd.checkpoints.folder import locate
+from mcd.data.languages.known import LANGUAGES, language_of_data
+from mcd.data.manifest import is_prepared, read_manifest
+from mcd.data.prepare.corpus import documents
+from mcd.errors import DataError, ModelError, UsageError
+from mcd.files import JSONError, read_json
+
+
+def data_of_model(folder: Path) -> str:
+    """The `data` of a model's run.json, or of its teacher's (the bundled teacher: sotu).
+
+    Raises UsageError when the folder does not say, or names text that is not found from here.
+    """
+    at, seen = folder, set()
+    while at not in seen:
+        seen.add(at)
+        run = at / "run.json"
+        data, teacher = _data_and_teacher(run)
+        if data:
+            try:
+                if data not in LANGUAGES and not is_prepared(data):
+                    next(documents(data), None)
+            except (DataError, OSError) as error:
+                raise UsageError(f"{error}; this name is from {run}; give --data") from None
+            return data
+        if teacher:
+            try:
+                at = locate(teacher)
+            except ModelError as error:
+                raise UsageError(f"{error}; {run} names it as the teacher; give --data") from None
+    raise UsageError(f"{folder} does not say what it was trained on; give --data")
+
+
+def language_of_model(folder: Path | None) -> str | None:
+    """The known language that the model in a folder was trained on, or None when it was text or nothing says."""
+    try:
+        return None if folder is None else language_of_data(data_of_model(folder))
+    except (UsageError, DataError):
+        return None
+
+
+def frame_of_model(folder: Path) -> list[int] | None:
+    """The tokens around each row of the prepared data that a model was trained on; None where none are known of."""
+    data, _ = _data_and_teacher(folder / "run.json")
+    try:
+        return read_manifest(Path(data))["frame"] if data and is_prepared(data) else None
+    except (DataError, OSError):
+        return None
+
+
+def _data_and_teacher(run: Path) -> tuple[str | None, str | None]:
+    """The data and the teacher of a run.json, None for what it does not say."""
+    try:
+        config = read_json(run, strict=False)["config"]
+        data, teacher = config.get("data"), config.get("teacher")
+    except (OSError, JSONError, KeyError, TypeError, AttributeError):
+        return None, None
+    return data if isinstance(data, str) else None, teacher if isinstance(teacher, str) else None
