@@ -187,8 +187,8 @@ def test_a_slip_in_the_name_of_data_never_asks_the_hub(name, capsys, monkeypatch
 
 def test_a_hub_dataset_without_a_slash_is_still_asked_for(monkeypatch, tmp_path, capsys):
     asked = []
-    monkeypatch.setattr("mcd.data.prepare.corpus.HubRecords", lambda name, *_: asked.append(name) or ())
-    monkeypatch.setattr("mcd.data.prepare.shards.commit_of", lambda *_: None)
+    monkeypatch.setattr("mcd.data.prepare.corpus.HubRecords", lambda recipe, *_: asked.append(recipe.data) or ())
+    monkeypatch.setattr("mcd.data.prepare.pipeline.commit_of", lambda *_: None)
     refused(capsys, ["prepare", "--data", "openwebtext", "--out", str(tmp_path / "x")], "--data openwebtext")
     assert asked == ["openwebtext"]
 

@@ -83,7 +83,7 @@ PAIRS = [*JSONL, "--prompt-field", "q"]
         ([*JSONL, "--subset", "small"], "--subset", "datasets of the hub"),
         ([*JSONL, "--revision", "v2"], "--revision", "datasets of the hub"),
         ([*TXT, "--text-field", "text"], "--text-field", "a .txt has no fields"),
-        ([*TXT, "--text_field", "text"], "--text-field", "a .txt has no fields"),
+        ([*TXT, "--text_field", "text"], "--text_field", "a .txt has no fields"),
         ([*PAIRS, "--text-field", "a"], "--text-field", "prompts and answers are read"),
         ([*JSONL, "--answer-field", "a"], "--answer-field", "instruction data"),
         (
@@ -94,7 +94,7 @@ PAIRS = [*JSONL, "--prompt-field", "q"]
         ([*JSONL, "--template", "{prompt}"], "--template", "instruction data"),
         ([*JSONL, "--too-long", "drop"], "--too-long", "instruction data"),
         ([*JSONL, "--diffuse-padding"], "--diffuse-padding", "instruction data"),
-        ([*JSONL, "--no-diffuse-padding"], "--diffuse-padding", "instruction data"),
+        ([*JSONL, "--no-diffuse-padding"], "--no-diffuse-padding", "instruction data"),
         ([*TXT, "--tokenizer", "t", "--vocab-size", "2048"], "--vocab-size", "t is given"),
         (["--preset", "owt-mdlm", "--vocab-size", "300"], "--vocab-size", "gpt2 is given"),
         (["--preset", "owt-mdlm", "--valid-every", "9"], "--valid-every", "--valid-last 100000 says"),
@@ -137,8 +137,8 @@ def test_options_that_were_typed_and_change_nothing_are_refused(capsys, tmp_path
         refused(capsys, [*argv, "--out", "out"], f"{option}: ", reason)
         return
     refused(capsys, [*argv, "--out", "out", *(["--dry-run"] if reason != "--verify" else [])], f"{option}: ", reason)
-    flags = ("--diffuse-padding", "--dedup")
-    at = next(i for i, word in enumerate(argv) if word.split("=")[0].replace("_", "-").replace("--no-", "--") == option)
+    flags = ("--diffuse-padding", "--no-diffuse-padding", "--dedup")
+    at = next(i for i, word in enumerate(argv) if word.split("=")[0] == option)
     kept = argv[:at] + argv[at + (1 if option in flags or "=" in argv[at] else 2) :]
     if "--verify" not in kept:
         assert main(["prepare", *kept, "--out", "out", "--dry-run"]) == 0
