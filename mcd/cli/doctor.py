@@ -16,9 +16,9 @@ from mcd.options import Options
 class DoctorArgs(Options):
     """Report what is installed, what the machine offers, whether training and sampling work, and how to fix faults.
 
-    The self-test trains the bundled teacher for a few steps, stops, resumes and compares bit by bit, and samples twice
-    (about 10 seconds; it writes into a temporary folder only). The exit status is 1 when something that every command
-    needs is broken; what is only missing or slow is a warning.
+    The self-test trains the bundled teacher for a few steps, stops, resumes, compares bit by bit, and samples twice.
+    This takes about 10 seconds and writes only into a temporary folder. The exit status is 1 when something that every
+    command needs is broken; what is only missing or slow gives a warning.
 
     Examples:
       mcd doctor
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
             print(f"  {'':25} {finding.fix}")
     seconds = time.monotonic() - started
     broken, warnings = (sum(finding.status == status for finding in findings) for status in ("broken", "warn"))
-    print(f"{broken} broken, {warnings} to think about, in {seconds:.0f} s")
+    print(f"{broken} broken, {warnings} warnings, in {seconds:.0f} s")
     if args.json is not None:
         from mcd.files import write_json
         from mcd.machine import machine

@@ -28,9 +28,9 @@ FIRST = b'{"row": 0'
 class SampleArgs(Options):
     """Draw text from a model. The same command gives the same text: rows depend on (weights, seed, row, steps).
 
-    A template is text with [MASK] or [MASK:n] (n masked tokens) where the model is to write; what is behind its end is
-    masked up to --length. A backslash before a mask makes it text: \\[MASK] is [MASK] itself. A space before a mask is
-    the model's to write, since its words begin with their space; all other text is kept.
+    A template is text with [MASK] or [MASK:n] (n masked tokens) where the model writes; after its end, the row is
+    masked up to --length. A backslash before a mask makes it text: \\[MASK] gives [MASK]. A space before a mask is left
+    to the model, since its words begin with their space; all other text is kept.
 
     If --out already holds rows of the same request, the command adds the missing ones.
 
@@ -62,7 +62,7 @@ class SampleArgs(Options):
     """A message to the model, instead of a template. It is formatted by the model's chat template, and the model
     writes the answer."""
     watch: bool = False
-    """Show every state of row 0 on the way (on stderr)."""
+    """Show every intermediate state of row 0 (on stderr)."""
     sampling: SamplingOptions = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
