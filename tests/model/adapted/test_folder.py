@@ -356,3 +356,13 @@ def test_the_end_of_a_tokenizer_with_masks_is_its_separator(published):
     tokenizer = load_tokenizer(str(published("bert").folder))
     tokenizer.add_special_tokens(["<|endoftext|>"])  # as ModernBERT's, which never saw it
     assert end_of_text(tokenizer).id == tokenizer.token_to_id("[SEP]")
+
+
+def test_pickled_weights_are_refused_and_the_message_does_not_name_the_import_of_other_layouts(copied):
+    folder = copied("bert")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"pytorch_model\.bin is a pickle, never loaded; get the model as safe"
+    ) as error:
+        from_pretrained(str(folder))
+    assert "mcd import" not in str(error.value)
