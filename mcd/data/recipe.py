@@ -44,11 +44,11 @@ class Recipe(Options):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset; the commit is recorded."""
     prompt_field: str | None = None
-    """Instruction data: the field of the prompt. Only answers are learnt; each record is a row."""
+    """Instruction data: the field of the prompt. Training uses only the answers; each record is a row."""
     answer_field: str = "answer"
     """Instruction data: the field of the answer."""
     messages_field: str | None = None
-    """Instruction data: a field with a list of messages, {"role", "content"}; the last answer is learnt."""
+    """Instruction data: a field with a list of messages, {"role", "content"}; training uses the last answer."""
     template: str | None = None
     """Instruction data: the text of a prompt with {prompt} in it, or a chat template (Jinja, or a FILE.jinja); by
     default the tokenizer's own chat template, else the prompt alone. Names of special tokens in it become these tokens;
@@ -60,14 +60,14 @@ class Recipe(Options):
     Section 2.3), so that a model finds where its answer ends. If not, training shows it, and a model must be given the
     length of its answers."""
     dedup: bool = False
-    """Of documents with the same text keep the first, so that none is both in train and held out."""
+    """Keep only the first of documents with the same text, so that none is both in train and held out."""
     eos_token: str | None = None
     """The name of the token that ends a text; by default what the files next to the tokenizer say."""
     special_tokens: bool = False
     """Let names of special tokens in a text, such as <|endoftext|>, become these tokens; by default they are text."""
     frame: bool = False
-    """Begin and end every row with the tokens that the tokenizer puts around a text ([CLS], [SEP]): always visible,
-    not learnt, for networks that were trained with them."""
+    """Begin and end every row with the tokens that the tokenizer puts around a text ([CLS], [SEP]), for networks
+    that were trained with them. They are always visible and not trained on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

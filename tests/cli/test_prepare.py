@@ -77,9 +77,9 @@ PAIRS = [*JSONL, "--prompt-field", "q"]
 @pytest.mark.parametrize(
     "argv, option, reason",
     [
-        ([*TXT, "--split", "valid"], "--split", "do not say of which split"),
+        ([*TXT, "--split", "valid"], "--split", "do not name their splits"),
         (["--data", "sotu", "--split=test"], "--split", "is bundled"),
-        (["--data", "folder", "--split", "test"], "--split", "do not say of which split"),
+        (["--data", "folder", "--split", "test"], "--split", "do not name their splits"),
         ([*JSONL, "--subset", "small"], "--subset", "datasets of the hub"),
         ([*JSONL, "--revision", "v2"], "--revision", "datasets of the hub"),
         ([*TXT, "--text-field", "text"], "--text-field", "a .txt has no fields"),
