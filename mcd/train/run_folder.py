@@ -15,7 +15,7 @@ from mcd.machine import environment
 from mcd.train.config import TrainConfig
 from mcd.train.optimizer import lr_factor
 from mcd.train.ranks import rank
-from mcd.train.run_lock import LOCK, RunLock
+from mcd.train.run_lock import HOLDER, LOCK, RunLock
 
 MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations", "strategy")
 """Options of `train` that may change when a run is resumed: they say how long, how often and in what memory, not what.
@@ -201,7 +201,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _is_of_a_run(path: Path) -> bool:
     """Whether it is what a run leaves that was stopped before it wrote its run.json."""
-    return path.suffix == ".partial" or path.name == LOCK
+    return path.suffix == ".partial" or path.name in (LOCK, HOLDER)
 
 
 class _Length(NamedTuple):

@@ -134,6 +134,7 @@ def test_the_steps_of_several_rounds_may_not_change(tmp_path):
         RunFolder(tmp_path / "a", config(rounds=5, steps=20))
     assert contents(tmp_path / "a") == before
     RunFolder(tmp_path / "a", config(rounds=5, checkpoint_every=1))
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["config"]["train"]["checkpoint_every"] == 1
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_gives_way(tmp_path):
@@ -173,10 +174,10 @@ def test_lengths_that_are_no_numbers_are_not_said(tmp_path, train):
 def test_a_damaged_record_of_what_was_before_is_refused_untouched(out, earlier):
     record = json.loads((out / "run.json").read_text()) | {"earlier": earlier}
     (out / "run.json").write_text(json.dumps(record))
-    before = {name: value for name, value in contents(out).items() if name != "lock"}
+    before = {name: value for name, value in contents(out).items() if name not in ("lock", "holder.json")}
     with pytest.raises(RunConflict, match=r"run\.json is damaged"):
         RunFolder(out, config())
-    assert before == {name: value for name, value in contents(out).items() if name != "lock"}
+    assert before == {name: value for name, value in contents(out).items() if name not in ("lock", "holder.json")}
 
 
 def test_a_kill_while_the_first_run_json_is_written_can_be_run_again(tmp_path):
@@ -188,6 +189,7 @@ def test_a_kill_while_the_first_run_json_is_written_can_be_run_again(tmp_path):
 def test_an_empty_folder_is_welcome(tmp_path):
     (tmp_path / "a").mkdir()
     RunFolder(tmp_path / "a", config())
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"lock", "holder.json", "run.json"}
 
 
 def test_the_log_is_rewound_to_a_step(tmp_path):
@@ -238,7 +240,7 @@ def test_a_second_run_in_one_folder_is_refused_untouched_until_the_first_is_kill
     holder.kill()
     holder.wait()
     with RunFolder(tmp_path / "a", {"command": "distill"}) as run:
-        assert json.loads((run.path / "lock").read_text())["pid"] == os.getpid()
+        assert json.loads((run.path / "holder.json").read_text())["pid"] == os.getpid()
 
 
 def test_within_one_process_too_and_until_it_is_closed(tmp_path):
@@ -257,16 +259,18 @@ def test_a_refused_configuration_leaves_no_lock(out):
 
 def test_a_folder_whose_run_was_killed_before_run_json_is_taken(tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "lock").write_bytes(b"{")
+    (tmp_path / "a" / "lock").touch()
+    (tmp_path / "a" / "holder.json").write_bytes(b"{")
     RunFolder(tmp_path / "a", config())
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["config"] == json.loads(json.dumps(config()))
 
 
 @pytest.mark.parametrize("live", [True, False])
 def test_where_the_file_system_has_no_locks_the_living_are_respected(holder, tmp_path, monkeypatch, capsys, live):
-    def lockless(descriptor):
+    def lockless(lock, blocking):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(run_lock, "lock_file", lockless)
+    monkeypatch.setattr(run_lock.FileLock, "acquire", lockless)
     if live:
         with pytest.raises(RunConflict, match=f"process {holder.pid}"):
             RunFolder(tmp_path / "a", {"command": "distill"})
