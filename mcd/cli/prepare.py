@@ -108,7 +108,7 @@ def idle_fields(recipe: Recipe) -> dict[str, str]:
             reasons["answer_field"] = "the answers are in --messages-field"
     if recipe.tokenizer is not None:
         reasons["vocab_size"] = (
-            f"it applies to a tokenizer that is trained on the text, and {recipe.tokenizer} is given"
+            f"it applies to a tokenizer trained on the text, and {recipe.tokenizer} is given"
         )
     if recipe.valid_last:
         reasons["valid_every"] = f"--valid-last {recipe.valid_last} decides what is held out"

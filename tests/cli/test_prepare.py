@@ -97,8 +97,8 @@ PAIRS = [*JSONL, "--prompt-field", "q"]
         ([*JSONL, "--no-diffuse-padding"], "--no-diffuse-padding", "instruction data"),
         ([*TXT, "--tokenizer", "t", "--vocab-size", "2048"], "--vocab-size", "t is given"),
         (["--preset", "owt-mdlm", "--vocab-size", "300"], "--vocab-size", "gpt2 is given"),
-        (["--preset", "owt-mdlm", "--valid-every", "9"], "--valid-every", "--valid-last 100000 says"),
-        ([*TXT, "--valid-last", "2", "--valid-every", "16"], "--valid-every", "--valid-last 2 says"),
+        (["--preset", "owt-mdlm", "--valid-every", "9"], "--valid-every", "--valid-last 100000 decides"),
+        ([*TXT, "--valid-last", "2", "--valid-every", "16"], "--valid-every", "--valid-last 2 decides"),
         *(
             (["--data", "hmm", *option], next(w for w in reversed(option) if w[:2] == "--"), "--data hmm")
             for option in (
