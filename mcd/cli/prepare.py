@@ -107,9 +107,7 @@ def idle_fields(recipe: Recipe) -> dict[str, str]:
         if recipe.messages_field is not None:
             reasons["answer_field"] = "the answers are in --messages-field"
     if recipe.tokenizer is not None:
-        reasons["vocab_size"] = (
-            f"it applies to a tokenizer trained on the text, and {recipe.tokenizer} is given"
-        )
+        reasons["vocab_size"] = f"it applies to a tokenizer trained on the text, and {recipe.tokenizer} is given"
     if recipe.valid_last:
         reasons["valid_every"] = f"--valid-last {recipe.valid_last} decides what is held out"
     return reasons
