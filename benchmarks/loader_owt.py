@@ -1,7 +1,6 @@
 """What does the loader take at OpenWebText's size: 9 million rows of 1,024 in 36 shards, batches of 512?
 
-The shards are sparse files, so that disks do not count: what is measured is what the loader computes. A rank of eight
-that cuts its own rows alone is measured too.
+The shards are sparse files, so that disks do not count: what is measured is what the loader computes.
 
     python benchmarks/loader_owt.py [--rows 9000000] [--out FILE]
 """
@@ -27,12 +26,12 @@ parser.add_argument("--out", type=Path)
 args = parser.parse_args()
 
 
-def batch_seconds(loader: Loader, steps: range, rows: slice | None = None) -> float:
+def batch_seconds(loader: Loader, steps: range) -> float:
     """Median wall-clock time of a batch."""
     taken = []
     for step in steps:
         began = time.perf_counter()
-        loader.batch(step, rows)
+        loader.batch(step)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
@@ -59,7 +58,6 @@ with tempfile.TemporaryDirectory() as folder:
         "shards": len(parts),
         "first_batch_s": batch_seconds(loader, range(1)),
         "batch_s": batch_seconds(loader, range(1, 51)),
-        "eighth_of_a_batch_s": batch_seconds(loader, range(51, 101), slice(64, 128)),
         "bytes_of_an_epochs_order": own_bytes() - before,
         "next_epoch_s": batch_seconds(loader, range(last + 1, last + 2)),
     }

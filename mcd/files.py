@@ -1,17 +1,15 @@
-"""Read JSON from other sources, write files that survive a power cut, and lock files. Imports nothing else of mcd.
+"""Read JSON from other sources, and write files that survive a power cut. Imports nothing else of mcd.
 
 Every package may use it. A JSON file may be damaged, malicious, or unrelated to mcd. In all cases, reading it gives
 a value or raises `JSONError`, in time and memory that are bounded by its size.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,6 @@ LARGEST = 16 << 20
 """Bytes of the largest JSON document that is read; those of mcd have some kilobytes."""
 DEEPEST = 64
 """Deepest nesting that is read; files of mcd have five levels."""
-_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-_BEYOND = 1 << 30
-"""Position of the byte that is locked on Windows; it is beyond the content, because a locked byte cannot be read."""
 
 
 class JSONError(ValueError):
@@ -153,29 +148,6 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def lock_file(descriptor: int, wait: bool = False) -> bool:
-    """Lock an open file for this process, until it is closed or the process ends; False when another process has it.
-
-    wait: wait until it is free. Windows locks one byte beyond the content of the file, and does not wait. Raises
-    OSError if the file system has no locks.
-    """
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, _BEYOND, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno in _HELD:
-            return False
-        raise
-    return True
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mcd.files import lock_file
+from filelock import FileLock
+
 from mcd.machine import available_memory, cpu_flags, usable_cores, usable_memory
 
 REQUIRED = ("torch", "numpy", "safetensors", "tokenizers", "tyro", "rich")
@@ -139,11 +140,11 @@ def disks() -> Iterator[Finding]:
     fix = "two checkpoints of the 169M model take 8 GB; free some, or give --out on another disk"
     yield finding("disk", f"{free / GIB:.1f} GiB free in {here}", fix if free < LITTLE_DISK else "")
     try:
-        with tempfile.TemporaryFile(dir=here) as file:
-            lock_file(file.fileno())
+        with tempfile.TemporaryDirectory(dir=here) as folder, FileLock(Path(folder) / "lock", blocking=False):
+            pass
         yield finding("file locks", "work here: two runs in one folder are kept apart")
-    except OSError as error:
-        why = error.strerror or type(error).__name__
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", "") or type(error).__name__
         yield finding("file locks", f"do not work here ({why})", "make sure that only one run writes into a folder")
 
 

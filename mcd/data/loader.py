@@ -73,16 +73,14 @@ class Loader:
         """Do row borders move from epoch to epoch?"""
         return self.shuffle and not self.wrap and not self.spans
 
-    def batch(self, step: int, rows: slice | None = None) -> Batch:
-        """The rows of step `step` (counted from 0), of all processes together. A batch may span two epochs.
-
-        rows: cut only these of the batch, for a process that needs no others.
-        """
-        return self.at(self._starts(step, rows))
-
-    def diffused(self, step: int, rows: slice | None = None) -> Tensor | None:
-        """The second part of `batch` alone, which costs little reading."""
-        return self._diffused(self._starts(step, rows))
+    def batch(self, step: int) -> Batch:
+        """The rows of step `step` (counted from 0), of all processes together. A batch may span two epochs."""
+        starts = []
+        for index in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch, i = divmod(index, self.rows)
+            offset, order = self._epoch(epoch)
+            starts.append(offset + int(i if order is None else order[i]) * self.stride)
+        return self.at(starts)
 
     def at(self, starts: Sequence[int]) -> Batch:
         """The rows that begin at those values of the stream."""
@@ -111,15 +109,6 @@ class Loader:
         begin, end = torch.from_numpy(ends).T[..., None]
         i = torch.arange(self.length)
         return (begin <= i) & (i < end)
-
-    def _starts(self, step: int, rows: slice | None) -> list[int]:
-        """Where in the stream the rows of a step stand."""
-        starts = []
-        for index in range(step * self.batch_size, (step + 1) * self.batch_size)[rows or slice(None)]:
-            epoch, i = divmod(index, self.rows)
-            offset, order = self._epoch(epoch)
-            starts.append(offset + int(i if order is None else order[i]) * self.stride)
-        return starts
 
     def _epoch(self, epoch: int) -> tuple[int, np.ndarray | None]:
         """Where the first row of an epoch begins, and the order of its rows."""

@@ -118,20 +118,6 @@ def test_spread_rows_are_rows_of_the_whole_split(tiny_data):
     assert len(spread_rows(loader, 10**6)) == loader.rows
 
 
-@given(
-    n=st.integers(40, 200),
-    length=st.integers(3, 12),
-    batch_size=st.integers(1, 7),
-    wrap=st.booleans(),
-    rows=st.slices(7),
-    step=st.integers(0, 200),
-)
-def test_rows_cut_alone_are_those_of_the_whole(n, length, batch_size, wrap, rows, step):
-    data = loader(n, length, batch_size, wrap=wrap)
-    if rows.step is None or rows.step > 0:
-        assert torch.equal(data.batch(step, rows).x0, data.batch(step).x0[rows])
-
-
 @given(cuts=st.lists(st.integers(1, 102), max_size=5, unique=True), wrap=st.booleans(), seed=st.integers(0, 9))
 def test_borders_of_shards_change_nothing(cuts, wrap, seed):
     whole = loader(wrap=wrap, seed=seed)

@@ -105,17 +105,6 @@ def folder(tiny_data, tmp_path):
     return tmp_path / "out"
 
 
-def test_a_process_may_cut_its_own_rows_alone(folder):
-    loader = open_loader(folder, "train", 7, seed=3)
-    for step in range(20):
-        whole = loader.batch(step)
-        assert torch.equal(loader.diffused(step), whole.diffused)
-        for rows in (slice(0, 3), slice(3, 7), slice(2, None, 3), slice(7, 9)):
-            part = loader.batch(step, rows)
-            assert torch.equal(part.x0, whole.x0[rows]) and torch.equal(part.diffused, whole.diffused[rows])
-            assert torch.equal(loader.diffused(step, rows), whole.diffused[rows])
-
-
 def test_every_row_has_something_to_learn_and_an_end(folder):
     loader = open_loader(folder, "valid", 1)
     spread = spread_batch(loader, 1000)
