@@ -109,8 +109,8 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     from mcd.train.ranks import broadcast, rank
 
     set_threads(args.sampling.threads)
-    first_process = rank() == 0
     denoiser = open_model(args.model, args.sampling.weights)
+    first_process = rank() == 0  # only here: opening the model connects the processes
     check_process(sampler, denoiser)
     assert denoiser.folder is not None
     tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
