@@ -1,4 +1,4 @@
-"""Options as frozen dataclasses. What a value may be stands once, in the annotation of its field: the check, the
+"""Options as frozen dataclasses. The annotation of a field is the only place that bounds its value: the check, the
 message of the refusal and the line of `--help` are all made from it.
 
     delta0: Share = 1 / 512                        one of the kinds below
@@ -24,7 +24,7 @@ NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 """A part of a whole."""
 Decay = Annotated[float, Ge(0), Lt(1)]
-"""Of a moving average, a probability that is never 1, and the like."""
+"""Decay of a moving average, a probability that is never 1, and the like."""
 Steps = Annotated[int, Ge(1), Le(1_000_000)]
 """Steps of a sampler."""
 Seed = Annotated[int, Ge(0), Lt(2**63)]

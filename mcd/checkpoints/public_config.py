@@ -180,7 +180,7 @@ def _agreed(what: str, said: Mapping[str, T | None], source: str) -> T | None:
 def _hub(config: Mapping[str, Any], kind: str, source: str) -> Facts:
     """MDLMConfig and DUOConfig of the hub."""
     if config.get("causal"):
-        raise ModelError(f"{source}: a causal model (the autoregressive yardstick), which cannot be imported")
+        raise ModelError(f"{source}: a causal (autoregressive) model, which cannot be imported")
     own = None
     if kind == "mdlm" and "mcd" in config:
         own = config_of_json(config["mcd"])

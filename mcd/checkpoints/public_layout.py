@@ -15,7 +15,7 @@ from mcd.model.dit import SIZES, TimeEmbedding
 ROTARY = "rotary_emb.inv_freq"
 """A buffer of the public model: 10,000^(-2i/d), i < d/2, d the width of a head. Our model computes it again."""
 _WRAPPERS = ("backbone", "_orig_mod", "module")
-"""What stands in front of the keys: the LightningModule's attribute (twice where SDTT began with the hub's model),
+"""Prefixes of the keys: the LightningModule's attribute (twice where SDTT began with the hub's model),
 torch.compile (SDTT strips it likewise), DistributedDataParallel."""
 HELPERS = ("teacher", "fake_model")
 """Other networks next to the student in a checkpoint: the teacher of a distillation, and the second network that

@@ -21,7 +21,7 @@ class Source:
     """A checkpoint whose names, shapes and configuration are known; tensors are read one at a time.
 
     name: of the file, for messages. container: "hub" (config.json with safetensors), "lightning" (a .ckpt) or "bare"
-    (weights alone). files: what was opened. tensors: by the file's own keys. config: the public code's configuration as
+    (only weights). files: what was opened. tensors: by the file's own keys. config: the public code's configuration as
     plain values, {} where there is none. others: keys that hold no weights. unused: other parts of the file. tokenizer:
     JSON of a pickled tokenizer. ema: the averaged parameters in the order of the model's, with ema_decay. steps: of the
     optimiser. averaged: are the weights themselves an average, as the file says?

@@ -30,7 +30,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class View:
-    """A tensor that has not been read: where it lies in which storage, which has `elements` numbers."""
+    """A tensor that has not been read: its storage, which has `elements` numbers, and its place there."""
 
     key: str
     dtype: torch.dtype
@@ -106,7 +106,7 @@ class TorchFile:
         return {name: Stored(view.shape, partial(self.read, view)) for name, view in views.items()}
 
     def view(self, node: Any) -> View | None:
-        """Where the tensor that `node` would have been lies; None for what is no tensor of weights.
+        """The place of the tensor that `node` would have been; None if it is not a tensor of weights.
 
         Raises ModelError when its sizes, strides or offset lead out of its storage.
         """

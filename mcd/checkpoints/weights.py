@@ -28,7 +28,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that lies in a file: its shape, and the function that reads it."""
+    """A tensor in a file: its shape, and the function that reads it."""
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]

@@ -49,7 +49,7 @@ def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> No
         raise UsageError(f"{option}: {data} has words of its own, which the model does not know; give text")
     if data not in LANGUAGES and known:
         name = language_of_model(model) or " or ".join(known)
-        raise UsageError(f"{option}: the model knows the words of {name} alone; give that language")
+        raise UsageError(f"{option}: the model knows only the words of {name}; give that language")
 
 
 def check_ids(data: str, model: Denoiser, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`--data` of the commands: a prepared folder, or text that is prepared on the way."""
+"""`--data` of the commands: a prepared folder, or text that is prepared first."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from mcd.progress import progress_bar
 def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: Any) -> Path:
     """The prepared folder of `data`: itself if it is one, else text prepared into a folder below `cache`.
 
-    The folder's name is a hash of the recipe and the text, so that edited text is prepared anew.
+    The folder's name is a hash of the recipe and the text, so that edited text is prepared again.
     tokenizer: a model's tokenizer.json, which then also checks a folder prepared before. options: fields of `Recipe`.
     Raises UsageError when the folder's tokenizer is not the model's, or one of the two is a language and not both;
     and for a name that is nothing here and near something that is.
@@ -58,7 +58,7 @@ def prepare_shown(
 ) -> dict[str, Any]:
     """`prepare` with its progress shown, by as many processes as there are cores; returns the manifest.
 
-    Text that is passed over, left out, there twice or lost by the tokenizer is reported on stderr. Raises as `prepare`.
+    Text that is passed over, left out, duplicated or lost by the tokenizer is reported on stderr. Raises as `prepare`.
     """
     cores, _ = usable_cores()
     if recipe.data not in LANGUAGES:

@@ -97,7 +97,7 @@ def _run(argv: list[str], alone: bool) -> int:
         keep_freed_blocks()  # before torch is imported: the first blocks count too
     command = importlib.import_module(COMMANDS[argv[0]][0])
     if alone:
-        gc.freeze()  # torch is there for good; to go through its objects again and again, and at the end, takes 0.5 s
+        gc.freeze()  # torch stays loaded; collecting its objects repeatedly, and at the end, takes 0.5 s
         gc.enable()
     with explained() as outcome:
         outcome.status = command.main(argv[1:]) or 0

@@ -46,7 +46,7 @@ class TrainArgs(Options):
     method: str = "nelbo"
     """Training loss: nelbo, duo or ar."""
     init: str | None = None
-    """Continue from this model (a folder, a hub id, or demo) in place of random weights."""
+    """Continue from this model (a folder, a hub id, or demo) instead of random weights."""
     steps: Count | None = None
     """Optimiser steps; replaces the recipe's budget."""
     minutes: Positive | None = None

@@ -24,7 +24,7 @@ _CLOCK = (
     "{% macro strftime_now(format) %}{{ format | replace('%d', '26') | replace('%m', '07') | replace('%b', 'Jul') "
     "| replace('%B', 'July') | replace('%Y', '2024') }}{% endmacro %}\n"
 )
-"""A clock that stands still, on the day that templates without a clock name: data must not depend on the day."""
+"""A fixed clock, on the day that templates without a clock name: data must not depend on the day."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -50,7 +50,7 @@ def with_template(recipe: Recipe) -> tuple[Recipe, str | None]:
 def chat_prompt(folder: Path, tokenizer: Tokenizer, text: str, blank_id: int, length: int) -> tuple[str, list[int]]:
     """What a user's `text` is rendered to, up to where the answer begins, and the row: that, then masks up to `length`.
 
-    folder: the model's, which holds the chat template. Special tokens come from it alone, as in instruction data.
+    folder: the model's, which holds the chat template. Special tokens come only from it, as in instruction data.
     Raises UsageError where it has none and for a row without room, DataError for a template that cannot be used.
     """
     template = with_template(Recipe("", tokenizer=str(folder), prompt_field="prompt"))[0].template

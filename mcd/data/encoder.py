@@ -1,5 +1,5 @@
 """Text to ids, and a count of what a tokenizer loses of it. The processes that tokenise import this module: it needs
-`tokenizers` and the standard library alone."""
+only `tokenizers` and the standard library."""
 
 import functools
 import json

@@ -44,7 +44,7 @@ def values_of_row(manifest: dict[str, Any]) -> int:
 
 
 def notes_of(manifest: dict[str, Any]) -> list[str]:
-    """Remarks on the text of prepared data: what was left out or lost, and what is there twice."""
+    """Remarks on the text of prepared data: what was left out or lost, and what is duplicated."""
     reasons = {
         "null": "a field is null",
         "blank": "the answer is blank" if manifest["packing"] == "rows" else "blank",
@@ -63,7 +63,7 @@ def notes_of(manifest: dict[str, Any]) -> list[str]:
         held_out = sum(shard["documents"] for shard in manifest["splits"]["valid"])
         notes.append(
             f"of {held_out:,} held-out documents {count:,} {'is' if count == 1 else 'are'} also in train, so that what "
-            "is measured on them is too good; prepare the data anew with --dedup"
+            "is measured on them is too good; prepare the data again with --dedup"
         )
     if summary := Lost(**manifest.get("lost", {})).summary:
         notes.append(summary)

@@ -1,8 +1,8 @@
 """Special tokens inside texts that are otherwise plain text.
 
-A chat template says where special tokens stand. A record may contain their names, which are ordinary text. So the
+A chat template says where special tokens are. A record may contain their names, which are ordinary text. So the
 template's own are marked, that is, written between two noncharacters of Unicode; a tokenizer that knows each marked
-name as one more token reads the whole text at once, and the special token stands where the mark was.
+name as one more token reads the whole text at once, and the special token takes the place of the mark.
 """
 
 import re

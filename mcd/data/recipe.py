@@ -13,7 +13,7 @@ Packing = Literal["stream", "groups", "rows"]
 
 @dataclass(frozen=True)
 class Recipe(Options):
-    """How text becomes tokens. A known language has tokens of its own: of these choices it takes `length` alone.
+    """How text becomes tokens. A synthetic language has its own tokens: of these choices it takes only `length`.
 
     Raises UsageError for choices that make no sense, alone or together.
     """
@@ -77,7 +77,7 @@ class Recipe(Options):
             what = "an answer and its end" if rows else "text between two tokens"
             raise UsageError(f"--length {self.length}: must be at least {least}, for {what}")
         if self.prompt_field is not None and self.messages_field is not None:
-            raise UsageError("--messages-field: stands in place of --prompt-field; give one of them")
+            raise UsageError("--messages-field: replaces --prompt-field; give only one of them")
         if rows and (self.wrap or self.group_documents):
             raise UsageError("--wrap: prompts and answers are rows of their own; leave it out")
         if self.group_documents and not self.wrap:

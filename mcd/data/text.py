@@ -22,7 +22,7 @@ Borders = Literal["kept", "dropped"]
 """What becomes of the borders between documents: kept, or dropped as `Tokenizer.decode` does, so that they run
 together."""
 Documents = tuple[str, ...]
-"""The documents of a row in order. A border stands between two neighbours: a row that begins or ends with the end of
+"""The documents of a row in order. There is a border between two neighbours: a row that begins or ends with the end of
 text has an empty one there."""
 
 
@@ -81,7 +81,7 @@ class Writer:
 
 
 def split_at(text: str, end: str) -> Documents:
-    """The documents of a text in which `end` stands at their borders."""
+    """The documents of a text that has `end` at their borders."""
     return _one_end(text.split(end))
 
 

@@ -2,7 +2,7 @@
 
 A token has no text of its own: its letters depend on its neighbours. Byte-level tokens hold parts of characters,
 WordPiece joins `##gle` to the word before, Metaspace drops the space of the first word only. So the whole row is
-decoded, and the text is shared out.
+decoded, and the text is divided among its tokens.
 """
 
 import re

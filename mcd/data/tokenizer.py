@@ -1,4 +1,4 @@
-"""Tokenizers: byte-level BPE trained on the spot, whole words, or any tokenizer in the `tokenizers` format."""
+"""Tokenizers: a byte-level BPE trained on the text, whole words, or any tokenizer in the `tokenizers` format."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_WORD + 1}}}|(?<!\s)\s{{{LONGEST_WO
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE tokenizer of exactly `vocab_size` tokens, the last of which is <|endoftext|> (as in GPT-2).
 
-    Raises DataError when the texts are too small for so many merges, or vocab_size is below 257.
+    Raises DataError when the texts are too small for that many merges, or vocab_size is below 257.
     """
     if vocab_size < 257:
         raise DataError(f"--vocab-size {vocab_size}: a byte-level tokenizer has at least 257 tokens")
@@ -43,7 +43,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def _moderate(text: str) -> Iterator[str]:
-    """The text in pieces, cut within its words of more than LONGEST_WORD characters alone.
+    """The text in pieces, cut only within words of more than LONGEST_WORD characters.
 
     The training time of a BPE grows with the square of the longest word. Any other text is unchanged: the words of its
     pieces are its own, and so is the vocabulary.
@@ -81,7 +81,7 @@ def is_path(name: str) -> bool:
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """A tokenizer from tokenizer.json, a folder that holds one, or a hub id.
 
-    It reads text alone (`for_text`): special tokens that a text spells are text. Raises DataError when there
+    It reads only text (`for_text`): names of special tokens in a text are text. Raises DataError when there
     is none, and when it has fewer than 2 tokens or two of one id.
     """
     name, path = str(name_or_path), Path(name_or_path)

@@ -95,7 +95,7 @@ def read_tokens(folder: Path, split: str, verify: bool | None = None) -> Tokens:
 
 
 def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """The values of a file, memory-mapped, read-only; the system is told that they are read in random order."""
+    """The values of a file, memory-mapped, read-only; the system is advised that they are read in random order."""
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
@@ -119,7 +119,7 @@ def _stamps(folder: Path) -> dict[str, Any]:
 
 
 def _stamp_of(path: Path, shard: dict[str, Any], manifest: dict[str, Any]) -> list[Any]:
-    """By what a shard is recognised as the file that was verified, by the same manifest."""
+    """The key that identifies a shard as the file that was verified, by the same manifest."""
     stat = path.stat()
     expected = (manifest["dtype"], manifest["vocab_size"], manifest["packing"], shard["sha256"])
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino, *expected]

@@ -63,7 +63,7 @@ def tuned(control: Control, tokens: NDArray, target: float, num: int, length: in
     """The rows of `control` at the k whose mean sample entropy is nearest to `target`, by bisection over whole k.
 
     Entropy rises with k, the randomness being common. k is at most the number of different tokens; at its ends when
-    the target lies outside. Raises ValueError for a stream without tokens.
+    the target is outside. Raises ValueError for a stream without tokens.
     """
     stream = np.asarray(tokens, dtype=np.int64)
     if not len(stream):

@@ -68,7 +68,7 @@ def self_bleus(ids: Ids, n: int = 4) -> NDArray:
     arXiv 1802.01886, "self-BLEU").
 
     BLEU (Papineni et al., 2002) of one sentence as NLTK has it: equal weights of the clipped precisions of 1- to
-    n-grams, the brevity penalty of the nearest reference length (the shorter of two), and 0.1 in place of a count of
+    n-grams, the brevity penalty of the nearest reference length (the shorter of two), and 0.1 instead of a count of
     zero ("method1"), except that a sample without a shared token has 0. Exact over all pairs in time linear in the
     tokens: an n-gram's largest and second largest counts are all its clip needs. It rises as samples are added, so
     compare it at equal counts and lengths only. Raises ValueError for fewer than two samples, and n < 1.

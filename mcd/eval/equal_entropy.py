@@ -80,7 +80,7 @@ def temperature_of_entropy(
 
     entropy_at: mean sample entropy (nats) at a temperature, increasing in it up to sampling noise; with locked
     scalars the same u and v serve every temperature, so that noise is common and the curve smooth. At the ends of the
-    interval when the target lies outside.
+    interval when the target is outside.
     """
     for _ in range(halvings):
         middle = 0.5 * (low + high)

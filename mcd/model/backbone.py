@@ -25,7 +25,7 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
         """Embedded tokens x (B, L, width) to the features the vocabulary projection reads, (B, L, D).
 
-        sigma: (B,), or (1,) for all alike. rows: flat positions (n,); the result is then theirs alone, (n, D). group:
+        sigma: (B,), or (1,) if all are equal. rows: flat positions (n,); the result then has only these, (n, D). group:
         what is made for the rows alone is made in padded groups of exactly that many, so that a row's bits do not
         depend on how many others are wanted.
         """

@@ -25,7 +25,7 @@ Cards = tuple[list[tuple[SampleFile, dict[str, Any]]], bool]
 
 @dataclass(frozen=True)
 class Box:
-    """A token as it is shown; a grey block as wide as `text` while it is masked.
+    """The displayed form of a token; while it is masked, a grey block as wide as `text`.
 
     The space in front of a word stays outside, so that lines break at the same places in every state. shade: the CSS
     class of the time at which it was revealed (at `step`); "" for a token without a shade.

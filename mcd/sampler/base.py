@@ -19,8 +19,8 @@ CALL_TOKENS = 512
 CALL_SIZE = 1 << 18
 """Most tokens times the model's width of such a call: a wide model keeps a processor busy with fewer tokens."""
 FEW = 32
-"""Rows of a vocabulary projection, and of what the last block computes for wanted rows alone. Calls are padded to this
-number, so that a row's bits do not depend on how many are wanted."""
+"""Rows of a vocabulary projection, and of the part of the last block that is computed only for wanted rows. Calls
+are padded to this number, so that a row's bits do not depend on how many are wanted."""
 MANY = 128
 """The same where nearly all rows are wanted: faster per row, slower for a single one."""
 

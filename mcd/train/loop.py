@@ -81,7 +81,7 @@ class Trainer:
         number of processes with the same numbers up to rounding. A step whose loss or gradient is not finite changes no
         weight; it is counted, and after BAD_STEPS of them in a row the run ends.
 
-        None is returned on all processes but the first. Raises Interrupted after saving when told to stop; Diverged,
+        None is returned on all processes but the first. Raises Interrupted after saving when asked to stop; Diverged,
         with what was found, when the loss is no longer finite or stays above `max_loss`; LostRank when another process
         is gone; UsageError for a model that is not of the objective's process, and as `join`.
         """

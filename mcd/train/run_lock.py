@@ -21,11 +21,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class RunLock:
     """The lock of the run folder `path`, held from here to `close`, or until the process is gone (kill -9 included).
 
-    It is the system's lock on the file `lock`; holder.json says who has it (pid, host, since). Both files stay behind:
-    alone they lock nothing. Where the file system has no locks (some NFS and Lustre mounts), a run that is seen to be
-    alive on this host is still refused, one on another host is not; stderr says so. A child that this process forks
-    without exec shares the lock until it has ended too.
-    Raises RunConflict, and changes nothing, when another holds it; OSError where the file cannot be made.
+    It is the system's lock on the file `lock`; holder.json says who has it (pid, host, since). Both files stay, but by
+    themselves they lock nothing. Where the file system has no locks (some NFS and Lustre mounts), a run that is seen to
+    be alive on this host is still refused, one on another host is not; stderr says so. A child that this process forks
+    without exec shares the lock until it has ended too. Raises RunConflict, and changes nothing, when another holds it;
+    OSError where the file cannot be made.
     """
 
     def __init__(self, path: Path):

@@ -30,10 +30,10 @@ class LossOfStudent(nn.Module):
 def add_gradient(fabric: Fabric, module: Any, batch: Batch, clock: Clock, config: TrainConfig) -> list[Loss]:
     """Add the gradient of this process's rows of a batch to the weights' own; returns the losses of its parts.
 
-    The rows go in `config.accumulate` equal parts, and the gradient is the mean of theirs. Draws are made for the whole
-    batch (`Draws`), so neither the number of parts nor that of processes changes the draws of a row; only dropout is
-    drawn part by part. A loss that is not finite makes the gradient so, which `update` sees on every process.
-    module: a `LossOfStudent` set up by `fabric`.
+    The rows are computed in `config.accumulate` equal parts, and the gradient is the mean of theirs. Draws are made for
+    the whole batch (`Draws`), so neither the number of parts nor that of processes changes the draws of a row; only
+    dropout is drawn part by part. A loss that is not finite makes the gradient so, which `update` sees on every
+    process. module: a `LossOfStudent` set up by `fabric`.
     """
     losses = []
     for i in range(config.accumulate):

@@ -36,7 +36,7 @@ class Language(HiddenMarkov):
         return self._log_likelihood(ids, self.noiseless).isfinite()
 
     def sha256(self) -> str:
-        """A hash of the law (nine decimals) and the symbols: streams of another version are told apart."""
+        """A hash of the law (nine decimals) and the symbols; it distinguishes streams of other versions."""
         tensors = [self.transition, self.emission, self.start]
         whole = hashlib.sha256("\n".join((self.name, *self.symbols)).encode())
         for tensor in tensors:
@@ -47,7 +47,7 @@ class Language(HiddenMarkov):
 @functools.cache
 def markov() -> Language:
     """A sparse Markov chain over 32 symbols: every symbol has four likely successors, favourites among them."""
-    rng, V = np.random.RandomState(0), 32  # RandomState: its streams are frozen for good
+    rng, V = np.random.RandomState(0), 32  # RandomState: numpy never changes its streams
     popularity = 1.0 / np.arange(1, V + 1) ** 0.5
     transition = np.zeros((V, V))
     for row, once in zip(transition, rng.permutation(V), strict=True):  # every symbol follows at least one
@@ -83,10 +83,10 @@ NOISE = 0.002
 def grammar() -> Language:
     """Nested brackets of four types, up to three deep, with words between them: a closing bracket must agree.
 
-    Each of 24 words may stand inside two of the four types (six pairs, four words each), so that no word tells the
-    type and a few do; outside, all may stand. A pair of the outermost brackets spans 22 tokens on average, one of the
-    second level 10. The hidden state is the stack and whether a word, an opening or a closing bracket comes. One token
-    in 500 is replaced by any symbol, and the text goes on as if it had not been.
+    Each of 24 words may occur inside two of the four types (six pairs, four words each), so that one word does not
+    show the type and a few words do; outside, all may occur. A pair of the outermost brackets spans 22 tokens on
+    average, one of the second level 10. The hidden state is the stack and whether a word, an opening or a closing
+    bracket comes. One token in 500 is replaced by any symbol, and the text continues as if it had not been.
     """
     types = range(len(BRACKETS))
     pairs = list(combinations(types, 2))

@@ -28,7 +28,7 @@ _NAMES = ", ".join((*BUNDLED, *LANGUAGES))
 class Records:
     """The records that a recipe reads, in a fixed order, as tuples of the values of its fields: iterate over it once.
 
-    start: a `position` from an earlier reading of the same text; what lies before it is passed over.
+    start: a `position` from an earlier reading of the same text; everything before it is passed over.
     Raises DataError for what names no text, HubError where a hub dataset stops midway.
     """
 
@@ -51,11 +51,11 @@ class Records:
 
     @property
     def place(self) -> str:
-        """Where the last record stands, as messages begin."""
+        """The place of the last record, as messages name it."""
         return f"--data {self.recipe.data}" if self.now is None else self.now.place
 
     def position(self) -> Any:
-        """Where the next record stands, as JSON values."""
+        """The position of the next record, as JSON values."""
         if isinstance(self.now, HubRecords):
             return self.now.position()
         return [self.index, 0 if self.now is None else self.now.count]

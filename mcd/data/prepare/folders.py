@@ -74,7 +74,7 @@ class Layout:
 def layout_of(folder: Path, fields: tuple[str, ...], split: str) -> Layout:
     """The layout of a folder; the `fields` that a record must have distinguish text from other JSON.
 
-    split: which one is read where all files name one ("train" also stands for the only one there is). Raises DataError
+    split: which one is read where all files name one ("train" also means the only existing one). Raises DataError
     for a folder without text or without that split, and for one of `datasets` that is not whole.
     """
     found = sorted(_snapshot(folder).rglob("*"))
@@ -141,7 +141,8 @@ def _snapshot(folder: Path) -> Path:
 
 
 def _why_not(path: Path, name: Path, saved: bool, fields: tuple[str, ...]) -> str | None:
-    """Why a file is not read, or None. name: from the folder on. saved: it lies where `datasets` saved other files."""
+    """Why a file is not read, or None. name: from the folder on. saved: it is in a folder where `datasets` saved
+    other files."""
     if any(part.startswith(".") for part in name.parts):
         return _HIDDEN
     kind = suffix_of(path)
@@ -155,7 +156,7 @@ def _why_not(path: Path, name: Path, saved: bool, fields: tuple[str, ...]) -> st
 
 
 def _is_other(path: Path, fields: tuple[str, ...]) -> bool:
-    """Is a .json one object without a field: a configuration beside the text, and no text?"""
+    """Whether a .json is one object without the field, such as a configuration next to the text."""
     try:
         values = list(islice(FileRecords(path, fields).objects(), 2))
     except (ValueError, RecursionError, OSError, EOFError, lzma.LZMAError, zlib.error):

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, streamed: nothing is stored on the way."""
+"""Datasets of the Hugging Face hub, streamed: nothing is stored in between."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,7 +49,7 @@ class HubRecords:
         return min(1.0, self.count / self.total) if self.total else None
 
     def position(self) -> Any:
-        """Where the next row stands."""
+        """The position of the next row."""
         return {"count": self.count, "state": self.rows.state_dict()}
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ class Pairs:
     """Prompts and answers of a recipe whose template is text (`with_template`).
 
     tokenizer, eos_id: None for one that will be trained on them, and where its end of text does not matter.
-    Special tokens come from the template alone: what a record spells is text. Raises DataError for a chat template
+    Special tokens come only from the template: their names in a record are text. Raises DataError for a chat template
     without `transformers`.
     """
 
@@ -40,7 +40,7 @@ class Pairs:
 
         They are prompt and answer, and with a chat template both together as well. A conversation's last answer is to
         be learnt. Its earlier turns are the prompt, as the chat template has them; without one, each answer is followed
-        by the end of text, and what the system says stands before the first turn. A space between prompt and answer is
+        by the end of text, and the system message comes before the first turn. A space between prompt and answer is
         the answer's where words carry their space. Raises DataError, beginning with `place`, for values that are
         neither texts nor a conversation.
         """

@@ -1,4 +1,4 @@
-"""Tokenised records to shards: which split each goes to, and how it lies there."""
+"""Tokenised records to shards: the split of each record, and its layout there."""
 
 import hashlib
 import os

@@ -68,7 +68,7 @@ class FileRecords:
 
     Each is a tuple of the values of `fields` (of a .txt, whose documents are separated by blank lines, the text alone);
     what is null there is None. A .json is one list of objects, or objects one after the other; where one field is read,
-    a string stands for an object with that field.
+    a string counts as an object with that field.
     skip: records passed over. `number` is the line (.txt, .jsonl), record (.json) or row that was read last, counted
     from 1, `count` how many records were read, `fraction` the share of the file read so far.
     Raises DataError for what is no such file, has no such fields or two of one name, or holds nothing.
@@ -260,7 +260,7 @@ class FileRecords:
                 file = pyarrow.ipc.open_file(mapped) if seekable else pyarrow.ipc.open_stream(mapped)
                 self._check_columns(file.schema.names)
                 for batch in (file.get_batch(i) for i in range(file.num_record_batches)) if seekable else file:
-                    batch.validate(full=True)  # a file that lies must not be followed out of memory
+                    batch.validate(full=True)  # wrong offsets in a file must not be followed out of memory
                     for start in range(0, len(batch), BATCH_ROWS):
                         yield from self._table(batch.slice(start, BATCH_ROWS))
                     self._share = mapped.tell() / max(1, mapped.size())

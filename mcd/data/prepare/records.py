@@ -1,4 +1,4 @@
-"""The texts of a recipe in units of fixed borders, and the tokenizer they get: functions of the text alone."""
+"""The texts of a recipe in units of fixed borders, and their tokenizer: functions of only the text."""
 
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -91,7 +91,8 @@ def _texts(
 ) -> Iterator[tuple[tuple[str, ...], int]]:
     """The texts of each record, and its key; those left out are counted.
 
-    These are records with a field that is null, whatever the format; blank documents (but for MDLM's grouping, which
+    These are records with a field that is null, whatever the format; blank documents (except for MDLM's grouping,
+    which
     counts them) and answers; and with `dedup` copies of what came before.
     """
     for values in reader:

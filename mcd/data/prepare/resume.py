@@ -95,7 +95,7 @@ def finished(recipe: Recipe, out: Path, fingerprint: str | None) -> dict[str, An
         tokenizer = load_tokenizer(recipe.tokenizer)
         if tokenizer_sha256(tokenizer) != manifest["tokenizer_sha256"]:
             raise DataError(f"--out {out}: holds data of another recipe (of another --tokenizer); name a new folder")
-        made = replace(made, tokenizer=recipe.tokenizer)  # it is known by what it does, not by where it lies
+        made = replace(made, tokenizer=recipe.tokenizer)  # its content identifies it, not its place
         end, asked = manifest["eos_id"], end_of_text(tokenizer, recipe.tokenizer, recipe.eos_token).id
         if made == recipe and end is not None and end != asked:
             names = f"{tokenizer.id_to_token(end)}, not {tokenizer.id_to_token(asked)}"
@@ -115,7 +115,7 @@ def finished(recipe: Recipe, out: Path, fingerprint: str | None) -> dict[str, An
 
 
 def _differences(recipe: Recipe, made: Recipe) -> str:
-    """What the recipe of a folder has in place of the choices of `recipe`, as a part of a message."""
+    """The choices of a folder's recipe that differ from those of `recipe`, as a part of a message."""
     pairs = ((field.name, getattr(made, field.name), getattr(recipe, field.name)) for field in fields(Recipe))
     found = [f"{option_name(name)} {old!s:.60}, not {new!s:.60}" for name, old, new in pairs if old != new]
     return f" ({'; '.join(found)})" if found else ""

@@ -14,7 +14,7 @@ _CHUNK = 1 << 22
 
 
 class Damaged(Exception):
-    """What an interrupted run left is not what it recorded; the work starts anew."""
+    """The files of an interrupted run do not match its record; the work starts again."""
 
 
 class ShardWriter:

@@ -1,9 +1,9 @@
 """Many texts to ids in order, by processes of their own where there is enough to do.
 
-A worker is a fresh Python that runs `serve`: it imports this module, and with it `tokenizers` and the standard library
-alone. It is no fork, which threads of torch and of `tokenizers` would not survive, and no process of `multiprocessing`,
-which would import the main module again, and torch with it. It ends when its stdin does, so that none is left when the
-main process is killed.
+A worker is a fresh Python that runs `serve`: it imports this module, and with it only `tokenizers` and the standard
+library. It is no fork, which threads of torch and of `tokenizers` would not survive, and no process of
+`multiprocessing`, which would import the main module again, and torch with it. It ends when its stdin does, so that
+none is left when the main process is killed.
 """
 
 import os
@@ -57,7 +57,7 @@ def tokenised(
     """The units, in order, with `lengths` and `ids` as arrays (NumPy's); at most 2 x workers are held at a time.
 
     tokenizer: its JSON. code: "H" for ids of 2 bytes, "I" for 4. special_tokens: read their names in a text as these
-    tokens. workers: processes in addition to this one; 1, or little to do, is this process alone.
+    tokens. workers: processes in addition to this one; with 1, or little to do, only this process works.
     Raises DataError for text the tokenizer cannot encode, WorkFailed when a process ends before its work.
     """
     units = iter(units)

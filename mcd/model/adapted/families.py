@@ -17,7 +17,7 @@ class Family:
     """Where the parts of a network are, as paths of modules, which are the names of their tensors too.
 
     config, network: classes of `transformers`. body: all but the head. layers: in the body, its blocks. transform: what
-    stands between the body and the vocabulary, in order, where "" is a GELU that is no module. decoder: the projection
+    is between the body and the vocabulary, in order, where "" is a GELU that is not a module. decoder: the projection
     onto the vocabulary; bias: the name of its bias, where it has one. rows, width, length: keys of the settings: K, the
     width of the embedding, and the longest sequence; positions: are they learnt, so that it cannot grow?
     before: number of learnt positions before the first token's. unread: tensors of other heads, which are dropped.
