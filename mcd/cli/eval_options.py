@@ -2,26 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
+from annotated_types import Ge, Le
 
 from mcd.cli.arguments import Flat
-from mcd.cli.likelihood import LikelihoodOptions
 from mcd.cli.sampling_options import DRAWING, SamplingOptions
+from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.eval.laboratory.samples_file import is_samples
-from mcd.options import Options, Steps
+from mcd.options import Count, Options, Seed, Steps
 
 CONTROL = "control"
 """The source that is no text and no model: nonsense of the reference's tokens."""
 SCORED = ("--scorer-precision", "--averaging", "--retokenise", "--borders")
-"""Options that only a scorer gives a meaning."""
-_FILE_ONLY = dict.fromkeys(("--text-field", "--end-of-text"), "SOURCE is no file of samples")
+"""Options that have a meaning only with a scorer."""
 
 
 @dataclass(frozen=True)
-class ScoringOptions:
+class ScoringOptions(Options):
     """How samples are scored."""
 
     scorer: str = "smollm2"
@@ -31,9 +31,9 @@ class ScoringOptions:
     averaging: Literal["pooled", "per-sample"] = "pooled"
     """The main Gen PPL: over all tokens (MDLM), or the mean over samples of their own means (SDTT). Both are kept."""
     retokenise: bool = True
-    """Let the scorer tokenise the text anew (MDLM); else it scores the model's ids as they are (SDTT), which takes a
-    scorer of the same vocabulary."""
-    borders: Literal["kept", "dropped"] = "kept"
+    """Let the scorer tokenise the text again (MDLM); otherwise it scores the model's ids unchanged (SDTT), which needs
+    a scorer of the same vocabulary."""
+    borders: Borders = "kept"
     """Where a document ends in a row: kept, the scorer reads its own end of text there (MDLM, whose public code leaves
     the token in the text); or dropped, documents run together."""
     reference: str | None = None
@@ -42,7 +42,7 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class FileOptions(Options):
     """How a file of samples that others wrote is read."""
 
     text_field: str = "text"
@@ -52,16 +52,32 @@ class FileOptions:
 
 
 @dataclass(frozen=True)
+class LikelihoodOptions(Options):
+    """Instead of samples, the bound on given text (its zero-shot perplexity, where it is not what was trained on)."""
+
+    likelihood: tuple[str, ...] = ()
+    """Texts: sotu or a prepared folder (its held-out part), a file (all of it), ptb, wikitext103, lm1b, lambada,
+    ag_news, pubmed, arxiv (from the hub; NAME=FILE takes a copy of your own); for models of a known language, that
+    language (markov, hmm, grammar; rows never seen). At most --num rows of each."""
+    draws: Annotated[int, Ge(1), Le(1000)] = 4
+    """Draws of the bound for each row; more make the error smaller."""
+    wrap: bool = False
+    """Rows of text begin and end with the end-of-text token, as in MDLM's figures."""
+    eos_token: str | None = None
+    """The name of the token that ends a text, for models whose files name none or another."""
+
+
+@dataclass(frozen=True)
 class EvalArgs(Options):
     """Measure Gen PPL, entropy, repetition, distinct n-grams and self-BLEU, with 95 % bootstrap intervals, each with
     its protocol; or the likelihood of given text.
 
     SOURCE is a model (sampled at each of --steps), a file of samples, or `sotu` or a prepared data folder for its held-
-    out text (the reference rows: as it is, and with its words shuffled). A file is a .jsonl written by `mcd sample`, or
-    text of others: a .jsonl or a .json list, of strings or of objects with a `text`, or a .txt whose samples are parted
-    by blank lines; without token ids, entropy and repetition are over the scorer's tokens. Models and data of a known
-    language (markov, hmm, grammar) are judged by its truth, without a scorer. `control` with --reference makes two
-    kinds of nonsense of that text's tokens, as varied as the text, to show what Gen PPL cannot see.
+    out text (the reference rows: unchanged, and with its words shuffled). A file is a .jsonl written by `mcd sample`,
+    or text of others: a .jsonl or a .json list, of strings or of objects with a `text`, or a .txt whose samples are
+    separated by blank lines; without token ids, entropy and repetition are over the scorer's tokens. Models and data of
+    a known language (markov, hmm, grammar) are judged by its truth, without a scorer. `control` with --reference makes
+    two kinds of nonsense of that text's tokens, as varied as the text, to show what Gen PPL cannot see.
 
     Examples:
       mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
@@ -80,10 +96,10 @@ class EvalArgs(Options):
     """metrics.json to write."""
     steps: tuple[Steps, ...] = (8, 32)
     """Numbers of steps."""
-    num: int = 64
-    """Samples a cell, rows of a text."""
-    seed: int = 0
-    """Of samples and intervals."""
+    num: Count = 64
+    """Samples per number of steps, or rows of a text."""
+    seed: Seed = 0
+    """Seed of samples and intervals."""
     scoring: ScoringOptions = ScoringOptions()
     file: Flat[FileOptions] = FileOptions()
     likelihood: LikelihoodOptions = LikelihoodOptions()
@@ -92,20 +108,20 @@ class EvalArgs(Options):
     """Print the resolved configuration and stop."""
 
 
-def kind_of_source(args: Any) -> str:
-    """What SOURCE is: control, text, file or model; or likelihood, where text is judged by a model.
+def kind_of_source(args: EvalArgs) -> str:
+    """What SOURCE is: control, text, file or model; or likelihood, where a model judges text.
 
-    Raises UsageError for a file that is not there.
+    Raises UsageError for a file that does not exist.
     """
     from mcd.data.languages.known import LANGUAGES
-    from mcd.data.manifest import MANIFEST
+    from mcd.data.manifest import is_prepared
     from mcd.data.prepare.corpus import BUNDLED
 
     if args.likelihood.likelihood:
         return "likelihood"
     if args.source == CONTROL:
         return "control"
-    if args.source in (*BUNDLED, *LANGUAGES) or (Path(args.source) / MANIFEST).is_file():
+    if args.source in (*BUNDLED, *LANGUAGES) or is_prepared(args.source):
         return "text"
     if not is_samples(Path(args.source)):
         return "model"
@@ -114,28 +130,42 @@ def kind_of_source(args: Any) -> str:
     return "file"
 
 
-def idle_options(args: Any, kind: str) -> dict[str, str]:
+def idle_options(args: EvalArgs, kind: str) -> dict[str, str]:
     """The options that would do nothing for this kind of source, with the reason (`refuse_idle`)."""
-    told = {
-        "likelihood": "--likelihood judges text that is there, and draws none",
+    why = {
+        "likelihood": "--likelihood judges given text, and draws none",
         "control": "controls are drawn from no model",
         "text": f"{args.source} is text, and nothing is drawn from a model",
-        "file": f"{args.source} holds samples that are drawn already, and says how",
+        "file": f"the samples of {args.source} are drawn already, and the file says how",
     }
-    idle = {} if kind == "model" else dict.fromkeys(DRAWING, told[kind])
+    idle = {} if kind == "model" else dict.fromkeys(DRAWING, why[kind])
+    if kind != "file":
+        idle |= dict.fromkeys(("--text-field", "--end-of-text"), "SOURCE is no file of samples")
+    elif args.source.endswith(".txt"):
+        idle["--text-field"] = "a .txt has no fields"
     if kind == "likelihood":
-        idle |= dict.fromkeys(("--scorer", "--reference", *SCORED), "--likelihood needs no scorer")
-        return idle | _FILE_ONLY
+        return idle | dict.fromkeys(("--scorer", "--reference", *SCORED), "--likelihood needs no scorer")
     idle |= dict.fromkeys(("--draws", "--wrap", "--eos-token"), "it is an option of --likelihood")
     if args.scoring.scorer == "none":
         idle |= dict.fromkeys(SCORED, "there is no scorer")
     elif not args.scoring.retokenise:
-        idle["--borders"] = "ids are scored as they are, the end of text among them"
+        idle["--borders"] = "ids are scored unchanged, the end of text among them"
     if kind != "model":
-        idle |= dict.fromkeys(("--weights", "--frame"), told[kind])
-    if kind != "file":
-        return idle | _FILE_ONLY
-    idle["--borders"] = f"{args.source} holds its text as it was written"
-    if args.scoring.reference is None:
-        idle |= dict.fromkeys(("--num", "--length"), f"all samples of {args.source} are measured, as they are")
+        idle |= dict.fromkeys(("--weights", "--frame"), why[kind])
+    if kind == "file":
+        idle["--borders"] = f"the texts of {args.source} are scored as they were written"
+        if args.scoring.reference is None:
+            idle |= dict.fromkeys(("--num", "--length"), f"all samples of {args.source} are measured, whole")
     return idle
+
+
+def check(args: EvalArgs, argv: list[str]) -> None:
+    """Raise UsageError for options that make no sense together."""
+    if "--likelihood" in argv and not args.likelihood.likelihood:
+        raise UsageError("--likelihood: names no text; give sotu, a file, a prepared folder or another of its --help")
+    if not args.steps:
+        raise UsageError("--steps: names no number of steps; give one or more, such as --steps 8 32")
+    if args.source == CONTROL and not args.likelihood.likelihood and args.scoring.reference is None:
+        raise UsageError("control is made of held-out text; name it: --reference sotu, a file or a prepared folder")
+    if args.scoring.reference is not None and args.scoring.scorer == "none" and args.source != CONTROL:
+        raise UsageError("--reference: texts are compared by the scorer's features; leave out --scorer none")

@@ -1,114 +1,89 @@
 """The rows of a metrics.json as tables on the terminal, none wider than 80 columns."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mcd.table import print_table, shown
+
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """Tables of samples, of how they compare with real text or a known truth, of likelihoods; those with rows."""
+    """Tables of samples, of how they compare with real text or a known truth, and of likelihoods; those with rows."""
     samples = [row for row in rows if "valid_nelbo" not in row]
-    if samples:
-        _print(("round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2"), samples, _cells)
-        for row in samples:
-            for note in notes(row):
-                print(note)
+    _print(samples, _samples, "round", "steps", "NFE", "Gen PPL", "95 % interval", "entropy", "rep-4", "distinct-2")
+    for note in (note for row in samples for note in notes(row)):
+        print(note)
     compared = [row for row in samples if row.get("energy") is not None]
-    if compared:
-        _print(("steps", "energy", "95 % interval", "real text", "MAUVE", "real text"), compared, _comparison)
+    _print(compared, _comparison, "steps", "energy", "95 % interval", "real text", "MAUVE", "real text")
     known = [row for row in samples if "tv_bigram" in row]
-    if known:
-        _print(("steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm."), known, _truth)
+    _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
-    if likelihoods:
-        _print(("text", "nats a token", "s.e.", "PPL", "rows", "draws"), likelihoods, _likelihood)
+    _print(likelihoods, _likelihood, "text", "nats a token", "s.e.", "PPL", "rows", "draws")
     for row in likelihoods:
         if row.get("counted"):
             print(f"{Path(row['text']).name}: {row['counted']}")
 
 
 def notes(row: dict[str, Any]) -> tuple[str, ...]:
-    """What a reader of a row of samples must know beside its numbers, a sentence each."""
-    told, protocol = [], row.get("protocol") or {}
-    steps = "" if row["steps"] is None else f", {row['steps']} steps"
-    name = Path(row["model"]).name + steps
-    context = protocol.get("scorer_context")
+    """What a reader of a row of samples must know in addition to its numbers, a sentence each."""
+    found, protocol = [], row.get("protocol") or {}
+    context, samples = protocol.get("scorer_context"), row.get("samples")
+    if row.get("unscored"):
+        found.append(
+            f"{row['unscored']} of {samples} texts have no token to score; they count in entropy, but not in Gen PPL"
+        )
     if row.get("truncated"):
-        told.append(
-            f"{name}: {row['truncated']} of {row['samples']} texts are longer than the scorer's context of {context} "
-            "tokens; what is beyond was not scored"
+        found.append(
+            f"{row['truncated']} of {samples} texts are longer than the scorer's context of {context} tokens; what is "
+            "beyond was not scored"
         )
     if row.get("reference_truncated"):
-        told.append(
-            f"{name}: {row['reference_truncated']} of {protocol.get('reference_samples')} texts of the reference are "
-            f"longer than the scorer's context of {context} tokens, and were compared up to there"
+        found.append(
+            f"{row['reference_truncated']} of {protocol.get('reference_samples')} texts of the reference are longer "
+            f"than the scorer's context of {context} tokens, and were compared up to there"
         )
     if protocol.get("counted") == "scorer":
-        told.append(f"{name}: entropy, rep-4 and distinct-2 are over the scorer's tokens: the file holds no token ids")
-    return tuple(told)
+        found.append("entropy, rep-4 and distinct-2 are over the scorer's tokens: the file holds no token ids")
+    steps = "" if row["steps"] is None else f", {row['steps']} steps"
+    return tuple(f"{Path(row['model']).name}{steps}: {note}" for note in found)
 
 
-def _print(headings: tuple[str, ...], rows: list[dict[str, Any]], cells: Any) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    table.add_column("model", overflow="ellipsis", no_wrap=True, min_width=14, max_width=16)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(Path(row["model"]).name, *cells(row))
-    Console(markup=False).print(table)  # names of folders are no markup
+def _print(rows: list[dict[str, Any]], cells: Callable[[dict[str, Any]], tuple[str, ...]], *headings: str) -> None:
+    if rows:
+        print_table(("model", *headings), [(Path(row["model"]).name, *cells(row)) for row in rows], width=16)
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    ppl, interval = "-", "-"
-    if row["gen_ppl"] is not None:
-        ppl = f"{row['gen_ppl']:.1f}"
-    if row["gen_ppl"] is not None and row["gen_ppl_lo"] is not None and row["gen_ppl_hi"] is not None:
-        decimals = 1 if row["gen_ppl_hi"] < 1000 else 0
-        interval = f"{row['gen_ppl_lo']:.{decimals}f}-{row['gen_ppl_hi']:.{decimals}f}"
+def _samples(row: dict[str, Any]) -> tuple[str, ...]:
+    lo, hi, interval = row["gen_ppl_lo"], row["gen_ppl_hi"], "-"
+    if row["gen_ppl"] is not None and lo is not None and hi is not None:
+        decimals = 1 if hi < 1000 else 0
+        interval = f"{lo:.{decimals}f}-{hi:.{decimals}f}"
     return (
         str(row["round"] or "-"),
         str(row["steps"] or "-"),
-        f"{row['nfe']:.1f}" if row["nfe"] is not None else "-",
-        ppl,
+        shown(row["nfe"], ".1f"),
+        shown(row["gen_ppl"], ".1f"),
         interval,
-        f"{row['entropy']:.3f}",
-        f"{row['repetition_4']:.3f}",
-        f"{row['distinct_2']:.3f}",
-    )
-
-
-def _truth(row: dict[str, Any]) -> tuple[str, ...]:
-    values = (row[key] for key in ("nll", "entropy_true", "tv_bigram", "bigram_entropy", "bigram_entropy_true"))
-    shares = (row["coverage"], row["grammatical"])
-    return (
-        str(row["steps"] or "-"),
-        *(f"{value:.3f}" for value in values),
-        *("-" if share is None else f"{share:.3f}" for share in shares),
+        *(f"{row[key]:.3f}" for key in ("entropy", "repetition_4", "distinct_2")),
     )
 
 
 def _comparison(row: dict[str, Any]) -> tuple[str, ...]:
-    similar, best = row.get("mauve"), row.get("mauve_ceiling")
     return (
         str(row["steps"] or "-"),
         f"{row['energy']:.2f}",
         f"{row['energy_lo']:.2f} to {row['energy_hi']:.2f}",
         f"<{row['energy_floor']:.2f}",
-        "-" if similar is None else f"{similar:.3f}",
-        "-" if best is None else f"{best:.3f}",
+        shown(row.get("mauve"), ".3f"),
+        shown(row.get("mauve_ceiling"), ".3f"),
     )
+
+
+def _truth(row: dict[str, Any]) -> tuple[str, ...]:
+    keys = ("nll", "entropy_true", "tv_bigram", "bigram_entropy", "bigram_entropy_true", "coverage", "grammatical")
+    return (str(row["steps"] or "-"), *(shown(row[key], ".3f") for key in keys))
 
 
 def _likelihood(row: dict[str, Any]) -> tuple[str, ...]:
-    error = row["valid_nelbo_se"]
-    return (
-        Path(row["text"]).name,
-        f"{row['valid_nelbo']:.4f}",
-        "-" if error is None else f"{error:.4f}",
-        f"{row['valid_ppl']:.2f}",
-        str(row["rows"]),
-        str(row["draws"]),
-    )
+    numbers = (f"{row['valid_nelbo']:.4f}", shown(row["valid_nelbo_se"], ".4f"), f"{row['valid_ppl']:.2f}")
+    return (Path(row["text"]).name, *numbers, str(row["rows"]), str(row["draws"]))

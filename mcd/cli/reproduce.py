@@ -100,9 +100,9 @@ def _result(args: ReproduceArgs, out: Path) -> dict[str, Any]:
     from mcd.eval.laboratory.lab import Lab
     from mcd.reproduce.scales import SCALES
 
-    lab, scale = Lab(args.work / args.scale, run_command, args.jobs), SCALES[args.scale]
+    lab, scale = Lab(args.work / args.scale, args.jobs), SCALES[args.scale]
     plan = module.plan(scale)
-    lab.train(plan.trainings)
+    lab.train(plan.trainings, run_command)
     return module.result(lab.measure(plan.cells), scale, lab.work, out)
 
 

@@ -18,6 +18,10 @@ class Interval:
     lo: float | None
     hi: float | None
 
+    def keys(self, name: str) -> dict[str, float | None]:
+        """The keys of a row: `name`, `name_lo` and `name_hi`."""
+        return {name: self.value, f"{name}_lo": self.lo, f"{name}_hi": self.hi}
+
 
 def bootstrap_interval(
     statistic: Callable[[NDArray], NDArray],
@@ -29,8 +33,8 @@ def bootstrap_interval(
 ) -> Interval:
     """The percentile interval of `statistic` over n samples drawn again with replacement.
 
-    `statistic` maps indices (R, n) to R values, one a row; resamples where it is not finite are left out. The interval
-    speaks of sampling error alone and is a little narrow for n under about 30. For n = 1 its ends are None.
+    `statistic` maps indices (R, n) to R values, one per resample; values that are not finite are left out. The interval
+    shows sampling error alone and is a little narrow for n under about 30. For n = 1 its ends are None.
     Raises ValueError for n < 1, resamples < 1 or a level outside (0, 1).
     """
     if n < 1 or resamples < 1 or not 0.0 < level < 1.0:
@@ -47,18 +51,18 @@ def bootstrap_interval(
     return Interval(value, float(lo), float(hi))
 
 
-def mean_interval(values: ArrayLike, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0) -> Interval:
-    """The interval of the mean of `values` (n,), one a sample."""
+def mean_interval(values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """The 95 % interval of the mean of `values` (n,), one per sample."""
     x = np.asarray(values, dtype=np.float64)
-    return bootstrap_interval(lambda i: x[i].mean(1), len(x), resamples=resamples, level=level, seed=seed)
+    return bootstrap_interval(lambda i: x[i].mean(1), len(x), resamples=resamples, seed=seed)
 
 
 def ratio_interval(
-    numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
+    numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """The interval of sum(numerator) / sum(denominator), both (n,): a pooled average, samples weighted by length.
+    """The 95 % interval of sum(numerator) / sum(denominator), both (n,): an average weighted by length.
 
-    NaN when the denominators sum to 0. Raises ValueError when the two differ in length.
+    The value is NaN when the denominators sum to 0. Raises ValueError when the two differ in length.
     """
     x, y = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if x.shape != y.shape:
@@ -68,4 +72,4 @@ def ratio_interval(
         below = y[i].sum(1)
         return np.divide(x[i].sum(1), below, out=np.full_like(below, np.nan), where=below != 0)
 
-    return bootstrap_interval(ratio, len(x), resamples=resamples, level=level, seed=seed)
+    return bootstrap_interval(ratio, len(x), resamples=resamples, seed=seed)

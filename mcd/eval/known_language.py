@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mcd.data.languages.known import Language
-from mcd.eval.bootstrap import RESAMPLES, mean_interval
+from mcd.eval.bootstrap import mean_interval
+from mcd.eval.diversity import sample_entropy
+from mcd.model.backbone import Backbone
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
-from mcd.model.head import HeadLoss, head_loss
-from mcd.model.targets import Target
 
 RULE_COUNT = 20.0
 """A rule that the truth is expected to use at least so often in as many tokens is one that samples should use."""
@@ -28,10 +28,10 @@ RULE_SHARE = 0.25
 """A rule is in use when samples have at least this share of the expected number; the truth hardly ever has less."""
 
 
-def truth_metrics(ids: Tensor, language: Language, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def truth_metrics(ids: Tensor, language: Language, seed: int = 0) -> dict[str, Any]:
     """One set of samples against the truth: ids (N, L), L at least 3; all of it goes into JSON.
 
-    nll, nll_lo, nll_hi: exact -log p, nats a token, with its bootstrap interval over rows; `entropy_true` is what the
+    nll, nll_lo, nll_hi: exact -log p, nats per token, with its bootstrap interval over rows; `entropy_true` is what the
         truth itself has, with standard error `entropy_true_se` (0 when exact).
     tv_unigram, tv_bigram, tv_trigram: total variation of the samples' n-grams (all positions) from the exact law.
     bigram_entropy: H(X_2 | X_1) of the samples' own bigrams, nats; `bigram_entropy_true` is the language's.
@@ -39,44 +39,39 @@ def truth_metrics(ids: Tensor, language: Language, resamples: int = RESAMPLES, s
     coverage: share of the language's rules (hidden transitions) in use, of those with an expected count of at least
         RULE_COUNT; in use means RULE_SHARE of that count, counted by forward-backward. 1 when no mode is lost.
         None for so few tokens that no rule has that count.
-    Total variation and coverage depend on the number of rows: compare at equal numbers. `seed` is the bootstrap's.
+    Total variation and coverage depend on the number of rows: compare at equal numbers. seed: of the bootstrap.
     Raises ValueError for ids that are not of the language, and for rows below 3 tokens.
     """
     if ids.shape[1] < 3:
         raise ValueError(
             f"--length {ids.shape[1]}: a known language is judged by trigrams, which need at least 3 tokens"
         )
-    nll = _nll(ids, language)
-    interval = mean_interval(nll.numpy(), resamples=resamples, seed=seed)
     entropy, error = language.entropy(ids.shape[1])
-    law = _ngram_law(language, 2)
     return {
-        "nll": interval.value,
-        "nll_lo": interval.lo,
-        "nll_hi": interval.hi,
+        **mean_interval(_nll(ids, language).numpy(), seed=seed).keys("nll"),
         "entropy_true": entropy,
         "entropy_true_se": error,
         **_point_metrics(ids, language),
-        "bigram_entropy_true": _conditional_entropy(law),
+        "bigram_entropy_true": _conditional_entropy(_ngram_law(language, 2)),
         "samples": len(ids),
     }
 
 
 @functools.cache
 def sampling_floor(language: Language, num: int, length: int, seed: int = 0, draws: int = 4) -> dict[str, Any]:
-    """What `truth_metrics` says of `num` rows of the language itself: its values without intervals, over `draws` sets.
+    """What `num` rows of the language itself have: the values of `truth_metrics`, and `entropy`, of a row (nats).
 
-    A perfect sampler reaches these values, not zero total variation. The means of `draws` sets of rows.
+    A perfect sampler reaches these values, not zero total variation. They are means over `draws` sets of rows; the
+    entropy is that of the first set.
     """
     generator = torch.Generator().manual_seed(seed)
-    measured = []
-    for _ in range(draws):
-        ids = language.sample_rows(num, length, generator)
-        measured.append({"nll": _nll(ids, language).mean().item(), **_point_metrics(ids, language)})
-    return {
+    sets = [language.sample_rows(num, length, generator) for _ in range(draws)]
+    measured = [{"nll": _nll(ids, language).mean().item(), **_point_metrics(ids, language)} for ids in sets]
+    floor = {
         key: None if value is None else float(np.mean([metrics[key] for metrics in measured]))
         for key, value in measured[0].items()
     }
+    return floor | {"entropy": sample_entropy(sets[0])}
 
 
 def _nll(ids: Tensor, language: Language) -> Tensor:
@@ -131,57 +126,44 @@ def _coverage(ids: Tensor, language: Language) -> float | None:
     return used.double().mean().item()
 
 
-class ExactDenoiser(Denoiser):
-    """The perfect teacher of a language: its Bayes posterior behind the calls of a trained `Denoiser`.
+def exact_denoiser(language: Language, length: int) -> Denoiser:
+    """The perfect teacher of a language: a `Denoiser` whose network is the Bayes posterior.
 
     What a sampler makes of it is the floor of that sampler at that number of steps: every fault left is that of drawing
-    tokens in parallel, none of learning. Its `hidden` is the log-posterior itself, (n, V) float32, and has no gradient;
-    there are no weights. Time does not matter to it, and longer calls cost less a row: give samplers a large
-    `rows_per_call`.
+    tokens in parallel, none of learning. It has no weights, takes no notice of time, and longer calls cost less per
+    row: give samplers a large `rows_per_call`.
+    """
+    V = language.vocab_size
+    config = DiTConfig(V + 1, hidden=2, layers=1, heads=1, length=length, cond_dim=1)  # read for rows and length alone
+    return Denoiser(DenoiserConfig(config, mask_id=V), Posterior(language))
+
+
+class Posterior(Backbone):
+    """log p(x0_i | visible tokens) of a language in place of a network: ids enter one-hot, logits are the features.
+
+    Features (V,) float32 have no gradient, and `group` changes nothing, since no number depends on a shape.
     """
 
-    def __init__(self, language: Language, length: int):
-        nn.Module.__init__(self)  # no backbone is built; its configuration says what samplers ask
-        V = language.vocab_size
+    def __init__(self, language: Language):
+        super().__init__()
         self.language = language
-        self.config = DenoiserConfig(
-            DiTConfig(V + 1, hidden=2, layers=1, heads=1, length=length, cond_dim=1), mask_id=V
-        )
+        self._table = torch.eye(language.vocab_size + 1, device=language.start.device)
 
-    @property
-    def device(self) -> torch.device:
-        return self.language.start.device
+    def table(self) -> Tensor:
+        return self._table
 
-    def hidden(
-        self,
-        z_t: Tensor,
-        t: Tensor,
-        noise: Tensor | None = None,
-        rows: Tensor | None = None,
-        group: int | None = None,
-    ) -> Tensor:
-        """log p(x0_i | visible tokens) of the rows asked for, (n, V); at visible tokens (nearly) all on their value.
-
-        Nothing here depends on a shape, so `group` changes nothing.
-        Raises ValueError for soft tokens and for noise, which have no posterior here, and for rows too long.
-        """
-        if z_t.is_floating_point() or noise is not None:
+    def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
+        """As of any backbone. Raises ValueError for soft tokens and for noise, which have no posterior here."""
+        ids = x.argmax(-1)
+        if not x.equal(self._table[ids]):
             raise ValueError("the exact denoiser takes token ids, no soft tokens and no noise")
-        if z_t.shape[1] > self.config.backbone.length:
-            raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
-        posterior = self.language.posterior(z_t, self.mask_id).flatten(0, 1)
+        posterior = self.language.posterior(ids, self.language.vocab_size).flatten(0, 1)
         chosen = posterior if rows is None else posterior[rows]
         return chosen.clamp(min=1e-30).log().float()  # finite at visible tokens too, as divergences ask
 
-    def vocabulary(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """The identity: the log-posterior is its own logits."""
-        V = self.config.vocab_size
-        return torch.eye(V, dtype=dtype, device=self.device), torch.zeros(V, dtype=dtype, device=self.device)
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """The identity."""
+        return self._table[:-1, :-1], torch.zeros(len(self._table) - 1, device=self._table.device)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The log-posterior as it is: (n, V)."""
-        return hidden
-
-    def head_loss(self, hidden: Tensor, *targets: Target) -> HeadLoss:
-        """As of any denoiser, under the identity for a head."""
-        return head_loss(hidden, *self.vocabulary(hidden.dtype), self.config.vocab_size, targets)
+    def shardable_layers(self) -> list[nn.Module]:
+        return []

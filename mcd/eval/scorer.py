@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mcd.errors import MissingScorer
 from mcd.eval import smollm
-from mcd.eval.causal_lm import MEND, pretrained, quiet_transformers
+from mcd.eval.causal_lm import INSTALL, pretrained, quiet_transformers
 from mcd.model.linear import use_linear
 
 DEFAULT = "smollm2"
@@ -211,7 +211,7 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
     needed = ["transformers", "gguf", smollm.PACKAGE] if name == DEFAULT else ["transformers"]
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
-        raise MissingScorer(f"--scorer {name} needs {', '.join(missing)}, which is not installed. {MEND}")
+        raise MissingScorer(f"--scorer {name} needs {', '.join(missing)}, which is not installed. {INSTALL}")
     with quiet_transformers():
         model, tokenizer = _smollm2() if name == DEFAULT else pretrained(name)
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
@@ -225,7 +225,7 @@ def _smollm2() -> tuple[Any, Any]:
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).with_name(smollm.FILE)
     if not path.is_file():
-        raise MissingScorer(f"--scorer {DEFAULT}: {path} is not there. {MEND}")
+        raise MissingScorer(f"--scorer {DEFAULT}: {path} is not there. {INSTALL}")
     return smollm.smollm2(path)
 
 

@@ -89,10 +89,11 @@ class Denoiser(nn.Module):
     folder: Path | None = None
     lora: LoRA | None = None
 
-    def __init__(self, config: DenoiserConfig):
+    def __init__(self, config: DenoiserConfig, backbone: Backbone | None = None):
+        """backbone: the network; by default a new one as `config.backbone` says."""
         super().__init__()
         self.config = config
-        self.backbone = _backbone(config.backbone)
+        self.backbone = _backbone(config.backbone) if backbone is None else backbone
 
     @property
     def mask_id(self) -> int:

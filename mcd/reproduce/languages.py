@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mcd.checkpoints.folder import from_pretrained
+from mcd.data.languages import known
 from mcd.eval.laboratory.experiment import Cell, Experiment, sampler_options
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.eval.laboratory.truth import likelihood_row
+from mcd.eval.likelihood import nelbo
+from mcd.model.denoiser import Denoiser
 from mcd.report.plotting import colour_of, figure, steps_axis
 from mcd.reproduce.scales import LANGUAGES, METHODS, SEEDS, Scale, language_data, language_student, language_teacher
 
@@ -67,6 +70,16 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
         "rows": rows,
         "likelihoods": likelihoods,
     }
+
+
+def likelihood_row(denoiser: Denoiser, name: str, model: str, seed: int, rows: int = 2048) -> dict[str, Any]:
+    """A model's bound on fresh text of the language, next to the language's own entropy, nats per token."""
+    language, length = known.LANGUAGES[name](), denoiser.config.backbone.length
+    x0 = language.sample_rows(rows, length, torch.Generator().manual_seed(1_000_003 + seed))
+    entropy, error = language.entropy(length)
+    bound = nelbo(denoiser, list(x0.split(64)), seed)
+    said = {"model": model, "language": name, "seed": seed, **bound}
+    return said | {"entropy_true": entropy, "entropy_true_se": error, "gap": bound["valid_nelbo"] - entropy}
 
 
 def over_seeds(measured: list[MeasuredCell]) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ def teacher_rows(
     for n in steps:
         for precision in DTYPES:
             sampler = GumbelRace(steps=n, precision=precision)
-            cell = measure_model(denoiser, sampler, scorer, num, length, seed, "ema", "demo")
+            cell = measure_model(denoiser, sampler, scorer, num, length, seed, model="demo")
             ids = torch.tensor([one["ids"] for one in cell.samples])
             cut = cut_off(n)
             below = mass_below(denoiser, ids, cut, torch.Generator().manual_seed(seed))

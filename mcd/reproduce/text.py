@@ -1,6 +1,5 @@
 """What experiments on text share: cells, the sentence of the figures, reference rows and pages of samples."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from mcd.data.text import writer_of
 from mcd.data.token_texts import token_texts
 from mcd.data.tokenizer import load_tokenizer, tokenizer_of_model
 from mcd.eval.laboratory.experiment import Cell, sampler_options
-from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.eval.laboratory.measure import control_rows, held_out_rows
-from mcd.files import write_json
+from mcd.eval.laboratory.lab import Lab, MeasuredCell
 from mcd.reproduce.scales import Scale
 
 SENTENCE = "The dogmas of the quiet past are inadequate to the stormy present."
@@ -59,16 +56,7 @@ def reference_rows(scale: Scale, work: Path) -> list[dict[str, Any]]:
 
     They are measured once and kept in the work folder.
     """
-    path = work / "cells" / "references-borders-kept.json"
-    if not path.is_file():
-        from mcd.eval.scorer import load_scorer
-
-        scorer = load_scorer(scale.judges[0], scale.scorer_precision)
-        held_out = (work / "data" / "sotu", scale.num, scale.length, 0, scorer)
-        rows = held_out_rows(*held_out) + control_rows(*held_out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"rows": rows})
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return Lab(work).references(work / "data" / "sotu", text_cell(scale, "text", 1, "text"))
 
 
 def shared_protocol(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -322,10 +322,11 @@ def test_samples_of_several_requests_are_not_pooled(capsys, tmp_path):
 
 
 def test_the_table_fits_80_columns_and_shows_a_missing_interval(capsys, monkeypatch):
-    from mcd.cli.eval import COLUMNS, print_rows
+    from mcd.cli.metrics_table import print_rows
+    from mcd.eval.laboratory.metrics_file import SAMPLES
 
     monkeypatch.setenv("COLUMNS", "80")
-    row = dict.fromkeys(COLUMNS, 0.123) | {"model": "teacher-cooled", "round": None, "steps": 256, "nfe": 100.25}
+    row = dict.fromkeys(SAMPLES, 0.123) | {"model": "teacher-cooled", "round": None, "steps": 256, "nfe": 100.25}
     row |= {"gen_ppl": 12345.6, "gen_ppl_lo": 11111.1, "gen_ppl_hi": 23456.7}
     print_rows([row, row | {"gen_ppl": 100.0, "gen_ppl_lo": None, "gen_ppl_hi": None}])
     shown = capsys.readouterr().out

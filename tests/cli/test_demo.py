@@ -76,7 +76,7 @@ def test_demo(teacher, tmp_path, capsys):
     assert "metrics.json" in capsys.readouterr().err
     (out / "demo.json").unlink()
     assert main(argv) == 2
-    assert "no demo.json" in capsys.readouterr().err
+    assert "but no demo.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
-from mcd.cli.eval import read_metrics
-from mcd.cli.likelihood import LikelihoodOptions, text_rows
+from mcd.cli.eval_options import LikelihoodOptions
+from mcd.cli.likelihood import text_rows
 from mcd.cli.main import main
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.prepare.pipeline import prepare
@@ -21,6 +21,7 @@ from mcd.data.special_tokens import end_of_text
 from mcd.data.tokenizer import load_tokenizer, word_tokenizer
 from mcd.eval import mauve as clouds
 from mcd.eval import scorer
+from mcd.eval.laboratory.metrics_file import read_metrics
 from mcd.eval.likelihood import nelbo_rows
 from mcd.eval.scorer import Scorer
 from mcd.report.runs import read_runs
@@ -126,7 +127,9 @@ def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys)
     short = tmp_path / "short.txt"
     short.write_text("One.\n")
     refused(capsys, [models["masked"], "--likelihood", short], "--likelihood", "less than a row")
-    refused(capsys, [models["masked"], "--likelihood", short, "--draws", "0"], "--draws 0")
+    with pytest.raises(SystemExit):
+        main(["eval", str(models["masked"]), "--likelihood", str(short), "--draws", "0", "--out", "never.json"])
+    assert "--draws 0: must be 1 to 1,000" in capsys.readouterr().err
     other = tmp_path / "other"
     shutil.copytree(tiny_data, other)
     manifest = json.loads((other / "manifest.json").read_text())
@@ -237,7 +240,7 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
     language = LANGUAGES["hmm"]()
     (x0, diffused, _), loader = text_rows(
-        "hmm", word_tokenizer(language.symbols), 16, 400, LikelihoodOptions(), speaker
+        "hmm", from_pretrained(str(speaker)), word_tokenizer(language.symbols), 400, LikelihoodOptions()
     )
     nats = -language.log_likelihood(x0).mean().item() / 16
     entropy, _ = language.entropy(16)

@@ -80,7 +80,7 @@ IDLE = [
     ),
     ("eval s.jsonl --out m.json --num 4", "all samples of s.jsonl"),
     ("eval s.jsonl --out m.json --length 4", "all samples of s.jsonl"),
-    ("eval s.jsonl --out m.json --borders kept", "as it was written"),
+    ("eval s.jsonl --out m.json --borders kept", "as they were written"),
     # text and controls have no sampler
     *(
         (f"eval {source} --out m.json {option}", "drawn from")
@@ -107,7 +107,7 @@ IDLE = [
         (f"eval masked --scorer none --out m.json {option}", "there is no scorer")
         for option in ("--scorer-precision bf16", "--averaging per-sample", "--no-retokenise", "--borders dropped")
     ),
-    ("eval masked --no-retokenise --borders kept --out m.json", "scored as they are"),
+    ("eval masked --no-retokenise --borders kept --out m.json", "scored unchanged"),
     *(
         (f"eval hmm --out m.json {option}", "judged by its truth")
         for option in ("--scorer gpt2", "--scorer-precision bf16", "--averaging pooled", "--borders kept")

@@ -76,7 +76,7 @@ def test_weights_that_the_network_does_not_use_are_told(saved, capfd):
     folder = saved(llama(num_hidden_layers=2))
     LlamaConfig(**SIZES | {"tie_word_embeddings": False}).save_pretrained(folder)
     load_scorer(folder)
-    assert "9 weights in it are not used, such as model.layers.1." in capfd.readouterr().err
+    assert "9 of its weights are not used, such as model.layers.1." in capfd.readouterr().err
 
 
 def test_every_causal_family_passes_the_check(saved):

@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
-from mcd.cli.eval import read_metrics
 from mcd.cli.metrics_table import print_rows
 from mcd.data.loader import open_loader
 from mcd.data.prepare.corpus import documents
@@ -28,6 +27,7 @@ from mcd.data.token_texts import token_texts
 from mcd.data.tokenizer import EOS, load_tokenizer, tokenizer_of_model, word_tokenizer
 from mcd.errors import CheckpointError, DataError, ModelError, RunConflict, UsageError
 from mcd.eval.laboratory.measure import measure_file
+from mcd.eval.laboratory.metrics_file import read_metrics
 from mcd.eval.laboratory.samples_file import read_samples
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcd.cli import report
-from mcd.cli.eval import write_metrics
+from mcd.eval.laboratory.metrics_file import write_metrics
 from mcd.eval.protocol import Protocol
 from mcd.objective.mcd import MCD
 from mcd.process.masked import coupled_pair

@@ -111,12 +111,12 @@ def test_the_laboratory_does_each_thing_once(tmp_path, tiny_data, hmm_model):
     teacher = Training("a/teacher", ("train", "--data", str(tiny_data), *tiny))
     high = "--rounds 1 --steps-per-round 20 --batch-size 4 --log-every 1 --threads 1 --max-loss 1e-9".split()
     failing = ("distill", "mcd", "--teacher", "@a/teacher", "--delta0", "0.5", *high)
-    lab = Lab(tmp_path, main, 1)
-    lab.train([Training("b/failing", failing, may_fail=True), teacher])
+    lab = Lab(tmp_path, 1)
+    lab.train([Training("b/failing", failing, may_fail=True), teacher], main)
     made = (tmp_path / "a/teacher/model.safetensors").stat().st_mtime_ns
     assert not (tmp_path / "b/failing/model.safetensors").exists()
     with pytest.raises(RuntimeError, match=r"max-loss.*b-strict\.log"):
-        lab.train([teacher, Training("b/failing", failing, may_fail=True), Training("b/strict", failing)])
+        lab.train([teacher, Training("b/failing", failing, may_fail=True), Training("b/strict", failing)], main)
     assert (tmp_path / "a/teacher/model.safetensors").stat().st_mtime_ns == made
 
     cells = [

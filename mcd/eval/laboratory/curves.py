@@ -1,7 +1,7 @@
-"""Curves of a temperature sweep: made of cells, read at equal entropy; for `mcd frontier` and experiments."""
+"""Curves of a temperature sweep, made of cells and read at equal entropy, for `mcd frontier` and experiments."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -74,54 +74,46 @@ def matched_rows(
     common: str | None = None,
     entropies: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
-    """A row for each curve, number of steps, measure and target entropy, beside its teacher at the same entropy.
+    """A row for each curve, number of steps, measure and target entropy, next to its teacher at the same entropy.
 
-    teacher_of: labels of students to labels of their teachers; without one, the first curve of the same steps is it.
+    teacher_of: labels of students to labels of their teachers; by default the first curve of the same steps.
     Targets are the entropy that the curve has at temperature 1, that which `common` has, and `entropies`. A row holds
     `value` (Gen PPL, NLL or total variation there) and `teacher_value`, with intervals; None where not reached.
     """
     rows = []
-    for steps in sorted({curve.steps for curve in curves}):
-        here = [curve for curve in curves if curve.steps == steps]
-        by_label = {curve.label: curve for curve in here}
-        for curve in here:
-            teacher = by_label.get(teacher_of.get(curve.label, ""), here[0])
-            if teacher is curve or curve.label in teacher_of.values():
+    for curve in sorted(curves, key=lambda curve: curve.steps):
+        by_label = {other.label: other for other in curves if other.steps == curve.steps}
+        teacher = by_label.get(teacher_of.get(curve.label, ""), next(iter(by_label.values())))
+        if teacher is curve or curve.label in teacher_of.values():
+            continue
+        targets = {f"{one.label} at T = 1": one.natural_entropy() for one in (curve, by_label.get(common or "")) if one}
+        targets |= {f"H = {entropy}": entropy for entropy in entropies}
+        for name, target in targets.items():
+            if target is None:
                 continue
-            targets = {f"{curve.label} at T = 1": curve.natural_entropy()}
-            if common is not None and common in by_label:
-                targets[f"{common} at T = 1"] = by_label[common].natural_entropy()
-            targets |= {f"H = {entropy}": entropy for entropy in entropies}
-            for name, target in targets.items():
-                if target is None:
-                    continue
-                for measure in curve.points:
-                    own = at_entropy(curve.points[measure], target)
-                    cooled = at_entropy(teacher.points[measure], target)
-                    scale = math.exp if measure == "gen_ppl" else float
-                    rows.append(
-                        {
-                            "model": curve.label,
-                            "language": curve.language,
-                            "seed": curve.seed,
-                            "steps": steps,
-                            "measure": measure,
-                            "entropy": target,
-                            "entropy_of": name,
-                            **_told("", own, scale),
-                            "teacher": teacher.label,
-                            **_told("teacher_", cooled, scale),
-                        }
-                    )
+            for measure in curve.points:
+                rows.append(
+                    {
+                        "model": curve.label,
+                        "language": curve.language,
+                        "seed": curve.seed,
+                        "steps": curve.steps,
+                        "measure": measure,
+                        "entropy": target,
+                        "entropy_of": name,
+                        **_keys("", at_entropy(curve.points[measure], target), measure),
+                        "teacher": teacher.label,
+                        **_keys("teacher_", at_entropy(teacher.points[measure], target), measure),
+                    }
+                )
     return rows
 
 
-def _told(prefix: str, match: Match | None, scale: Callable[[float], float]) -> dict[str, float | None]:
-    """A match as keys of a row; None where it was not reached."""
+def _keys(prefix: str, match: Match | None, measure: str) -> dict[str, float | None]:
+    """A match as keys of a row; all None where the entropy was not reached."""
+    names = [f"{prefix}{name}" for name in ("value", "lo", "hi", "temperature")]
     if match is None:
-        return {f"{prefix}value": None, f"{prefix}lo": None, f"{prefix}hi": None, f"{prefix}temperature": None}
-    interval = match.quality
-    ends = {
-        f"{prefix}{name}": None if x is None else scale(x) for name, x in (("lo", interval.lo), ("hi", interval.hi))
-    }
-    return {f"{prefix}value": scale(interval.value), **ends, f"{prefix}temperature": match.temperature}
+        return dict.fromkeys(names)
+    found = (match.quality.value, match.quality.lo, match.quality.hi)
+    scaled = (math.exp(x) if x is not None and measure == "gen_ppl" else x for x in found)
+    return dict(zip(names, (*scaled, match.temperature), strict=True))

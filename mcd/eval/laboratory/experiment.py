@@ -4,14 +4,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from mcd.data.text import Borders
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another run's folder.
+    """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another's folder.
 
-    may_fail: whether it does is the question of an experiment; its stats.jsonl then ends with the reason.
+    may_fail: whether it fails is the question of an experiment; its stats.jsonl then ends with the reason.
     """
 
     name: str
@@ -20,11 +22,11 @@ class Training:
 
     @property
     def needs(self) -> list[str]:
-        """The runs this one starts from."""
+        """The trainings that this one starts from."""
         return [word[1:] for word in self.command if word.startswith("@")]
 
     def argv(self, work: Path) -> list[str]:
-        """The words of the command line, folders filled in."""
+        """The words of the command line, with folders filled in."""
         words = [str(work / word[1:]) if word.startswith("@") else word for word in self.command]
         return [*words, "--out", str(work / self.name)]
 
@@ -33,9 +35,9 @@ class Training:
 class Cell:
     """One set of samples: which model, drawn how, scored by what. Its fields are all that the numbers depend on.
 
-    model: a run's name, or `demo`, or a hub id. round: the model as that round left it; None is the last one.
-    steps: of the sampler. options: of the sampler, by name. scorer: for text; None where a `language` is the judge.
-    borders: of the documents in a text that is scored (`mcd.data.text`).
+    model: a training's name, a folder, a hub id, `demo`, or `exact:NAME`, the exact denoiser of a known language.
+    round: the model after that round; None for the last one. options: of the sampler, by name (`sampler_options`).
+    scorer: None to count tokens alone, or where a `language` is the judge.
     """
 
     model: str
@@ -49,22 +51,21 @@ class Cell:
     scorer: str | None = None
     scorer_precision: str = "fp32"
     language: str | None = None
-    borders: Literal["kept", "dropped"] = "kept"
+    borders: Borders = "kept"
 
     def source(self, work: Path) -> str:
-        """The model's folder, or its name when it is no run of ours."""
+        """The model's folder, or its name where it is no training in `work`."""
         folder = work / self.model
         if not folder.is_dir():
             return self.model
         return str(folder if self.round is None else folder / "rounds" / str(self.round))
 
     def digest(self, weights: str) -> str:
-        """Names the cell's files: sixteen hex digits of its fields and the weights it was drawn from."""
+        """The name of the cell's files: sixteen hex digits of its fields and of the weights it was drawn from."""
         fields = {**asdict(self), "weights": weights}
-        if self.language is not None:  # no text is scored, and cells of before there were borders keep their names
+        if self.language is not None:  # no text is scored; without the field, older cells keep their names
             del fields["borders"]
-        text = json.dumps(fields, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -76,5 +77,5 @@ class Experiment:
 
 
 def sampler_options(**options: Any) -> tuple[tuple[str, Any], ...]:
-    """Sampler options as a `Cell` takes them; temperature 1 goes without saying, so that equal cells are one."""
+    """Sampler options as a `Cell` takes them. Temperature 1 is left out, so that equal cells are one."""
     return tuple(sorted((name, value) for name, value in options.items() if (name, value) != ("temperature", 1.0)))

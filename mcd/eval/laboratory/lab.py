@@ -1,6 +1,7 @@
-"""Where experiments run: a work folder, a pool of one-thread processes, and what is already there is not done again."""
+"""Where experiments run: a work folder and a pool of processes. What the folder holds is not done again."""
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -10,109 +11,127 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mcd.checkpoints.folder import DEMO, from_pretrained
+from mcd.checkpoints.weights import WEIGHTS
+from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST
 from mcd.errors import WorkFailed
+from mcd.eval import scorer
+from mcd.eval.known_language import exact_denoiser, sampling_floor
 from mcd.eval.laboratory.experiment import Cell, Training
-from mcd.files import file_sha256
+from mcd.eval.laboratory.held_out import HeldOut
+from mcd.eval.laboratory.measure import measure_model
+from mcd.eval.laboratory.samples_file import write_samples
+from mcd.eval.metrics import Scoring
+from mcd.eval.scorer import Scorer
+from mcd.files import file_sha256, read_json, write_json
+from mcd.model.denoiser import Denoiser
 from mcd.progress import progress_bar
+from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
 from mcd.train.run_folder import read_stats
+
+EXACT = "exact:"
+"""`exact:hmm` names the exact denoiser of a language, where a model's name is expected."""
 
 
 @dataclass(frozen=True)
 class MeasuredCell:
-    """A cell's row of metrics, and what it was computed from: ids (N, L), of text nll and tokens (N,)."""
+    """A cell's row of metrics, and what it was computed from: ids (N, L), and of text nll and tokens (N,).
+
+    samples: of text, the file of samples as `mcd sample` writes them.
+    """
 
     cell: Cell
     row: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    samples: Path | None = None
 
 
 @dataclass(frozen=True)
 class Lab:
-    """Does the work of a plan below `work`, `jobs` tasks at a time, each in a process of one thread.
+    """Does the work of experiments below `work`, `jobs` tasks at a time, each in a process of `threads` threads.
 
-    Killed at any moment, the same call resumes: trainings from their checkpoints, cells are written whole.
-    command: what a training is run by: `mcd.cli.main.main`, which takes the words of a command line.
+    Killed at any moment, the same call resumes: trainings from their checkpoints, and cells are written atomically.
     """
 
     work: Path
-    command: Callable[[list[str]], int]
     jobs: int = 2
+    threads: int = 1
 
-    def train(self, runs: Iterable[Training]) -> None:
+    def train(self, trainings: Iterable[Training], command: Callable[[list[str]], int]) -> None:
         """Do the trainings that are not done, each after those it starts from.
 
-        Raises WorkFailed, naming the log, when one fails.
+        command: `mcd.cli.main.main`, which takes the words of a command line and returns the exit status.
+        Raises WorkFailed, which names the log, when a training fails.
         """
-        left = {run.name: run for run in runs if not self._is_done(run)}
-        tasks = {
-            name: (run.needs, _train, (self.command, run.argv(self.work), self._log(name), run.may_fail))
-            for name, run in left.items()
-        }
-        self._do("training", tasks)
+        left = {one.name: one for one in trainings if not self._is_done(one)}
+        logs = {name: self.work / "logs" / f"{name.replace('/', '-')}.log" for name in left}
+        tasks = {name: (_train, command, one.argv(self.work), logs[name], one.may_fail) for name, one in left.items()}
+        self._do("training", tasks, {name: one.needs for name, one in left.items()})
 
     def measure(self, cells: Sequence[Cell]) -> list[MeasuredCell]:
-        """Draw and score what is not yet there; the cells as asked, in order."""
-        paths = {cell: self._path(cell) for cell in dict.fromkeys(cells)}
+        """Draw and score the cells that `work` does not hold. Returns all of them in the order asked for."""
         folder = self.work / "cells"
         folder.mkdir(parents=True, exist_ok=True)
-        tasks = {
-            str(cell): ([], _measure, (cell, cell.source(self.work), path))
-            for cell, path in sorted(paths.items(), key=lambda item: (item[0].model, item[0].round or 99))
-            if not path.is_file()
-        }
-        self._do("measuring", tasks)
+        paths = {cell: folder / f"{cell.digest(_weights(cell.source(self.work)))}.json" for cell in cells}
+        left = sorted((cell for cell in paths if not paths[cell].is_file()), key=lambda c: (c.model, c.round or 99))
+        self._do("measuring", {str(cell): (_measure, cell, cell.source(self.work), paths[cell]) for cell in left})
         return [_read(cell, paths[cell]) for cell in cells]
 
-    def _is_done(self, run: Training) -> bool:
-        folder = self.work / run.name
-        if (folder / "model.safetensors").is_file() or (folder / MANIFEST).is_file():
+    def references(self, data: Path, like: Cell) -> list[dict[str, Any]]:
+        """Held-out text of prepared `data`, its words shuffled, and nonsense (`HeldOut`): as many rows as the cell
+        `like`, of its length and seed, scored like it. They are measured once."""
+        key = (like.num, like.length, like.seed, like.scorer, like.scorer_precision, like.borders)
+        text = json.dumps([*key, (data / MANIFEST).read_text(encoding="utf-8")])
+        path = self.work / "cells" / f"references-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        if not path.is_file():
+            judge, scoring = _scorer_of(like), Scoring(borders=like.borders)
+            held_out = HeldOut(data, like.length, like.seed, like.borders)
+            rows = held_out.text(like.num, judge, scoring) + held_out.controls(like.num, judge, scoring)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"rows": rows})
+        return read_json(path)["rows"]
+
+    def _is_done(self, one: Training) -> bool:
+        folder = self.work / one.name
+        if (folder / WEIGHTS["ema"]).is_file() or (folder / MANIFEST).is_file():
             return True
-        return run.may_fail and (folder / "stats.jsonl").is_file() and read_stats(folder)[-1].get("diverged", False)
+        return one.may_fail and (folder / "stats.jsonl").is_file() and read_stats(folder)[-1].get("diverged", False)
 
-    def _path(self, cell: Cell) -> Path:
-        return self.work / "cells" / f"{cell.digest(_weights(cell.source(self.work)))}.json"
-
-    def _log(self, name: str) -> Path:
-        return self.work / "logs" / f"{name.replace('/', '-')}.log"
-
-    def _do(self, what: str, tasks: dict[str, tuple[list[str], Callable[..., None], tuple[Any, ...]]]) -> None:
-        """Run tasks in parallel, each when those it needs are done."""
+    def _do(self, what: str, tasks: dict[str, tuple[Any, ...]], needs: dict[str, list[str]] | None = None) -> None:
+        """Run tasks (a function and its arguments) in parallel, each after those that it needs."""
         if not tasks:
             return
-        done: set[str] = set()
-        waiting, running = dict(tasks), dict[Future[None], str]()
-        spawn = multiprocessing.get_context("spawn")
-        with (
-            progress_bar(what) as update,
-            ProcessPoolExecutor(
-                self.jobs, mp_context=spawn, initializer=_start_worker, initargs=(os.getpid(),)
-            ) as pool,
-        ):
-            while waiting or running:
-                # No more than there are workers: when told to stop, or after a fault, nothing further begins.
-                for name, (needs, work, args) in list(waiting.items()):
-                    if len(running) < self.jobs and not any(need in tasks and need not in done for need in needs):
-                        running[pool.submit(work, *args)] = name
-                        del waiting[name]
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    name = running.pop(future)
+        order = TopologicalSorter({name: set((needs or {}).get(name, ())) & tasks.keys() for name in tasks})
+        order.prepare()
+        ready, running, done = list[str](), dict[Future[None], str](), 0
+        context = multiprocessing.get_context("spawn")
+        start = (os.getpid(), self.threads)
+        with progress_bar(what) as update, ProcessPoolExecutor(self.jobs, context, _start_worker, start) as pool:
+            while order.is_active():
+                ready += order.get_ready()
+                # No more than there are workers: after a stop or a fault nothing further begins.
+                while ready and len(running) < self.jobs:
+                    name = ready.pop(0)
+                    running[pool.submit(*tasks[name])] = name
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
-                    done.add(name)
-                    update(len(done) / len(tasks), f"{len(done)} of {len(tasks)}")
+                    order.done(running.pop(future))
+                    done += 1
+                    update(done / len(tasks), f"{done} of {len(tasks)}")
 
 
-def _start_worker(parent: int) -> None:
-    """One thread, and no longer life than the parent's: an orphan would train on beside the run begun anew."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+def _start_worker(parent: int, threads: int) -> None:
+    """Set the threads, and die with the parent: an orphan would train on beside the same command typed again."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -123,7 +142,7 @@ def _start_worker(parent: int) -> None:
 
 
 def _train(command: Callable[[list[str]], int], argv: list[str], log: Path, may_fail: bool) -> None:
-    """Run one `mcd` command, what it says kept in a file."""
+    """Run one `mcd` command; its output goes into a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         print(f"mcd {' '.join(argv)}", flush=True)
@@ -134,53 +153,63 @@ def _train(command: Callable[[list[str]], int], argv: list[str], log: Path, may_
 
 
 def _measure(cell: Cell, source: str, path: Path) -> None:
-    """Draw one cell, score it, and write its row and arrays; the row comes last and so tells that both are whole."""
-    from mcd.eval.laboratory.measure import measure_model
-    from mcd.eval.laboratory.truth import measure_language, open_model
-    from mcd.eval.metrics import Scoring
-    from mcd.files import write_json
-    from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
-
+    """Draw one cell, score it, and write its files; the row comes last, and says by being there that all are whole."""
     model = open_model(source, cell.length or 64)
     options = dict(cell.options)
     kind = SAMPLERS[options.pop("sampler", DEFAULT_SAMPLER[model.config.process])]
     sampler = kind(cell.steps, **({"rows_per_call": 32} | options))
     length = cell.length or model.config.backbone.length
-    if cell.language:
-        measured = measure_language(model, sampler, cell.language, cell.num, length, cell.seed, cell.label, cell.round)
+    measured = measure_model(
+        model,
+        sampler,
+        _scorer_of(cell),
+        cell.num,
+        length,
+        cell.seed,
+        model=cell.label,
+        round=cell.round,
+        scoring=Scoring(borders=cell.borders),
+        language=cell.language,
+    )
+    row = measured.row
+    if cell.language is None:
+        write_samples(path.with_suffix(".jsonl"), measured.samples)
     else:
-        assert cell.scorer is not None
-        scorer = _scorer(cell.scorer, cell.scorer_precision)
-        scoring = Scoring(borders=cell.borders)
-        measured = measure_model(
-            model, sampler, scorer, cell.num, length, cell.seed, "ema", cell.label, cell.round, scoring=scoring
-        )
+        floor = sampling_floor(LANGUAGES[cell.language](), cell.num, length)
+        row = row | {"language": cell.language, "floor": floor}
     arrays: dict[str, Any] = {"ids": np.array([one["ids"] for one in measured.samples], dtype=np.int32)}
     if measured.scores is not None:
         arrays["nll"] = np.array([score.nll for score in measured.scores])
         arrays["tokens"] = np.array([score.tokens for score in measured.scores])
     np.savez_compressed(path.with_suffix(".npz"), **arrays)
-    write_json(path, measured.row)
+    write_json(path, row)
+
+
+def open_model(source: str, length: int) -> Denoiser:
+    """A model by its name, or the exact denoiser of a language for rows of `length`."""
+    if source.startswith(EXACT):
+        return exact_denoiser(LANGUAGES[source.removeprefix(EXACT)](), length)
+    return from_pretrained(source)
+
+
+def _scorer_of(cell: Cell) -> Scorer | None:
+    return None if cell.scorer is None else load_once(cell.scorer, cell.scorer_precision)
 
 
 @cache
-def _scorer(name: str, precision: str) -> Any:
-    from mcd.eval.scorer import load_scorer
-
-    return load_scorer(name, precision)
+def load_once(name: str, precision: str) -> Scorer:
+    """`load_scorer`, which loads each scorer once per process."""
+    return scorer.load_scorer(name, precision)
 
 
 def _read(cell: Cell, path: Path) -> MeasuredCell:
     with np.load(path.with_suffix(".npz")) as file:
         arrays = dict(file)
-    return MeasuredCell(cell, json.loads(path.read_text(encoding="utf-8")), arrays)
+    return MeasuredCell(cell, read_json(path), arrays, path.with_suffix(".jsonl"))
 
 
 @cache
 def _weights(source: str) -> str:
-    """Tells the weights of a model; a hub id stands for itself."""
-    from mcd.checkpoints.folder import DEMO
-    from mcd.checkpoints.weights import WEIGHTS
-
+    """A hash of a model's weights; a hub id stands for itself."""
     path = (DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"]
     return file_sha256(path) if path.is_file() else source

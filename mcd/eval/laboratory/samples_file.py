@@ -1,7 +1,8 @@
-"""Reading samples: those that `mcd sample --out` writes, and texts of others; naming what is wrong with a line."""
+"""Files of samples: those that `mcd sample --out` writes, and texts of others. Messages name the faulty line."""
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,19 @@ from typing import Any
 from mcd.data.prepare.corpus import documents
 from mcd.data.text import Borders, Documents, split_at
 from mcd.errors import DataError, UsageError
+from mcd.eval.protocol import protocol_of_dict
 from mcd.files import JSONError, json_lines, parse_json, read_json
 
 SUFFIXES = (".jsonl", ".json", ".txt")
-"""Of files of samples."""
 USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 """Names of the end of text that others leave in texts."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a file: one dictionary a row, as `mcd sample` writes them; of others' files `text` alone.
+    """The samples of a file: one dictionary per row, as `mcd sample` writes them; of others' files `text` alone.
 
-    borders: how the texts tell where a document ends; None where nobody says, then each is one document as it stands.
+    borders: how the texts show where a document ends; None where nobody says, then each text is one document.
     """
 
     path: Path
@@ -35,22 +36,22 @@ class Samples:
         return [row["ids"] for row in self.rows] if "ids" in self.rows[0] else None
 
     def spelled_ends(self) -> dict[str, int]:
-        """In how many texts a usual name of the end of text is spelled, and will be scored as letters."""
+        """In how many texts each usual name of the end of text is spelled; it will be scored as letters."""
         flat = ["\n".join(text) for text in self.texts]
         return {name: n for name in USUAL_ENDS if (n := sum(name in text for text in flat))}
 
 
 def is_samples(path: Path) -> bool:
-    """Is this the name of a file of samples, whether or not it is there?"""
+    """Whether this is the name of a file of samples; the file need not exist."""
     return path.suffix in SUFFIXES and not path.is_dir()
 
 
 def read_samples(path: Path, field: str = "text", end_of_text: str | None = None) -> Samples:
-    """The samples of a file: .jsonl, a line a sample; .json, a list; .txt, documents parted by blank lines.
+    """The samples of a file: .jsonl, a line a sample; .json, a list; .txt, documents separated by blank lines.
 
     A sample is a string, or an object whose `field` is one. A .json may be an object with such a list under `field`.
     end_of_text: what stands in the texts of others where a document ends.
-    Raises UsageError, naming the line or place, for what is no file of samples.
+    Raises UsageError, which names the line or place, for what is no file of samples.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file")
@@ -62,22 +63,22 @@ def read_samples(path: Path, field: str = "text", end_of_text: str | None = None
             raise UsageError(f"{place}: not a sample ({error})") from None
         first = place if first is None else first
         if ("ids" in rows[-1]) != ("ids" in rows[0]):
-            raise UsageError(f"{place}: not a sample like {first} (one has ids, one has none); measure them apart")
+            raise UsageError(f"{place}: not a sample like {first} (one has ids, one has none); measure them separately")
     if not rows:
         raise UsageError(f"{path}: holds no samples")
-    told: Borders | None = (rows[0].get("protocol") or {}).get("borders")
+    said: Borders | None = (rows[0].get("protocol") or {}).get("borders")
     if end_of_text is None:
         texts = [tuple(row.get("documents") or (row["text"],)) for row in rows]
-        return Samples(path, rows, texts, told or ("dropped" if "ids" in rows[0] else None))
-    if told is not None:
-        raise UsageError(f"--end-of-text: {path} says itself where its documents end; leave it out")
+        return Samples(path, rows, texts, said or ("dropped" if "ids" in rows[0] else None))
+    if said is not None:
+        raise UsageError(f"--end-of-text: {path} already says where its documents end; leave it out")
     if not end_of_text or not any(end_of_text in row["text"] for row in rows):
-        raise UsageError(f"--end-of-text {end_of_text!r}: stands in no text of {path}; leave it out")
+        raise UsageError(f"--end-of-text {end_of_text!r}: occurs in no text of {path}; leave it out")
     return Samples(path, rows, [split_at(row["text"], end_of_text) for row in rows], "kept")
 
 
 def _values(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """Each value that is to be a sample, with where it stands, as messages begin."""
+    """Each value that is to be a sample, with its place, with which messages begin."""
     if path.suffix == ".jsonl":
         for i, line in json_lines(path):
             place = f"{path}, line {i}"
@@ -95,22 +96,20 @@ def _values(path: Path, field: str) -> Iterator[tuple[str, Any]]:
     try:
         found = read_json(path)
     except JSONError as error:
-        raise UsageError(f"{path}: not JSON that is read here ({error}); long files are better .jsonl") from None
+        raise UsageError(f"{path}: cannot be read as JSON ({error}); .jsonl suits long files better") from None
     if isinstance(found, dict):
         lists = [key for key, value in found.items() if isinstance(value, list)]
         if field not in lists:
             known = f"its lists are {', '.join(lists)}" if lists else "it holds no list"
-            raise UsageError(f"{path}: is an object without a list of texts under {field!r}; {known} (--text-field)")
+            raise UsageError(f"{path}: holds no list of texts under {field!r}; {known} (--text-field)")
         found = found[field]
     if not isinstance(found, list):
-        raise UsageError(f"{path}: is no list of texts")
+        raise UsageError(f"{path}: holds no list of texts")
     yield from ((f"{path}, sample {i}", value) for i, value in enumerate(found, 1))
 
 
 def _checked(row: Any, field: str) -> dict[str, Any]:
-    """A sample as `mcd sample` writes it, or with its text alone; ValueError says what is wrong with it."""
-    from mcd.eval.protocol import protocol_of_dict
-
+    """A sample as `mcd sample` writes it, or with its text alone. Raises ValueError for anything else."""
     if isinstance(row, str):
         row = {field: row}
     if not isinstance(row, dict):
@@ -123,24 +122,29 @@ def _checked(row: Any, field: str) -> dict[str, Any]:
     text.encode()  # a lone surrogate is a ValueError
     if "ids" not in row and "protocol" not in row:
         return {"text": text}  # of others, whose further fields may mean anything
-    ids, nfe, protocol, parts = (row.get(key) for key in ("ids", "nfe", "protocol", "documents"))
-    if "ids" in row and (not isinstance(ids, list) or not all(_whole(i) for i in ids)):
+    ids, nfe, parts, protocol = (row.get(key) for key in ("ids", "nfe", "documents", "protocol"))
+    if "ids" in row and not (isinstance(ids, list) and all(map(_is_whole, ids))):
         raise ValueError("ids must be a list of token ids, 0 to 2**31 - 1")
     for key in ("row", "round", "steps"):
-        if row.get(key) is not None and not _whole(row[key]):
+        if not (row.get(key) is None or _is_whole(row[key])):
             raise ValueError(f"{key} must be a whole number, 0 to 2**31 - 1")
-    if nfe is not None and (type(nfe) not in (int, float) or not 0 <= nfe < math.inf):
+    if not (nfe is None or (type(nfe) in (int, float) and 0 <= nfe < math.inf)):
         raise ValueError("nfe must be a number, at least 0")
     if not isinstance(row.get("model", ""), str | None):
         raise ValueError("model must be a string")
-    if parts is not None and not (isinstance(parts, list) and parts and all(isinstance(one, str) for one in parts)):
+    if not (parts is None or (isinstance(parts, list) and parts and all(isinstance(one, str) for one in parts))):
         raise ValueError("documents must be a list of strings")
     f"{row.get('model')}{''.join(parts or ())}".encode()
-    if protocol is not None and not isinstance(protocol, dict):
+    if not isinstance(protocol, dict | None):
         raise ValueError("protocol must be an object")
     protocol_of_dict(protocol or {})
     return row | {"text": text}
 
 
-def _whole(value: Any) -> bool:
+def _is_whole(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**31
+
+
+def write_samples(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write samples as a .jsonl, a line each."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Drawing and scoring on several processes under torchrun: each takes a share of the rows, the first one writes."""
+"""Drawing and scoring by several processes under torchrun: each takes a share of the rows, and all get the results."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from mcd.train.ranks import everywhere, first_alone, join_processes, share_of, w
 
 
 def open_model(name: str, weights: Literal["ema", "raw"] = "ema") -> Denoiser:
-    """A model on this process's device: its CUDA device where there is one. Joins the other processes of the job.
+    """A model on this process's CUDA device, or on the CPU where there is none. Joins the processes of the job.
 
-    The first process loads, and fetches from the hub, before the others do.
+    The first process loads the model, and fetches it from the hub, before the others do.
     """
     join_processes()
     with first_alone():
@@ -37,28 +37,28 @@ def sample_in_shares(
     tell: Callable[[float], None] | None = None,
     frame: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `mcd.sampler.sample`, and the same rows, since a row depends on its number alone; each process draws some."""
-    own = share_of(num)
-    drawn = []
-    if len(own):
+    """`mcd.sampler.sample`, each process drawing some rows. The rows are the same: each depends on its number alone."""
+    own, drawn = share_of(num), []
+    if own:
         drawn = [sample(sampler, denoiser, len(own), length, seed, first_row + own.start, template, tell, frame)]
-    parts = [part for part in everywhere(drawn) if part]
-    return torch.cat([ids for ((ids, _),) in parts]), torch.cat([nfe for ((_, nfe),) in parts])
+    ids, nfe = zip(*(one for part in everywhere(drawn) for one in part), strict=True)
+    return torch.cat(ids), torch.cat(nfe)
 
 
 class ScorerInShares(Scorer):
     """A scorer of which each process scores some of the texts; every process gets the scores of all.
 
-    What shares a padded batch changes a text's NLL per token by less than 1e-4, and so does the number of processes.
+    The texts that share a padded batch change a text's NLL per token by less than 1e-4, and so does the number of
+    processes.
     """
 
     def nll(self, texts: Sequence[Text]) -> list[SampleScore]:
         """See `Scorer.nll`."""
-        return _in_shares(list(texts), super().nll)
+        return _in_shares(texts, super().nll)
 
     def nll_of_ids(self, rows: Sequence[Sequence[int]]) -> list[SampleScore]:
         """See `Scorer.nll_of_ids`."""
-        return _in_shares(list(rows), super().nll_of_ids)
+        return _in_shares(rows, super().nll_of_ids)
 
 
 def in_shares(scorer: Scorer) -> Scorer:
@@ -68,6 +68,6 @@ def in_shares(scorer: Scorer) -> Scorer:
     return ScorerInShares(**{field.name: getattr(scorer, field.name) for field in fields(scorer) if field.init})
 
 
-def _in_shares(items: list[Any], score: Callable[[Any], list[SampleScore]]) -> list[SampleScore]:
-    own = share_of(len(items))
-    return [one for part in everywhere(score([items[i] for i in own]) if len(own) else []) for one in part]
+def _in_shares(items: Sequence[Any], score: Callable[[Any], list[SampleScore]]) -> list[SampleScore]:
+    own = [items[i] for i in share_of(len(items))]
+    return [one for part in everywhere(score(own) if own else []) for one in part]

@@ -116,16 +116,16 @@ def test_a_field_and_the_end_of_text_of_others_are_named(judge, tmp_path, capsys
     assert spelled["protocol"]["borders"] is None and split["protocol"]["borders"] == "kept"
     assert split["tokens"] < spelled["tokens"] and split["gen_ppl"] < spelled["gen_ppl"]
     assert main([*argv, "--text-field", "generated_seqs", "--end-of-text", "</s>"]) == 2
-    assert "--end-of-text '</s>': stands in no text" in capsys.readouterr().err
+    assert "--end-of-text '</s>': occurs in no text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("a.json", "{}", "it holds no list"),
-        ("a.json", "5", "is no list of texts"),
+        ("a.json", "5", "holds no list of texts"),
         ("a.json", "[5]", "a.json, sample 1: not a sample (neither a JSON object nor a string)"),
-        ("a.json", "[", "not JSON"),
+        ("a.json", "[", "cannot be read as JSON"),
         ("a.json", "[]", "holds no samples"),
         ("a.jsonl", '{"body": "x"}\n', "a.jsonl, line 1: not a sample (text must be a string; --text-field body?)"),
         ("a.jsonl", '{"text": "x"}\n{"text": "y", "ids": [1]}\n', "line 2: not a sample like"),

@@ -1,0 +1,86 @@
+"""What samples are read against: held-out text, the same with its words shuffled, nonsense tuned to its entropy."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcd.data.languages.known import LANGUAGES
+from mcd.data.loader import open_loader, spread_rows
+from mcd.data.text import Borders, Documents, Writer
+from mcd.data.tokenizer import load_tokenizer
+from mcd.errors import UsageError
+from mcd.eval.control import CONTROLS, tuned
+from mcd.eval.diversity import Ids, sample_entropy
+from mcd.eval.known_language import truth_metrics
+from mcd.eval.laboratory.measure import check_scorer
+from mcd.eval.mauve import Reference, reference_of
+from mcd.eval.metrics import PLAIN, Scoring, measure, shuffled
+from mcd.eval.protocol import Protocol
+from mcd.eval.scorer import Scorer
+
+
+class HeldOut:
+    """The held-out rows of `folder`, prepared data, of `length` tokens (None: as it was prepared)."""
+
+    def __init__(self, folder: Path, length: int | None, seed: int, borders: Borders = "kept"):
+        self.loader = open_loader(folder, "valid", 1, length)
+        self.tokenizer = load_tokenizer(folder)
+        self.writer = Writer(self.tokenizer, self.loader.eos_id, borders)
+        self.seed = seed
+
+    def text(
+        self, num: int, scorer: Scorer | None, scoring: Scoring = PLAIN, language: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows `text` and `shuffled` (its words in random order), of `num` rows spread over the documents.
+
+        language: the known language that the data is of, whose truth then judges both; what `text` differs by is the
+        floor. Raises UsageError as `check_scorer`.
+        """
+        ids = spread_rows(self.loader, num).tolist()
+        texts = [self.writer.documents(row) for row in ids]
+        mixed = shuffled(texts, self.seed)
+        sets = {"text": (ids, texts), "shuffled": ([self.writer.ids(documents) for documents in mixed], mixed)}
+        rows = []
+        for name, (ids, texts) in sets.items():
+            extra = truth_metrics(torch.tensor(ids), LANGUAGES[language](), seed=self.seed) if language else {}
+            rows.append(self._row(name, ids, texts, scorer, scoring, extra))
+        return rows
+
+    def controls(self, num: int, scorer: Scorer | None, scoring: Scoring = PLAIN) -> list[dict[str, Any]]:
+        """The rows `control-periodic` and `control-topk`: nonsense of the held-out tokens at the entropy of the text.
+
+        They also hold `control_k`, the knob, and `entropy_target`. Raises UsageError as `check_scorer`.
+        """
+        target, width = sample_entropy(spread_rows(self.loader, num)), spread_rows(self.loader, 1).shape[1]
+        rows = []
+        for name, control in CONTROLS.items():
+            found = tuned(control, self.loader.stream(), target, num, width, self.seed)
+            texts = [self.writer.documents(row) for row in found.ids.tolist()]
+            extra = {"control_k": found.k, "entropy_target": target}
+            rows.append(self._row(name, found.ids, texts, scorer, scoring, extra))
+        return rows
+
+    def reference(self, name: str, num: int, scorer: Scorer) -> Reference:
+        """Real text to compare samples with: at most `num` rows, which lie between those of `text`, so that real text
+        is not compared with itself where there is enough. Raises UsageError for fewer than 4 rows."""
+        ids = spread_rows(self.loader, 2 * num)[1::2].tolist()
+        if len(ids) < 4:
+            raise UsageError(
+                f"--reference {name}: gives {len(ids)} held-out rows at that --length and --num; 4 or more are needed"
+            )
+        return reference_of(name, [self.writer.documents(row) for row in ids], scorer, self.seed)
+
+    def _row(
+        self,
+        name: str,
+        ids: Ids,
+        texts: list[Documents],
+        scorer: Scorer | None,
+        scoring: Scoring,
+        extra: dict[str, Any],
+    ) -> dict[str, Any]:
+        check_scorer(scoring, scorer, self.tokenizer)
+        frame = True if self.loader.frame else None
+        protocol = Protocol(borders=self.writer.borders, length=self.loader.length, frame=frame, seed=self.seed)
+        return measure(ids, texts, scorer, protocol, model=name, scoring=scoring, extra=extra, seed=self.seed).row
