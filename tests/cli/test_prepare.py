@@ -198,7 +198,7 @@ def test_verify_sees_a_flipped_bit(capsys, prepare):
     data[7] ^= 4
     (out / "valid-00000.bin").write_bytes(data)
     refused(capsys, ["--verify", "--out", str(out)], "valid-00000.bin", "checksum")
-    refused(capsys, ["--verify", "--out", str(out / "no")], "no manifest.json")
+    refused(capsys, ["--verify", "--out", str(out / "no")], f"--out {out / 'no'}: no manifest.json")
 
 
 def test_by_workers_the_same(capsys, tmp_path, tiny_data, monkeypatch):

@@ -34,14 +34,14 @@ from mcd.data.prepare.instructions import Pairs
 from mcd.data.prepare.packer import Packer
 from mcd.data.prepare.records import check_valid_last, tokenizer_of_text, units_of
 from mcd.data.prepare.resume import PROGRESS, clear, finished, is_ours, locked, recorded
-from mcd.data.prepare.shards import PARTIAL, Damaged, ShardWriter
+from mcd.data.prepare.shards import Damaged, ShardWriter
 from mcd.data.prepare.workers import Unit, tokenised
 from mcd.data.recipe import Recipe, preset_of
 from mcd.data.special_tokens import GUESSED, TOKENIZER_CONFIG, end_of_text, frame_of
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.tokens import stamp
 from mcd.errors import DataError
-from mcd.files import write_json
+from mcd.files import atomic_file, write_json
 
 SHARD_TOKENS = 1 << 28
 LANGUAGE_TOKENS = {"train": 1 << 20, "valid": 1 << 16}
@@ -236,9 +236,8 @@ def _at_commit(recipe: Recipe, commit: str | None) -> Recipe:
 
 def _save(tokenizer: Tokenizer, out: Path, special: dict[str, Any]) -> None:
     """Write the tokenizer, and next to it which of its tokens are special, where a file named them."""
-    path = out / "tokenizer.json"
-    tokenizer.save(f"{path}{PARTIAL}")
-    path.with_name(f"{path.name}{PARTIAL}").replace(path)
+    with atomic_file(out / "tokenizer.json") as partial:
+        tokenizer.save(str(partial))
     ids = dict(zip(("cls_token", "sep_token"), special.get("frame") or (), strict=False))
     if special.get("eos_from", GUESSED) != GUESSED or ids:
         names = {kind: tokenizer.id_to_token(i) for kind, i in {"eos_token": special["eos_id"], **ids}.items()}

@@ -502,3 +502,19 @@ def test_a_tokenizer_that_cannot_encode_is_named(tmp_path, text_file):
 def test_choices_that_make_no_sense_are_named(recipe, change, option):
     with pytest.raises(UsageError, match=option):
         replace(recipe, **change)
+
+
+def test_another_recipe_says_which_options_differ(recipe, tmp_path):
+    prepare(recipe, tmp_path / "out")
+    with pytest.raises(DataError, match=r"another recipe \(--length 16, not 8; --dedup False, not True\); name a new"):
+        prepare(replace(recipe, length=8, dedup=True), tmp_path / "out")
+
+
+def test_a_refusal_leaves_no_empty_folder_and_says_what_is_too_short(recipe, tmp_path):
+    (tmp_path / "one.txt").write_text("one document alone")
+    with pytest.raises(DataError, match="one document cannot be split"):
+        prepare(replace(recipe, data=str(tmp_path / "one.txt")), tmp_path / "a" / "out")
+    assert not (tmp_path / "a" / "out").exists()
+    (tmp_path / "two.txt").write_text("the people\n\n" + "of our union " * 90)
+    with pytest.raises(DataError, match=r"too few for two rows of --length 16; .* smaller --length.*--valid-every"):
+        prepare(replace(recipe, data=str(tmp_path / "two.txt")), tmp_path / "out")

@@ -225,3 +225,10 @@ def test_zst_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     write(tmp_path / "a.txt.zst")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     refused(tmp_path / "a.txt.zst", r"pip install 'mcd-lm\[hub\]'")
+
+
+@pytest.mark.parametrize("name, content", [("a.json", '["one", "two"]'), ("a.jsonl", '"one"\n"two"\n')])
+def test_strings_in_json_are_documents(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert list(documents(str(tmp_path / name))) == ["one", "two"]
+    refused(tmp_path / name, "no JSON object, but", ("prompt", "answer"))
