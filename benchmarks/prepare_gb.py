@@ -65,7 +65,7 @@ def pool(rng: random.Random) -> list[str]:
 
 
 def made(rng: random.Random, pieces: list[str], bytes_in_all: int) -> Iterator[str]:
-    """Documents of some 5,000 characters on average, log-normal, as on the web, until there are so many bytes."""
+    """Documents of some 5,000 characters on average, log-normal, as on the web, up to this many bytes."""
     size = 0
     while size < bytes_in_all:
         target, text = rng.lognormvariate(8.0, 1.0), ""
@@ -113,7 +113,7 @@ def written(out: Path) -> int:
 
 
 def prepare(command: list[str], out: Path, kill_at: int | None = None) -> Run:
-    """Run the command, and kill it when the shards have so many bytes."""
+    """Run the command, and kill it when the shards have this many bytes."""
     began, cpu, seen = time.perf_counter(), cpu_of_children(), {}
     process = subprocess.Popen(command)
     try:

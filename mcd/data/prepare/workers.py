@@ -2,8 +2,8 @@
 
 A worker is a fresh Python that runs `serve`: it imports this module, and with it only `tokenizers` and the standard
 library. It is no fork, which threads of torch and of `tokenizers` would not survive, and no process of
-`multiprocessing`, which would import the main module again, and torch with it. It ends when its stdin does, so that
-none is left when the main process is killed.
+`multiprocessing`, which would import the main module again, and torch with it (1.8 s and 227 MB instead of 0.06 s and
+25 MB), and would stay when the main process is killed. A worker ends when its stdin does.
 """
 
 import os
