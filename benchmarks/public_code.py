@@ -14,14 +14,14 @@ its forward is cast before exp, as Duo's code does.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 import types
 import warnings
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ import torch.nn.functional as F
 
 from mcd.bench.models import SMALL, Size, random_denoiser, random_rows
 from mcd.bench.sides import BETAS, CLIP, EMA_DECAY, LR, Peers, Sampled
-from mcd.bench.worker import child_environment
+from mcd.bench.worker import Worker
 from mcd.machine import machine
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
@@ -44,7 +44,6 @@ parser.add_argument("--json", type=Path, help="file for the rows")
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--only", default="", help="only rows whose name begins so")
 parser.add_argument("--small", action="store_true", help="a network of a few weights, to try the script itself")
-parser.add_argument("--side", help=argparse.SUPPRESS)  # of a process that measures
 args = parser.parse_args()
 
 NAMES = (
@@ -135,6 +134,7 @@ class Public(Peers):
     """MDLM's code around our weights, asked for the same as the twin."""
 
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
+        warnings.simplefilter("ignore")
         self.modules, self.size, self.batch = public_modules(args.mdlm), size, batch
         self.schedule, self.mask_id = LogLinear(), size.rows - 1
         self.student = self._diffusion(seed=0)
@@ -226,73 +226,41 @@ def compared(name: str, twin: list[float], public: list[float], **more: float) -
     return row
 
 
-def serve(side: Peers) -> None:
-    """Answer requests, JSON lines [method, options], until stdin is closed."""
-    warnings.simplefilter("ignore")
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        method, options = json.loads(line)
-        if "size" in options:
-            options["size"] = Size(**options["size"])
-        print(json.dumps(getattr(side, method)(**options)), file=answers, flush=True)
+def main() -> None:
+    """Both networks of a shape in turn, each in a process of its own with PyTorch's own allocator settings."""
+    size = Size(rows=300, length=32, hidden=32, layers=2, heads=2, cond_dim=8) if args.small else SMALL
+    rows = []
+    for dropout in (0.0, 0.1):
+        name = f"step_mcd_b2_l{size.length}_dropout{dropout}"
+        if name.startswith(args.only):
+            with both() as ask:
+                ask("build", size=replace(size, dropout=dropout), batch=2, method="mcd", options={})
+                losses = [answer["loss"] for answer in ask("step", seed=0)]
+                answers = [ask("step", seed=seed) for seed in range(1, args.repeats + 1)]
+                memory = [answer["above"] for answer in ask("memory", seed=0)]
+            more = dict(zip(("twin_loss", "public_loss", "twin_bytes", "public_bytes"), losses + memory, strict=True))
+            seconds = ([step["seconds"] for step in side] for side in zip(*answers, strict=True))
+            rows.append(compared(name, *seconds, **more))
+    for batch, steps in ((1, 8), (1, 16)):
+        name = f"sample_l{size.length}_b{batch}_steps{steps}"
+        if name.startswith(args.only):
+            with both() as ask:
+                ask("build", size=size, batch=batch, method=None, options={})
+                ask("sample", steps=2, seed=0)
+                answers = [ask("sample", steps=steps, seed=seed) for seed in range(args.repeats)]
+            seconds = ([sum(run["seconds"]) for run in side] for side in zip(*answers, strict=True))
+            rows.append(compared(name, *seconds))
+    if args.json:
+        command = " ".join(["python", "benchmarks/public_code.py", *sys.argv[1:]])
+        args.json.write_text(json.dumps({"command": command, "machine": machine(), "rows": rows}, indent=2) + "\n")
 
 
-class Processes:
-    """One of each side, asked in turn."""
-
-    def __enter__(self) -> "Processes":
-        def start(side: str) -> subprocess.Popen:
-            command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-            return subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env=child_environment())
-
-        self.sides = {side: start(side) for side in ("twin", "public")}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for process in self.sides.values():
-            process.kill()
-            process.communicate()
-
-    def ask(self, method: str, /, **options: Any) -> tuple[Any, Any]:
-        """The answers of the twin and of the public code, which work one after the other."""
-        answers = []
-        for process in self.sides.values():
-            assert process.stdin and process.stdout
-            print(json.dumps([method, options]), file=process.stdin, flush=True)
-            answers.append(json.loads(process.stdout.readline()))
-        return answers[0], answers[1]
+@contextmanager
+def both() -> Iterator[Callable[..., list[Any]]]:
+    """A function that asks the twin and then the public code, and returns both answers."""
+    with Worker("peers", False) as twin, Worker("public", False, "__main__:Public") as public:
+        yield lambda request, **options: [side.ask(request, **options) for side in (twin, public)]
 
 
-if args.side:
-    serve({"twin": Peers, "public": Public}[args.side]())
-    sys.exit()
-
-size = Size(rows=300, length=32, hidden=32, layers=2, heads=2, cond_dim=8) if args.small else SMALL
-rows = []
-for dropout in (0.0, 0.1):
-    name = f"step_mcd_b2_l{size.length}_dropout{dropout}"
-    if not name.startswith(args.only):
-        continue
-    with Processes() as both:
-        both.ask("build", size=asdict(replace(size, dropout=dropout)), batch=2, method="mcd", options={})
-        losses = [answer["loss"] for answer in both.ask("step", seed=0)]
-        answers = [both.ask("step", seed=seed) for seed in range(1, args.repeats + 1)]
-        memory = [answer["above"] for answer in both.ask("memory", seed=0)]
-    more = {f"{side}_loss": loss for side, loss in zip(("twin", "public"), losses, strict=True)}
-    more |= {f"{side}_bytes": found for side, found in zip(("twin", "public"), memory, strict=True)}
-    rows.append(compared(name, *([step["seconds"] for step in side] for side in zip(*answers, strict=True)), **more))
-
-for batch, steps in ((1, 8), (1, 16)):
-    name = f"sample_l{size.length}_b{batch}_steps{steps}"
-    if not name.startswith(args.only):
-        continue
-    with Processes() as both:
-        both.ask("build", size=asdict(size), batch=batch, method=None, options={})
-        both.ask("sample", steps=2, seed=0)
-        answers = [both.ask("sample", steps=steps, seed=seed) for seed in range(args.repeats)]
-    rows.append(compared(name, *([sum(run["seconds"]) for run in side] for side in zip(*answers, strict=True))))
-
-if args.json:
-    command = " ".join(["python", "benchmarks/public_code.py", *sys.argv[1:]])
-    args.json.write_text(json.dumps({"command": command, "machine": machine(), "rows": rows}, indent=2) + "\n")
+if __name__ == "__main__":
+    main()

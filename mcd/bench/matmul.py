@@ -11,16 +11,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mcd.bench.cell import Cell, Pair, Row, row
+from mcd.bench.benchmark import Benchmark, Row, row
 from mcd.bench.models import SMALL, Size
 from mcd.bench.products import LARGE, Product
+from mcd.bench.worker import Pair
 
 
-def cells() -> Iterator[Cell]:
+def benchmarks() -> Iterator[Benchmark]:
     """The MCD step of both sides at two shapes."""
     for batch, length, full in ((2, 256, False), (1, 1024, True)):
         name = f"matmul_step_mcd_b{batch}_l{length}"
-        yield Cell(name, 75, partial(measure, name, replace(SMALL, length=length), batch), full=full)
+        yield Benchmark(name, 75, partial(measure, name, replace(SMALL, length=length), batch), full=full)
 
 
 def measure(name: str, size: Size, batch: int, large: int = LARGE) -> Row:

@@ -1,7 +1,7 @@
-"""Peak memory of this process, as the system counts it, and of one training step above what a step cannot do without.
+"""Peak memory of this process, as the system counts it, and of one training step above what every step needs.
 
-On Linux the kernel's high-water mark (VmHWM) is set back by writing 5 to /proc/self/clear_refs, so every step has its
-own peak. Elsewhere there is only the highest of the whole life of the process (getrusage), which may hide a later step.
+On Linux, writing 5 to /proc/self/clear_refs resets the kernel's high-water mark (VmHWM), so every step has its own
+peak. Elsewhere only the highest peak of the process's whole life is known (getrusage), which may hide a later step.
 """
 
 import ctypes
@@ -16,23 +16,23 @@ LINUX = _CLEAR.exists() and _STATUS.exists()
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now (the peak of its life where the system does not tell)."""
+    """Bytes of this process that are in memory now (on other systems than Linux, the peak of its life)."""
     return _status("VmRSS") if LINUX else _life_peak()
 
 
 def peak() -> int:
-    """Most bytes that were in memory since `forget_peak` (since the process began where that does nothing)."""
+    """Most bytes in memory since `forget_peak` (on other systems than Linux, since the process began)."""
     return _status("VmHWM") if LINUX else _life_peak()
 
 
 def forget_peak() -> None:
-    """Let the peak begin anew from what is in memory now."""
+    """Reset the peak to what is in memory now."""
     if LINUX:
         _CLEAR.write_text("5")
 
 
 def release_freed() -> None:
-    """Give blocks that malloc holds although they are free back to the system, where malloc is glibc's."""
+    """Return free blocks that malloc still holds to the system, where malloc is glibc's."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if libc is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
@@ -44,7 +44,7 @@ def _status(field: str) -> int:
 
 
 def _life_peak() -> int:
-    import resource  # which Windows has not
+    import resource  # not on Windows
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
@@ -53,10 +53,10 @@ def _life_peak() -> int:
 class AboveGradients:
     """Peak of a step above weights, optimiser and those gradients that exist by then.
 
-    Gradients come one after another in the backward pass, and activations go. Each arrival of one ends an interval; the
-    peak of an interval counts above what was resident before the step and the gradients that came by its end. So no
-    gradient counts; where one arrives after the peak of its interval, the figure is too low by up to that gradient.
-    `most` is the highest of all intervals.
+    In the backward pass gradients appear one after another while activations are freed. Each new gradient ends an
+    interval. The peak of an interval counts above what was resident before the step and the gradients that exist at its
+    end, so no gradient counts; where one appears after the peak of its interval, the figure is too low by up to that
+    gradient. `most` is the highest of all intervals.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]):
@@ -67,7 +67,7 @@ class AboveGradients:
 
     def _arrived(self, p: nn.Parameter) -> None:
         self.gradients += p.numel() * p.element_size()
-        if p.ndim > 1:  # a bias may come before the weight of its layer, whose gradient is made already
+        if p.ndim > 1:  # a bias may come before the weight of its layer, whose gradient already exists
             self._close()
 
     def _close(self) -> None:

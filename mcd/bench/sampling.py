@@ -16,21 +16,22 @@ from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from mcd.bench.cell import Cell, Pair, Row, row
+from mcd.bench.benchmark import Benchmark, Row, row
 from mcd.bench.models import SMALL, Size
+from mcd.bench.worker import Pair
 
 if TYPE_CHECKING:
     from mcd.bench.sides import Sampled
 
 WHOLE = 32
-"""Runs of one row and at most so many steps are made in full."""
+"""Runs of one row with at most this number of steps are made in full."""
 WINDOW = {1: 16, 8: 3}
 """Steps that are measured of longer runs, by rows of the batch."""
-CHOSEN = ((256, 1, 8), (256, 1, 32), (256, 1, 256), (256, 8, 32), (256, 8, 256), (1024, 1, 32), (1024, 1, 1024))
-"""(L, B, steps) of the cells that are not left to `--full`."""
+DEFAULT = ((256, 1, 8), (256, 1, 32), (256, 1, 256), (256, 8, 32), (256, 8, 256), (1024, 1, 32), (1024, 1, 1024))
+"""(L, B, steps) of the rows that do not need `--full`."""
 
 
-def cells() -> Iterator[Cell]:
+def benchmarks() -> Iterator[Benchmark]:
     """L of 256 and 1024, 1 and 8 rows, 8 to L steps; L = 1024 with 8 rows needs 24 GB on the peers' side."""
     for length in (256, 1024):
         for batch in (1, 8):
@@ -41,8 +42,8 @@ def cells() -> Iterator[Cell]:
                     first = 6
                 cost = length / 256 * batch * 1.5 * ((first or steps + 1) + 2) + 15
                 size = replace(SMALL, length=length)
-                yield Cell(
-                    name, cost, partial(measure, name, size, batch, steps, first), (length, batch, steps) not in CHOSEN
+                yield Benchmark(
+                    name, cost, partial(measure, name, size, batch, steps, first), (length, batch, steps) not in DEFAULT
                 )
 
 
@@ -72,9 +73,10 @@ def measure(name: str, size: Size, batch: int, steps: int, first: int | None) ->
 
 
 def _peers_seconds(taken: "Sampled", steps: int, calls: float, call: float) -> float:
-    """Seconds of so many steps with so many calls, from the means of steps with and without one.
+    """Seconds of `steps` steps with `calls` calls, from the means of steps with and without one.
 
-    call: seconds of a call alone; where no step was without one, such a step is taken to be one with it less the call.
+    call: seconds of a call alone. Where every measured step had one, a step without is taken to be one with it less
+    the call.
     """
     pairs = list(zip(taken["seconds"], taken["calls"], strict=True))
     with_call = [seconds for seconds, called in pairs if called]

@@ -1,4 +1,4 @@
-"""What each of the two worker processes can be asked to do: the same work, our way and the peers' way."""
+"""What the worker processes can be asked to do: the same work, our way and the peers' way."""
 
 import time
 from abc import ABC, abstractmethod
@@ -29,10 +29,10 @@ TRAINING = TrainConfig(lr=LR, betas=BETAS, clip_norm=CLIP)
 
 
 class Sampled(TypedDict):
-    """Of each step its seconds and its network calls; and the calls of a row, as the side counts them.
+    """The seconds and the network calls of each step, and the calls per row as the side counts them (`nfe`).
 
-    `calls` of ours are the rows that entered the network meanwhile (rows may go ahead of the step that is due); of the
-    peers, 0 or 1, for all rows together.
+    `calls` of ours are the rows that entered the network in the meantime (rows may be ahead of the step that is due);
+    of the peers, 0 or 1 for all rows together.
     """
 
     seconds: list[float]
@@ -41,12 +41,12 @@ class Sampled(TypedDict):
 
 
 class Side(ABC):
-    """A worker's state: a student, a teacher and what trains the student. Every public method can be asked for."""
+    """A worker's state: a student, a teacher and what trains the student. A benchmark may ask for any public method."""
 
     size: Size
     batch: int
     student: Any
-    """Ours a `Denoiser`, the peers' a `PeersDiT`."""
+    """A `Denoiser` of ours, a `PeersDiT` of the peers."""
 
     def threads(self) -> int:
         """Threads of torch in this process."""
@@ -65,16 +65,20 @@ class Side(ABC):
 
     @abstractmethod
     def sample(self, steps: int, seed: int, first: int | None = None) -> Sampled:
-        """Sample `batch` rows; only the first so many steps when asked. `Sampled` says what comes back."""
+        """Sample `batch` rows, or make only the `first` steps of that."""
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Of the student."""
+        """Parameters of the student."""
         return list(self.student.parameters())
 
-    def memory(self, seed: int) -> dict[str, int]:
-        """Of a step, in bytes: `total`, the peak above what is there between steps; `above`, as of `AboveGradients`."""
+    def resident(self) -> int:
+        """Bytes in memory between two steps."""
         release_freed()
-        rest = resident()
+        return resident()
+
+    def memory(self, seed: int) -> dict[str, int]:
+        """Bytes of a step: `total`, its peak above the memory between steps; `above`, that of `AboveGradients`."""
+        rest = self.resident()
         forget_peak()
         self.step(seed)
         total = peak() - rest
@@ -84,18 +88,17 @@ class Side(ABC):
 
     def sample_memory(self, steps: int, seed: int, first: int) -> int:
         """Peak of sampling above the weights, bytes."""
-        release_freed()
+        rest = self.resident()
         forget_peak()
-        rest = resident()
         self.sample(steps, seed, first)
         return peak() - rest
 
     def products(self, seed: int) -> tuple[list[Product], float]:
-        """The matrix products of one step, and its seconds; see `products_of`."""
+        """The matrix products of one step, and its seconds; see `products.products_of`."""
         return products_of(lambda: self.step(seed))
 
     def best_seconds(self, product: Product) -> float:
-        """Of one such product alone; see `best_seconds`."""
+        """Seconds of one such product alone; see `products.best_seconds`."""
         return best_seconds(product)
 
     def rows(self, seed: int) -> Tensor:
@@ -160,7 +163,7 @@ class Ours(Side):
 
 
 class Peers(Side):
-    """The peers' way: `mcd.bench.peers`, AdamW as it comes, clipping as Lightning does it.
+    """The peers' way: `mcd.bench.peers`, AdamW with its defaults, clipping as Lightning does it.
 
     Option `our_linear`: layers multiply as ours do (`mcd.model.linear`), in place of torch.nn.Linear.
     """
@@ -216,6 +219,3 @@ class Peers(Side):
             started = time.perf_counter()
             subs(self.student(z), z, self.mask_id).argmax(-1)
             return time.perf_counter() - started
-
-
-SIDES: dict[str, type[Side]] = {"ours": Ours, "peers": Peers}

@@ -1,12 +1,14 @@
-"""How long until something happens? Fresh processes, medians of five."""
+"""How long do the first commands take? Fresh processes, medians of five."""
 
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
-from mcd.bench.cell import Cell, Row, median_and_spread, row
-from mcd.bench.worker import child_environment
+import mcd
+from mcd.bench.benchmark import Benchmark, Row, median_and_spread, row
 
 KINDS = {
     "startup_python": ["-c", ""],
@@ -19,10 +21,10 @@ KINDS = {
 REPEATS = 5
 
 
-def cells() -> Iterator[Cell]:
-    """A cell of each kind."""
+def benchmarks() -> Iterator[Benchmark]:
+    """One of each kind."""
     for name in KINDS:
-        yield Cell(name, 5, lambda name=name: measure(name))
+        yield Benchmark(name, 5, partial(measure, name))
 
 
 def measure(name: str) -> Row:
@@ -30,7 +32,8 @@ def measure(name: str) -> Row:
     taken = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        subprocess.run([sys.executable, *KINDS[name]], check=True, capture_output=True, env=child_environment())
+        folder = Path(mcd.__file__).parents[1]  # so that this very package is imported
+        subprocess.run([sys.executable, *KINDS[name]], check=True, capture_output=True, cwd=folder)
         taken.append(time.perf_counter() - started)
     seconds, spread = median_and_spread(taken)
     return row(name, seconds, ours_spread=spread, how=" ".join(["python", *KINDS[name]]))

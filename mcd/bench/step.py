@@ -1,9 +1,9 @@
 """What does a distillation step cost, in time and in memory, our way and the peers' way?
 
 DiT-small, float32, V = 50,258 rows of the embedding. A step is the loss of student and teacher, the backward pass,
-clipping, AdamW and the average of the weights. Student and teacher have unlike random weights, the same on both sides;
-rows and draws (t, u) are the same too, so the losses must agree. `*_bytes` is the peak above weights, optimiser and
-gradients (`memory.AboveGradients`), `*_peak_bytes` the peak above what is there between two steps, gradients included.
+clipping, AdamW and the average of the weights. Student and teacher have different random weights, the same on both
+sides; rows and draws (t, u) are the same too, so the losses must agree. `*_bytes` is the peak above weights, optimiser
+and gradients (`memory.AboveGradients`), `*_peak_bytes` the peak above the memory between two steps, gradients included.
 """
 
 from collections.abc import Iterator
@@ -11,46 +11,42 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mcd.bench.cell import Cell, Pair, Row, median_and_spread, row
+from mcd.bench.benchmark import Benchmark, Row, median_and_spread, row
 from mcd.bench.models import SMALL, Size
+from mcd.bench.worker import Pair
 
-SHAPES = ((2, 256), (1, 1024))
 FEW_ROWS = 1_024
-"""Rows of the embedding of the network that tells what part of the memory grows with V."""
+"""Rows of the embedding of the network that shows which part of the memory grows with V."""
 
 
-def cells() -> Iterator[Cell]:
+def benchmarks() -> Iterator[Benchmark]:
     """MCD on both sides, and with activation checkpointing on ours; what grows with V; SDTT and Duo-DCD of this tool.
 
     In full also: dropout as in training; the peers with our allocator settings, and further with our matrix products,
-    which tells what of the ratio comes from those; and longer rows.
+    which shows what of the ratio comes from those; and longer rows.
     """
-    for batch, length in SHAPES:
-        size, shape = replace(SMALL, length=length), f"b{batch}_l{length}"
-        cost = 90 if length == SHAPES[0][1] else 150
-        yield Cell(f"step_mcd_{shape}", cost, partial(measure, f"step_mcd_{shape}", size, batch))
-    batch, length = SHAPES[0]
-    shape = f"b{batch}_l{length}"
-    name = f"step_mcd_growing_with_v_{shape}"
-    yield Cell(name, 90, partial(measure_growth, name, SMALL, batch))
-    for key, method in (("sdtt", "sdtt"), ("duo", "duo-dcd")):
-        size = replace(SMALL, process="uniform") if key == "duo" else SMALL
-        name = f"step_{key}_{shape}"
-        yield Cell(name, 40, partial(measure, name, size, batch, method, peers=None))
-    name, options = f"step_mcd_checkpointing_{shape}", {"checkpointing": True}
-    yield Cell(name, 35, partial(measure, name, SMALL, batch, peers=None, options=options))
-    name = f"step_mcd_dropout_{shape}"
-    yield Cell(name, 90, partial(measure, name, replace(SMALL, dropout=0.1), batch), full=True)
-    name = f"step_mcd_same_allocator_{shape}"
-    yield Cell(name, 90, partial(measure, name, SMALL, batch, peers=True), full=True)
-    name, options = f"step_mcd_same_libraries_{shape}", {"our_linear": True}
-    yield Cell(name, 90, partial(measure, name, SMALL, batch, peers=True, options=options), full=True)
-    name, options = "step_mcd_checkpointing_b1_l1024", {"checkpointing": True}
-    yield Cell(name, 60, partial(measure, name, replace(SMALL, length=1024), 1, peers=None, options=options), full=True)
-    for key, method in (("sdtt", "sdtt"), ("duo", "duo-dcd")):
-        size = replace(SMALL, length=1024, process="uniform" if key == "duo" else "masked")
-        name = f"step_{key}_b1_l1024"
-        yield Cell(name, 60, partial(measure, name, size, 1, method, peers=None), full=True)
+
+    def shape(
+        what: str, seconds: float, size: Size = SMALL, batch: int = 2, full: bool = False, **how: Any
+    ) -> Benchmark:
+        name = f"step_{what}_b{batch}_l{size.length}"
+        return Benchmark(name, seconds, partial(measure, name, size, batch, **how), full)
+
+    long, uniform = replace(SMALL, length=1024), replace(SMALL, process="uniform")
+    checkpointing = {"checkpointing": True}
+    growing = "step_mcd_growing_with_v_b2_l256"
+    yield shape("mcd", 90)
+    yield shape("mcd", 150, long, 1)
+    yield Benchmark(growing, 90, partial(measure_growth, growing, SMALL, 2))
+    yield shape("sdtt", 40, method="sdtt", peers=None)
+    yield shape("duo", 40, uniform, method="duo-dcd", peers=None)
+    yield shape("mcd_checkpointing", 35, peers=None, options=checkpointing)
+    yield shape("mcd_dropout", 90, replace(SMALL, dropout=0.1), full=True)
+    yield shape("mcd_same_allocator", 90, full=True, peers=True)
+    yield shape("mcd_same_libraries", 90, full=True, peers=True, options={"our_linear": True})
+    yield shape("mcd_checkpointing", 60, long, 1, full=True, peers=None, options=checkpointing)
+    yield shape("sdtt", 60, long, 1, full=True, method="sdtt", peers=None)
+    yield shape("duo", 60, replace(uniform, length=1024), 1, full=True, method="duo-dcd", peers=None)
 
 
 def measure(

@@ -1,58 +1,50 @@
-"""A process that measures one side: it does what it is asked for, and sits idle in between.
+"""Two processes that measure in turn: one of ours, one of the peers. Each is idle while the other works.
 
-Requests come over stdin and answers go over stdout, both pickled. `ours` runs with the allocator settings of the `mcd`
-command, `peers` with those that PyTorch comes with, unless it is asked otherwise.
+`ours` runs with the allocator settings of the `mcd` command, `peers` with those that PyTorch comes with, unless the
+benchmark asks for others.
 """
 
+import contextlib
+import multiprocessing
 import os
-import pickle
-import subprocess
-import sys
+import pkgutil
 import traceback
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from typing import Any
 
-import mcd
 from mcd.errors import WorkFailed
 
-
-def child_environment() -> dict[str, str]:
-    """For processes that are to import this very package, with malloc as it comes."""
-    chosen = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(chosen)}
-    paths = [str(Path(mcd.__file__).parents[1]), *environment.get("PYTHONPATH", "").split(os.pathsep)]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return environment | {"KINETO_LOG_LEVEL": "99"}  # torch.profiler says when it begins and ends
+SIDES = {"ours": "mcd.bench.sides:Ours", "peers": "mcd.bench.sides:Peers"}
+"""The class that does the work of a side, "module:class". Only the worker imports it, after malloc is set."""
 
 
 class Worker:
-    """A process of `side` ("ours" or "peers"); `ask` calls a method of its `sides.Side` there and waits for the answer.
+    """A process that holds one object, of the class of `side`; `ask` calls its methods there. Use it in a `with` block.
 
-    keeps_blocks: whether malloc keeps freed blocks (`mcd.allocator`). To be used in a `with` block.
+    keeps_blocks: whether malloc keeps freed blocks (`mcd.allocator`). kind: another class than that of `SIDES`.
     """
 
-    def __init__(self, side: str, keeps_blocks: bool | None = None):
+    def __init__(self, side: str, keeps_blocks: bool, kind: str | None = None):
         self.side = side
-        keeps_blocks = side == "ours" if keeps_blocks is None else keeps_blocks
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, side, *(["--keep-blocks"] if keeps_blocks else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(),
-        )
+        spawn = multiprocessing.get_context("spawn")
+        self._connection, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, kind or SIDES[side], keeps_blocks), daemon=True)
+        with _default_malloc():
+            self._process.start()
+        theirs.close()
 
     def ask(self, request: str, /, **options: Any) -> Any:
         """The answer of that method of the side. Raises WorkFailed when it raised there, or the process is gone."""
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            pickle.dump((request, options), self._process.stdin)
-            self._process.stdin.flush()
-            done, answer = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            status = self._process.wait()
-            mend = "; was there too little memory?" if status in (-9, 137) else ""
-            raise WorkFailed(f"the process of {self.side} ended with status {status} in {request}{mend}") from None
+            self._connection.send((request, options))
+            done, answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            status = self._process.exitcode
+            hint = "; was there too little memory?" if status in (-9, 137) else ""
+            raise WorkFailed(f"the process of {self.side} ended with status {status} in {request}{hint}") from None
         if not done:
             raise WorkFailed(f"{request} of {self.side} failed:\n{answer}")
         return answer
@@ -60,38 +52,68 @@ class Worker:
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.wait()
+        self._process.join()
+        self._connection.close()
 
 
-def serve(side: str, keeps_blocks: bool) -> None:
-    """Answer requests until stdin is closed. What the work prints goes to stderr."""
+class Pair:
+    """A worker of ours and, unless there is nothing to compare with, one of the peers; both are asked in turn.
+
+    peers: None for none; else whether the peers' malloc keeps freed blocks, as ours does.
+    """
+
+    def __init__(self, peers: bool | None = False):
+        with ExitStack() as stack:
+            self.workers = {"ours": stack.enter_context(Worker("ours", True))}
+            if peers is not None:
+                self.workers["peers"] = stack.enter_context(Worker("peers", peers))
+            self._stack = stack.pop_all()
+
+    def ask(self, request: str, /, **options: Any) -> dict[str, Any]:
+        """The answers of "ours" and "peers", which work one after the other."""
+        return {side: worker.ask(request, **options) for side, worker in self.workers.items()}
+
+    def repeat(self, repeats: int, request: str, /, **options: Any) -> dict[str, list[Any]]:
+        """`repeats` answers of each side, the sides taking turns; the request is given `seed` from 1 on."""
+        answers = [self.ask(request, seed=seed, **options) for seed in range(1, repeats + 1)]
+        return {side: [answer[side] for answer in answers] for side in self.workers}
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _default_malloc() -> Iterator[None]:
+    """Hide the user's choice of malloc from processes that are started meanwhile."""
+    chosen = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))]
+    hidden = {name: os.environ.pop(name) for name in chosen}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _serve(connection: Connection, kind: str, keeps_blocks: bool) -> None:
+    """Answer requests until the other end is closed. What the work prints goes to stderr."""
+    os.dup2(2, 1)
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # torch.profiler otherwise prints when it begins and ends
     if keeps_blocks:
         from mcd.allocator import keep_freed_blocks
 
         keep_freed_blocks()
-    requests = sys.stdin.buffer
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    from mcd.bench.sides import SIDES
-
-    state = SIDES[side]()
+    side = pkgutil.resolve_name(kind)()
     while True:
         try:
-            method, options = pickle.load(requests)
+            method, options = connection.recv()
         except EOFError:
             return
         try:
-            answer = (True, getattr(state, method)(**options))
+            answer = (True, getattr(side, method)(**options))
         except Exception:
             answer = (False, traceback.format_exc())
-        pickle.dump(answer, answers)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], "--keep-blocks" in sys.argv)
+        connection.send(answer)

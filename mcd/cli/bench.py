@@ -2,15 +2,21 @@
 
 import importlib
 import shlex
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from mcd.cli.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.cli.typed_options import refuse_idle
 from mcd.errors import UsageError, WorkFailed
+from mcd.options import Options
+
+if TYPE_CHECKING:
+    from mcd.bench.benchmark import Benchmark
 
 QUESTIONS = {
     "step": "time and memory of a distillation step",
@@ -18,18 +24,20 @@ QUESTIONS = {
     "scale": "how both grow with V, L, B and the steps",
     "matmul": "share of matrix products, and their rate against this machine's best",
     "loading": "the loader against the model",
-    "startup": "time until something happens",
+    "plan": "the estimate of `mcd plan` against measured steps",
+    "startup": "time of the first commands",
 }
+"""Names of modules of `mcd.bench`, and what each measures."""
 
 
 @dataclass(frozen=True)
-class BenchArgs:
+class BenchArgs(Options):
     """Measure speed and memory on this machine: our path against the peers' way, taking turns in one run.
 
     The peers' way is a twin, written by us, of what the public code of MDLM, SDTT and Duo computes: the same weights
     and the same draws, so both losses must agree and are shown. A row is name, ours_s and peers_s (seconds), ratio,
     ours_bytes and peers_bytes (peak memory above weights, gradients and optimiser). The default set takes up to 20
-    minutes on two cores and 12 GB; close what else is running.
+    minutes on two cores and 12 GB; close all other programs.
 
     Examples:
       mcd bench
@@ -53,57 +61,103 @@ BenchArgs.__doc__ = with_names(BenchArgs, QUESTIONS)
 
 def main(argv: list[str]) -> int:
     args = parse(BenchArgs, argv, "bench")
-    cells = _chosen(args)
+    benchmarks = _chosen(args)
     if args.names and not set(args.names) & QUESTIONS.keys():
-        refuse_idle(argv, {"--full": "single rows are measured, whatever set they are of"})
-    minutes = sum(cell.seconds for cell in cells) / 60
+        refuse_idle(argv, {"--full": "single rows are measured, whatever set they belong to"})
+    minutes = sum(benchmark.seconds for benchmark in benchmarks) / 60
     if args.dry_run:
-        return show_dry_run({"rows": [cell.name for cell in cells], "minutes": round(minutes, 1)})
+        return show_dry_run({"rows": [benchmark.name for benchmark in benchmarks], "minutes": round(minutes, 1)})
     if args.json is not None:
         check_out(args.json, option="--json")
         args.json.parent.mkdir(parents=True, exist_ok=True)
-    return _run(args, cells, f"mcd bench {shlex.join(argv)}".rstrip())
+    return _run(args, benchmarks, f"mcd bench {shlex.join(argv)}".rstrip())
 
 
-def _chosen(args: BenchArgs) -> list[Any]:
-    """The cells to be measured, in the order of the questions. Raises UsageError for an unknown name."""
-    by_question = {name: list(importlib.import_module(f"mcd.bench.{name}").cells()) for name in QUESTIONS}
-    known = {name: name for name in QUESTIONS} | {cell.name: cell.name for q in by_question.values() for cell in q}
+def _chosen(args: BenchArgs) -> list["Benchmark"]:
+    """What is to be measured, in the order of the questions. Raises UsageError for an unknown name."""
+    by_question = {name: list(importlib.import_module(f"mcd.bench.{name}").benchmarks()) for name in QUESTIONS}
+    known = {name: name for name in QUESTIONS} | {one.name: one.name for group in by_question.values() for one in group}
     named = {choose(name, known, "benchmark") for name in args.names}
-    chosen = []
-    for question, cells in by_question.items():
-        for cell in cells:
-            asked = question in named or not named
-            if cell.name in named or (asked and (args.full or not cell.full)):
-                chosen.append(cell)
+    chosen = [
+        one
+        for question, benchmarks in by_question.items()
+        for one in benchmarks
+        if one.name in named or ((question in named or not named) and (args.full or not one.full))
+    ]
     if not chosen:
         raise UsageError(f"{' '.join(args.names)}: has rows of the full set only; add --full")
     return chosen
 
 
-def _run(args: BenchArgs, cells: list[Any], command: str) -> int:
-    from mcd.bench.table import print_table
+def _run(args: BenchArgs, benchmarks: Sequence["Benchmark"], command: str) -> int:
     from mcd.files import write_json
     from mcd.machine import machine
     from mcd.progress import progress_bar
 
     facts, rows, failed = machine(), [], []
-    total, done = sum(cell.seconds for cell in cells), 0.0
+    total, done = sum(benchmark.seconds for benchmark in benchmarks), 0.0
     with progress_bar("bench") as update:
-        for cell in cells:
-            update(done / total, cell.name)
+        for benchmark in benchmarks:
+            update(done / total, benchmark.name)
             try:
-                rows.append(cell.measure())
-            except WorkFailed as error:  # the others may still fit
-                failed.append(f"{cell.name}: {error}")
-                rows.append({"name": cell.name, "error": str(error)})
+                rows.append(benchmark.measure())
+            except WorkFailed as error:  # the others may still fit into memory
+                failed.append(f"{benchmark.name}: {error}")
+                rows.append({"name": benchmark.name, "error": str(error)})
             if args.json is not None:
                 write_json(args.json, {"command": command, "machine": facts, "rows": rows})
-            done += cell.seconds
+            done += benchmark.seconds
         update(1.0)
-    print_table([row for row in rows if "error" not in row])
+    show([row for row in rows if "error" not in row])
     if args.json is not None:
         print(f"{args.json}: {len(rows)} rows")
     if failed:
         raise WorkFailed("\n".join(failed))
     return 0
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print times and memory of all rows; then what belongs to some questions alone."""
+    from mcd.table import print_table, shown
+
+    times = []
+    for row in rows:
+        seconds = (shown(row["ours_s"], ".3g"), shown(row["peers_s"], ".3g"), shown(row["ratio"], ".2f"))
+        ours, peers = row["ours_bytes"], row["peers_bytes"]
+        megabytes = (shown(value and value / 1e6, ",.0f") for value in (ours, peers))
+        times.append((row["name"], *seconds, *megabytes, shown(ours and peers and peers / ours, ".2f")))
+    print_table(("name", "ours s", "peers s", "ratio", "ours MB", "peers MB", "ratio"), times)
+    losses = [
+        (row["name"], f"{row['ours_loss']:.6f}", f"{row['peers_loss']:.6f}", f"{row['losses_differ_by']:.1e}")
+        for row in rows
+        if row.get("losses_differ_by") is not None
+    ]
+    if losses:
+        print_table(("first loss of", "ours", "peers", "they differ by"), losses)
+    products = [
+        (
+            f"{row['name']}, {side}",
+            f"{row[f'{side}_share']:.0%}",
+            *(f"{row[f'{side}_{rate}']:.0f}" for rate in ("gflops", "peak_gflops")),
+            f"{row[f'{side}_of_peak']:.0%}",
+            f"{row['large_gflops']:.0f}",
+        )
+        for row in rows
+        if "ours_of_peak" in row
+        for side in ("ours", "peers")
+    ]
+    if products:
+        print_table(("matrix products of", "share of time", "GFLOP/s", "at their best", "share", "large"), products)
+    estimates = [
+        (
+            row["name"],
+            shown(row["estimated_s"], ".3g"),
+            *(f"{row[key] / 1e6:,.0f}" for key in ("estimated_bytes", "estimated_held_bytes", "held_bytes")),
+        )
+        for row in rows
+        if "estimated_s" in row
+    ]
+    if estimates:
+        print_table(("estimate of", "s", "MB", "held MB", "measured"), estimates)
+    for how in dict.fromkeys(row["how"] for row in rows if row["name"].startswith("sample") and "how" in row):
+        print(textwrap.fill(f"{how}: {', '.join(row['name'] for row in rows if row.get('how') == how)}", 80))

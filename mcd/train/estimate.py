@@ -1,55 +1,63 @@
 """Memory, arithmetic, traffic and time of a training step, from the sizes alone.
 
-The model is ours (`mcd.model.dit`), the objective MCD (or, without a teacher, the bound of pre-training). Bytes are of
-one device. What is counted and what is not is in docs/planning.md, with what was measured beside it. Shape letters:
-P parameters, B rows of one device, L length, D width, K rows of the embedding.
+The model is ours (`mcd.model.dit`), the objective MCD (or, without a teacher, the bound of pre-training). Bytes are
+those of one device. docs/planning.md says what is counted, what is not, and what was measured. Shape letters: P
+parameters, B rows of one device, L length, D width, K rows of the embedding.
 """
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 
+from mcd.machine import usable_memory
 from mcd.model.attention import SHORT
 from mcd.model.dit import DiTConfig
 from mcd.model.head import CHUNK_ELEMENTS
+from mcd.model.linear import product
+from mcd.options import Count, Options
 
 MASKED = 0.5
 """Share of positions that are masked, and so reach the head, on average over t ~ U(0, 1]."""
 UPDATE_BYTES = {"clip": 8, "adamw": 28, "ema": 12}
-"""Bytes a parameter that a step reads and writes beside its products: the norm and the clipping of the gradient; AdamW
-(p, g, m, v read; p, m, v written); the average (p and shadow read, shadow written)."""
+"""Bytes per parameter that a step reads and writes in addition to its products: the norm and the clipping of the
+gradient; AdamW (p, g, m, v read; p, m, v written); the average (p and shadow read, shadow written)."""
+HELD = ("weights", "optimiser (AdamW)", "EMA", "teacher")
+"""Terms of `memory` that are held between two steps."""
+UTILISATION = {"gpu": 0.4, "cpu": 0.7}
+"""Share of a device's peak that products are assumed to reach."""
+FREE = 0.08
+"""Share of a device's memory that is kept free for fragmentation."""
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A run to be estimated: `batch_size` rows a step over all devices, as --batch-size."""
+class Setup(Options):
+    """A run to be estimated: `batch_size` rows per step over all devices, as --batch-size."""
 
     config: DiTConfig
-    batch_size: int
-    length: int
-    devices: int = 1
-    precision: str = "32-true"
-    strategy: str = "ddp"
+    batch_size: Count
+    length: Count
+    devices: Count = 1
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     distils: bool = True
-    accumulate: int = 1
+    accumulate: Count = 1
     checkpointing: bool = False
     on_cpu: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "length", "devices", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        if self.batch_size % (self.devices * self.accumulate):
-            parts = self.devices * self.accumulate
+        super().__post_init__()
+        parts = self.devices * self.accumulate
+        if self.batch_size % parts:
             raise ValueError(
                 f"--batch-size {self.batch_size}: must be a multiple of {parts}, devices times --accumulate"
             )
-        if self.strategy not in ("ddp", "fsdp"):
-            raise ValueError(f"--strategy {self.strategy}: known are ddp, fsdp")
 
     @property
     def tokens(self) -> int:
-        """B L of one device in one part of a step: what is in memory at once."""
+        """B L of one device in one part of a step: the tokens in memory at once."""
         return self.batch_size // self.devices // self.accumulate * self.length
 
     @property
@@ -59,7 +67,7 @@ class Setup:
 
     @property
     def shards(self) -> int:
-        """Over how many devices weights, gradients and optimiser are spread."""
+        """Number of devices over which weights, gradients and optimiser are spread."""
         return self.devices if self.strategy == "fsdp" else 1
 
     @property
@@ -67,18 +75,13 @@ class Setup:
         """P of one model."""
         return self.config.parameters
 
-    @property
-    def block(self) -> int:
-        """Parameters of one block."""
-        return self.config.block_parameters
-
 
 def kept_per_token(setup: Setup) -> int:
-    """Bytes that one block keeps for its backward pass, a token (tests count the saved tensors).
+    """Bytes per token that one block keeps for its backward pass (tests count the saved tensors).
 
-    In float32, 20 D numbers: the input of each norm and each product, the four of the perceptron's width twice, q, k
-    and v with the storage they share, what attention gave, both branches. Rows short enough for plain products (CPU)
-    keep the L probabilities of every head in place of what the fused kernel needs. Dropout keeps two masks.
+    In float32, 20 D numbers: the input of each norm and each product, the perceptron's 4 D twice, q, k and v with the
+    storage they share, the output of attention, both branches. Rows short enough for plain products (CPU) keep the L
+    probabilities of every head in place of what the fused kernel needs. Dropout keeps two masks.
     """
     D, H = setup.config.hidden, setup.config.heads
     plain = setup.on_cpu and setup.length <= SHORT.get(torch.bfloat16 if setup.half else torch.float32, 128)
@@ -93,11 +96,11 @@ def kept_per_token(setup: Setup) -> int:
 def memory(setup: Setup) -> dict[str, float]:
     """Bytes of one device at the peak of a step, term by term.
 
-    The first five are there always. In the backward pass activations go as gradients come, so the peak is the larger of
-    its beginning (all activations, the gradient of the head) and its end (all gradients, one block); `peak` has it.
+    The first five always exist. In the backward pass activations are freed as gradients appear, so the peak (`peak`) is
+    the larger of its beginning (all activations, the gradient of the head) and its end (all gradients, one block).
     """
     P, layers, D, K = setup.parameters, setup.config.layers, setup.config.hidden, setup.config.rows
-    n = setup.shards
+    n, copies = setup.shards, 3 if setup.distils else 2
     terms = {
         "weights": 4 * P / n,
         "optimiser (AdamW)": 8 * P / n,
@@ -105,30 +108,30 @@ def memory(setup: Setup) -> dict[str, float]:
         "teacher": 4 * P / n if setup.distils else 0.0,
         "gradients": 4 * P / n,
     }
-    kept = kept_per_token(setup) * setup.tokens
-    copies = 2.0 * setup.block if setup.half else 0.0  # autocast's own weights live as long as the block's graph
-    one = kept + copies
+    block = setup.config.block_parameters
+    one = kept_per_token(setup) * setup.tokens  # of one block
+    one += 2.0 * block if setup.half else 0.0  # autocast's own weights live as long as the block's graph
     terms["activations"] = one + 4 * D * setup.tokens * layers if setup.checkpointing else one * layers
     terms["gradients of activations"] = (24 if setup.half else 40) * D * setup.tokens  # 10 D numbers, of one block
     rows = MASKED * setup.tokens
     chunk = 4 * min(CHUNK_ELEMENTS, rows * K)
-    terms["head: rows and chunks"] = 4 * D * rows * (3 if setup.distils else 2) + chunk * (3 if setup.distils else 2)
+    terms["head: rows and chunks"] = 4 * D * rows * copies + chunk * copies
     if n > 1:  # for the whole step what is in no block, and its gradient; two blocks, one ahead of time, and a gradient
-        outside = P - layers * setup.block
-        terms["gathered (FSDP)"] = 4.0 * ((3 if setup.distils else 2) * outside + 3 * setup.block)
+        outside = P - layers * block
+        terms["gathered (FSDP)"] = 4.0 * (copies * outside + 3 * block)
     if setup.devices > 1 and n == 1:
         terms["buckets (DDP)"] = 4.0 * P  # DDP reduces copies of the gradients
     begins = terms["activations"] + terms["head: rows and chunks"] + (4 * K * D if n == 1 else 0)
     begins += terms["gradients of activations"]
     ends = terms["gradients"] + one + terms["gradients of activations"]
-    held = sum(terms[name] for name in ("weights", "optimiser (AdamW)", "EMA", "teacher"))
+    held = sum(terms[name] for name in HELD)
     held += terms.get("gathered (FSDP)", 0.0) + terms.get("buckets (DDP)", 0.0)
-    earlier = terms["gradients"] if setup.accumulate > 1 else 0.0  # of the parts before
+    earlier = terms["gradients"] if setup.accumulate > 1 else 0.0  # those of the parts before
     return terms | {"peak": held + max(begins + earlier, ends)}
 
 
 def flops(setup: Setup) -> dict[str, float]:
-    """Floating point operations of one device in a step, two a multiply-add; the backward pass is twice the forward."""
+    """Floating point operations of one device in a step. A multiply-add is two, a backward pass two forward passes."""
     D, L, layers, V = setup.config.hidden, setup.length, setup.config.layers, setup.config.rows
     tokens = setup.tokens * setup.accumulate
     # the last block makes queries, output projection and perceptron (10 of its 12 D^2) for the masked rows only
@@ -163,9 +166,9 @@ def communication(setup: Setup) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Device:
-    """Peaks of a device: products a second (float32, bfloat16), bytes a second of its memory and of its links.
+    """Peaks of a device: operations per second (float32, bfloat16), bytes per second of its memory and of its links.
 
-    link: to others in its machine; network: between machines, its share; per_machine: devices in one.
+    link: to others in its machine; network: between machines, its share; per_machine: devices in one machine.
     """
 
     name: str
@@ -187,10 +190,31 @@ DEVICES: dict[str, Device] = {
 between machines, which is an assumption about the cluster. float32 is without TF32, as PyTorch's default."""
 
 
+def measured_cpu(precision: str, clock: Callable[[], float] = time.perf_counter) -> Device:
+    """This machine as a `Device`: the best of a few large products and of a few copies, and its memory."""
+
+    def best(work: Callable[[], Any], repeats: int = 5) -> float:
+        taken = []
+        for _ in range(repeats):
+            started = clock()
+            work()
+            taken.append(clock() - started)
+        return min(taken)
+
+    n = 1536
+    dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+    a, b = (torch.randn(n, n, dtype=dtype) for _ in range(2))
+    rate = 2 * n**3 / best(lambda: product(a, b))
+    source, target = torch.ones(32 << 20), torch.empty(32 << 20)
+    bandwidth = 8 * len(source) / best(lambda: target.copy_(source))
+    memory = float(min(size for size in (*usable_memory(), 2**50) if size is not None))
+    return Device(f"this CPU, {torch.get_num_threads()} threads", rate, rate, bandwidth, memory, 1e9, 1e9)
+
+
 def seconds(setup: Setup, device: Device, utilisation: float) -> dict[str, float]:
     """Time of a step: products at `utilisation` of the peak, the update at the memory's bandwidth, the exchange.
 
-    `step` lets the exchange run beside the products, as DDP and FSDP do, `serial` after them; a real one lies between.
+    `step` lets the exchange run during the products, as DDP and FSDP do, `serial` after them; a real step lies between.
     """
     peak = device.flops_bf16 if setup.half else device.flops_fp32
     compute = sum(flops(setup).values()) / (peak * utilisation)
@@ -203,4 +227,22 @@ def seconds(setup: Setup, device: Device, utilisation: float) -> dict[str, float
         "exchange": exchange,
         "step": max(compute, exchange) + update,
         "serial": compute + exchange + update,
+    }
+
+
+def estimate(setup: Setup, device: Device, utilisation: float, steps: int) -> dict[str, Any]:
+    """All of an estimate, for JSON: bytes, operations, seconds, whether it fits, and the time of `steps` steps."""
+    bytes_of, times = memory(setup), seconds(setup, device, utilisation)
+    return {
+        "setup": asdict(setup) | {"parameters": setup.parameters},
+        "device": asdict(device),
+        "utilisation": utilisation,
+        "memory_bytes": bytes_of,
+        "fits": bytes_of["peak"] < (1 - FREE) * device.memory,
+        "flops": flops(setup),
+        "communication_bytes": communication(setup),
+        "seconds": times,
+        "tokens_per_second": setup.batch_size * setup.length / times["step"],
+        "steps": steps,
+        "days": steps * times["step"] / 86_400,
     }

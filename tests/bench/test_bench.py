@@ -1,17 +1,17 @@
 """Rows, workers, memory, the counts behind scaled rows, and `mcd bench` itself on networks of a few weights."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
 
-from mcd.bench import cell, loading, matmul, sampling, step
-from mcd.bench.cell import Cell, row
+from mcd.bench import loading, matmul, plan, sampling, step, worker
+from mcd.bench.benchmark import Benchmark, row
 from mcd.bench.memory import LINUX, AboveGradients
 from mcd.bench.models import Size, random_denoiser
 from mcd.bench.products import best_seconds, products_of
-from mcd.bench.sides import SIDES, Ours
-from mcd.bench.table import print_table
+from mcd.bench.sides import Ours, Peers
 from mcd.bench.worker import Worker
 from mcd.cli import bench as command
 from mcd.cli.main import main
@@ -24,8 +24,8 @@ COLUMNS = ["name", "ours_s", "peers_s", "ratio", "ours_bytes", "peers_bytes"]
 class Here:
     """A worker in this very process: as quick as the work itself."""
 
-    def __init__(self, side: str, keeps_blocks: bool | None = None):
-        self.state = SIDES[side]()
+    def __init__(self, side: str, keeps_blocks: bool):
+        self.state = {"ours": Ours, "peers": Peers}[side]()
 
     def ask(self, request: str, /, **options):
         return getattr(self.state, request)(**options)
@@ -42,10 +42,12 @@ def rows() -> dict[str, dict]:
     """One row of each kind that compares two sides; the first with two processes indeed."""
     found = {"step": step.measure("step_mcd_tiny", TINY, 2, repeats=2)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cell, "Worker", Here)
+        patch.setattr(worker, "Worker", Here)
         found["whole"] = sampling.measure("sample_whole", TINY, 2, 8, None)
         found["scaled"] = sampling.measure("sample_scaled", TINY, 1, 32, 8)
         found["matmul"] = matmul.measure("matmul_tiny", TINY, 2, large=64)
+        found["plan"] = plan.measure("plan_tiny", TINY, 2)
+        found["owt"] = loading.measure_owt("loading_tiny", rows=40_000)
     return found
 
 
@@ -53,10 +55,10 @@ def rows() -> dict[str, dict]:
 def test_rows_are_well_formed(rows, capsys):
     for found in rows.values():
         assert list(found)[:6] == COLUMNS
-        assert found["ratio"] == pytest.approx(found["peers_s"] / found["ours_s"])
+        assert found["ratio"] == (found["peers_s"] and pytest.approx(found["peers_s"] / found["ours_s"]))
         assert found["ours_s"] > 0
     json.dumps(list(rows.values()))
-    print_table(list(rows.values()))
+    command.show(list(rows.values()))
     shown = capsys.readouterr().out
     assert all(found["name"] in shown for found in rows.values())
     assert max(map(len, shown.splitlines())) <= 80
@@ -102,14 +104,14 @@ def test_both_processes_hold_the_same_weights():
 
 
 @pytest.mark.slow
-def test_a_failure_in_a_worker_is_told():
-    with Worker("ours") as worker:
+def test_a_failure_in_a_worker_is_reported():
+    with Worker("ours", True) as ours:
         with pytest.raises(WorkFailed, match="no_such_thing"):
-            worker.ask("no_such_thing")
-        worker.ask("build", size=TINY, batch=1, method="nelbo", options={})  # and it goes on
-        worker._process.kill()
+            ours.ask("no_such_thing")
+        ours.ask("build", size=TINY, batch=1, method="nelbo", options={})  # and it goes on
+        ours._process.kill()
         with pytest.raises(WorkFailed, match="ended with status"):
-            worker.ask("threads")
+            ours.ask("threads")
 
 
 def test_products_are_found_with_their_shapes():
@@ -129,7 +131,7 @@ def test_products_are_found_with_their_shapes():
 
 def test_flops_of_a_step_are_those_of_its_layers():
     """2 flops a weight and position forwards, 4 backwards (student), 2 (teacher), and attention's own, at the peers."""
-    peers = SIDES["peers"]()
+    peers = Peers()
     peers.build(TINY, 2, "mcd", {})
     products, _ = peers.products(0)
     D, positions = TINY.hidden, 2 * TINY.length
@@ -152,14 +154,14 @@ def test_memory_counts_what_is_above_weights_and_gradients():
     assert above.gradients == 32 << 20
 
 
-def test_cells_have_names_of_their_own_and_the_default_set_fits():
-    by_question = {name: list(__import__(f"mcd.bench.{name}", fromlist="_").cells()) for name in command.QUESTIONS}
-    names = [one.name for cells in by_question.values() for one in cells]
+def test_rows_have_names_of_their_own_and_the_default_set_fits():
+    by_question = {name: list(import_module(f"mcd.bench.{name}").benchmarks()) for name in command.QUESTIONS}
+    names = [one.name for group in by_question.values() for one in group]
     assert len(names) == len(set(names)) and not set(names) & command.QUESTIONS.keys()
-    prefixes = {"step": "step_", "sampling": "sample_", "scale": "scale_"}
-    for question, cells in by_question.items():
-        assert all(one.name.startswith(prefixes.get(question, f"{question}_")) for one in cells)
-    assert sum(one.seconds for cells in by_question.values() for one in cells if not one.full) <= 20 * 60
+    for question, group in by_question.items():
+        prefix = "sample_" if question == "sampling" else f"{question}_"
+        assert all(one.name.startswith(prefix) for one in group)
+    assert sum(one.seconds for group in by_question.values() for one in group if not one.full) <= 20 * 60
 
 
 def test_dry_run_and_refusals(capsys, tmp_path):
@@ -173,7 +175,7 @@ def test_dry_run_and_refusals(capsys, tmp_path):
 
 
 def test_the_command_writes_after_every_row(tmp_path, monkeypatch, capsys):
-    """A cell that fails does not cost the others' rows, and the exit status says so."""
+    """A row that fails does not cost the others, and the exit status says so."""
     out = tmp_path / "rows" / "bench.json"
     seen = []
 
@@ -184,8 +186,8 @@ def test_the_command_writes_after_every_row(tmp_path, monkeypatch, capsys):
         seen.append(json.loads(out.read_text())["rows"])
         raise WorkFailed("gone")
 
-    cells = [Cell("loading_a", 1, good), Cell("loading_b", 1, bad), Cell("loading_c", 1, lambda: row("loading_c", 3.0))]
-    monkeypatch.setattr(loading, "cells", lambda: iter(cells))
+    measures = {"loading_a": good, "loading_b": bad, "loading_c": lambda: row("loading_c", 3.0)}
+    monkeypatch.setattr(loading, "benchmarks", lambda: [Benchmark(name, 1, one) for name, one in measures.items()])
     assert main(["bench", "loading", "--json", str(out)]) == 1
     assert [found["name"] for found in seen[0]] == ["loading_a"]
     result = json.loads(out.read_text())

@@ -16,7 +16,7 @@ def test_the_tables_and_the_file_agree(tmp_path, capsys):
     assert estimate["tokens_per_second"] == pytest.approx(128 * 1024 / estimate["seconds"]["step"])
 
 
-def test_what_does_not_fit_is_told_with_a_mend(capsys):
+def test_what_does_not_fit_is_reported_with_a_fix(capsys):
     assert main(["plan", "--size", "8b", "--device", "l40s"]) == 0
     assert "does not fit" in (shown := capsys.readouterr().out) and "--strategy fsdp" in shown
     assert main(["plan", "--batch-size", "1024"]) == 0
@@ -32,8 +32,7 @@ def test_this_machine_and_a_model_of_ours(capsys):
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--size", "huge"], "--size huge: known are small, medium, large, 8b, demo"),
-        (["--device", "abacus"], "--device abacus: known are a100, h100, l40s, cpu"),
+        (["--size", "huge"], "--size huge: known are tiny, duo-tiny, small, medium, large, 8b, demo"),
         (["--gpus", "3"], "--batch-size 128: must be a multiple of 3"),
         (["--gpus", "0"], "--gpus 0: must be at least 1"),
         (["--utilisation", "1.5"], "--utilisation 1.5: must be in (0, 1]"),
@@ -45,6 +44,12 @@ def test_this_machine_and_a_model_of_ours(capsys):
 def test_what_cannot_be_is_refused(options, said, capsys):
     assert main(["plan", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_unknown_device_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["plan", "--device", "abacus"])
+    assert stop.value.code == 2 and "'l40s'" in capsys.readouterr().err
 
 
 def test_a_dry_run_is_json(capsys):
