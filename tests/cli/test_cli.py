@@ -271,7 +271,7 @@ def test_a_place_nothing_can_be_written_to_is_refused_before_the_work(capsys, mo
         for out in (file, file / "sub", "/proc/nope"):
             refused(capsys, [*command, "--out", str(out)], "--out")
     refused(capsys, ["eval", str(teacher), "--out", str(file)], "--out", "no metrics.json")
-    refused(capsys, ["report", str(teacher), "--out", str(file)], "--out", "no report")
+    refused(capsys, ["report", str(teacher), "--out", str(file)], "--out", "not a report")
     assert file.read_text() == "years of work" and list(tmp_path.iterdir()) == [file]
 
 

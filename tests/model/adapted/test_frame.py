@@ -141,7 +141,7 @@ def test_frames_without_tokens_or_room_are_refused(published, bert, text, tmp_pa
         return capsys.readouterr().err
 
     plain, out = published("bert").folder, tmp_path / "x"  # its files name no [CLS]
-    assert "says no tokens that begin and end a row" in refused("sample", plain, "--frame")
+    assert "has no tokens that begin and end a row" in refused("sample", plain, "--frame")
     assert "--length 2: must be at least 3 with --frame" in refused("sample", bert, "--frame", "--length", 2)
     prepare = ("prepare", "--data", text, "--out", out, "--frame")
     assert "trained on the text has no tokens for it; give the network's --tokenizer" in refused(*prepare)
