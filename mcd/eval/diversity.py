@@ -4,7 +4,9 @@ Everywhere `ids` is (N, L) integers (tensor or array) or a list of lists, one pe
 count, special ones too. Ratios are in [0, 1], entropy is in nats.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,12 @@ Ids = Tensor | NDArray | Sequence[Sequence[int]]
 def sample_entropies(ids: Ids) -> NDArray:
     """The unigram entropy of each sample, float64 (N,): -sum p log p over the shares p of its distinct tokens.
 
-    0 for one token said for ever (and for an empty sample), log L when all L differ.
+    0 for one repeated token (and for an empty sample), log L when all L differ.
     """
-    flat, row, n = _flat(ids)
-    length = np.bincount(row, minlength=n)
-    row, count = _counts(row, flat)
-    spent = np.bincount(row, weights=count * np.log(count), minlength=n)
-    safe = np.maximum(length, 1)
-    return np.maximum(np.log(safe) - spent / safe, 0.0)
+    counts = [np.unique(row, return_counts=True)[1] for row in _rows(ids)]
+    spent = np.array([sum((count * np.log(count)).tolist()) for count in counts], dtype=np.float64)
+    length = np.array([max(1, int(count.sum())) for count in counts])
+    return np.maximum(np.log(length) - spent / length, 0.0)
 
 
 def sample_entropy(ids: Ids) -> float:
@@ -40,8 +40,8 @@ def distinct_n(ids: Ids, n: int) -> float:
     It falls as samples are added, so compare it at equal counts and lengths only; it has no bootstrap interval, since
     samples drawn twice would lower it too. 0 where there is no n-gram. Raises ValueError for n < 1.
     """
-    gram, _, _ = _ngrams(ids, n)
-    return len(np.unique(gram)) / len(gram) if len(gram) else 0.0
+    grams = [gram for row in _rows(ids) for gram in _ngrams(row, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def repetitions(ids: Ids, n: int) -> NDArray:
@@ -50,10 +50,8 @@ def repetitions(ids: Ids, n: int) -> NDArray:
     1 - distinct / all (Welleck et al., 2020, arXiv 1908.04319, "seq-rep-n"); NaN for a sample shorter than n.
     Raises ValueError for n < 1.
     """
-    gram, row, rows = _ngrams(ids, n)
-    total = np.bincount(row, minlength=rows)
-    distinct = np.bincount(_counts(row, gram)[0], minlength=rows)
-    return np.where(total > 0, 1.0 - distinct / np.maximum(total, 1), np.nan)
+    rows = [_ngrams(row, n) for row in _rows(ids)]
+    return np.array([1.0 - len(set(grams)) / len(grams) if grams else np.nan for grams in rows])
 
 
 def repetition_n(ids: Ids, n: int) -> float:
@@ -71,77 +69,46 @@ def self_bleus(ids: Ids, n: int = 4) -> NDArray:
     n-grams, the brevity penalty of the nearest reference length (the shorter of two), and 0.1 instead of a count of
     zero ("method1"), except that a sample without a shared token has 0. Exact over all pairs in time linear in the
     tokens: an n-gram's largest and second largest counts are all its clip needs. It rises as samples are added, so
-    compare it at equal counts and lengths only. Raises ValueError for fewer than two samples, and n < 1.
+    compare it at equal counts and lengths only. Raises ValueError for fewer than two samples.
     """
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    if len(lengths) < 2:
+    rows = _rows(ids)
+    if len(rows) < 2:
         raise ValueError("self-BLEU needs at least two samples")
-    log_precision = np.zeros(len(lengths))
-    shared = np.zeros(len(lengths))
+    lengths = np.array([len(row) for row in rows])
+    log_precision, shared = np.zeros(len(rows)), np.zeros(len(rows))
     for k in range(1, n + 1):
-        clipped = _clipped(ids, k)
+        clipped = np.array(_clipped([Counter(_ngrams(row, k)) for row in rows]), dtype=np.float64)
         shared = clipped if k == 1 else shared
         log_precision += np.log(np.where(clipped > 0, clipped, 0.1) / np.maximum(lengths - k + 1, 1)) / n
-    nearest = _nearest_other(lengths)
+    different = np.unique(lengths)  # ascending, so that of two equally near lengths the shorter one is taken
+    single = np.bincount(lengths)[different] == 1
+    gap = np.abs(lengths[:, None] - different) + np.where(single & (lengths[:, None] == different), np.inf, 0.0)
+    nearest = different[gap.argmin(1)]
     brevity = np.minimum(0.0, 1.0 - nearest / np.maximum(lengths, 1))
     return np.where(shared > 0, np.exp(log_precision + brevity), 0.0)
 
 
-def _clipped(ids: Ids, n: int) -> NDArray:
+def _clipped(counts: list[Counter[Any]]) -> list[int]:
     """For each sample, how many of its n-grams another sample has too: counts clipped at the most any other has."""
-    gram, row, rows = _ngrams(ids, n)
-    owner, label, count = _labelled_counts(row, gram)
-    order = np.lexsort((-count, label))
-    first = np.r_[True, label[order][1:] != label[order][:-1]] if len(order) else np.zeros(0, dtype=bool)
-    most, holder, second = (np.zeros(int(label.max(initial=0)) + 1, dtype=np.int64) for _ in range(3))
-    best = order[first]
-    most[label[best]], holder[label[best]] = count[best], owner[best]
-    runner_up = order[1:][first[:-1] & ~first[1:]]  # the one behind a first, where it is of the same n-gram
-    second[label[runner_up]] = count[runner_up]
-    others = np.where(holder[label] == owner, second[label], most[label])
-    return np.bincount(owner, weights=np.minimum(count, others), minlength=rows)
+    holders = Counter(gram for count in counts for gram in count)
+    shared = [{gram: times for gram, times in count.items() if holders[gram] > 1} for count in counts]
+    most, second = dict[Any, int](), dict[Any, int]()  # over the samples, the two largest counts of an n-gram
+    for gram, times in ((gram, times) for count in shared for gram, times in count.items()):
+        largest = most.get(gram, 0)
+        most[gram], second[gram] = max(largest, times), max(second.get(gram, 0), min(largest, times))
+    return [
+        sum(min(times, second[gram] if times == most[gram] else most[gram]) for gram, times in count.items())
+        for count in shared
+    ]
 
 
-def _nearest_other(lengths: NDArray) -> NDArray:
-    """For each length the nearest among those of the other samples, the shorter of two equally near."""
-    different, times = np.unique(lengths, return_counts=True)
-    gap = np.abs(different[:, None] - different).astype(np.float64)
-    gap[np.diag_indices(len(different))] = np.where(times > 1, 0.0, np.inf)
-    return different[gap.argmin(1)][np.searchsorted(different, lengths)]
+def _rows(ids: Ids) -> list[list[int]]:
+    """The samples as lists."""
+    return [list(row) for row in (ids.tolist() if isinstance(ids, Tensor | np.ndarray) else ids)]
 
 
-def _flat(ids: Ids) -> tuple[NDArray, NDArray, int]:
-    """All ids in one (T,) array, relabelled 0, 1, ...; the sample each belongs to (T,); the number of samples."""
-    rows = [np.asarray(row, dtype=np.int64) for row in (ids.cpu().numpy() if isinstance(ids, Tensor) else ids)]
-    row = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
-    flat = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-    return np.unique(flat, return_inverse=True)[1], row, len(rows)
-
-
-def _counts(row: NDArray, label: NDArray) -> tuple[NDArray, NDArray]:
-    """(sample, count) of each different (sample, label)."""
-    owner, _, count = _labelled_counts(row, label)
-    return owner, count
-
-
-def _labelled_counts(row: NDArray, label: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """(sample, label, count) of each different (sample, label): labels are below T, so that the key fits int64."""
-    width = int(label.max(initial=0)) + 1
-    key, count = np.unique(row * width + label, return_counts=True)
-    return key // width, key % width, count
-
-
-def _ngrams(ids: Ids, n: int) -> tuple[NDArray, NDArray, int]:
-    """A label for each n-gram (equal labels mean equal n-grams), its sample, and the number of samples."""
+def _ngrams(row: list[int], n: int) -> list[tuple[int, ...]]:
+    """The n-grams of a sample, in order."""
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
-    flat, row, rows = _flat(ids)
-    width = int(flat.max(initial=0)) + 1
-    gram = flat
-    for k in range(1, n):  # a k-gram and the token after it; labels stay below T, so nothing overflows or collides
-        gram = np.unique(gram[:-1] * width + flat[k:], return_inverse=True)[1]
-    start, end = row[: len(gram)], row[n - 1 :]
-    inside = start == end[: len(start)]
-    return gram[inside], start[inside], rows
+    return list(zip(*(row[i:] for i in range(n)), strict=False))

@@ -246,7 +246,7 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     entropy, _ = language.entropy(16)
     assert x0.shape == (400, 16) and diffused is None and loader is None and nats == pytest.approx(entropy, abs=0.1)
     for text in ("sotu", str(text_file)):
-        refused(capsys, [speaker, "--likelihood", text], f"--likelihood {text}", "the words of hmm alone")
+        refused(capsys, [speaker, "--likelihood", text], f"--likelihood {text}", "only the words of hmm")
     refused(capsys, [speaker, "--likelihood", "nothing.txt"], "--likelihood nothing.txt", "no such file")
     refused(capsys, [speaker, "--likelihood", "hmm", "--wrap"], "--wrap")
 
@@ -261,16 +261,16 @@ def test_a_model_of_a_language_is_judged_by_its_truth_alone(speaker, tmp_path, c
     assert text["gen_ppl"] is None and text["nll"] < mixed["nll"]
     assert text["nll"] == pytest.approx(text["entropy_true"], abs=0.5)
     (speaker / "run.json").unlink()  # then its words tell
-    refused(capsys, [speaker, "--reference", "sotu"], "--reference sotu", "the words of markov or hmm alone")
+    refused(capsys, [speaker, "--reference", "sotu"], "--reference sotu", "only the words of markov or hmm")
 
 
 def test_data_that_a_model_has_no_words_for_names_the_data(speaker, models, tiny_data, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--threads", "1"]
     train, distill = ["train", *out, "--steps", "1"], ["distill", "sdtt", *out]
     for argv, words in (
-        ([*train, "--init", speaker, "--data", "sotu"], ("--data sotu", "words of hmm alone")),
-        ([*distill, "--teacher", speaker, "--data", "sotu"], ("--data sotu", "words of hmm alone")),
-        ([*distill, "--teacher", speaker, "--data", tiny_data], ("--data", "words of hmm alone")),
+        ([*train, "--init", speaker, "--data", "sotu"], ("--data sotu", "only the words of hmm")),
+        ([*distill, "--teacher", speaker, "--data", "sotu"], ("--data sotu", "only the words of hmm")),
+        ([*distill, "--teacher", speaker, "--data", tiny_data], ("--data", "only the words of hmm")),
         ([*train, "--init", models["masked"], "--data", "hmm"], ("--data hmm", "words of its own")),
         ([*distill, "--teacher", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
         ([*train, "--init", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
