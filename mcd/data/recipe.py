@@ -86,7 +86,7 @@ class Recipe(Options):
             other = "--wrap" if self.wrap else "--prompt-field" if self.prompt_field else "--messages-field"
             raise UsageError(f"--frame: puts its tokens around rows of text; not together with {other}")
         if self.frame and self.tokenizer is None:
-            raise UsageError("--frame: a BPE trained on the text has no tokens for it; give the network's --tokenizer")
+            raise UsageError("--frame: only a given tokenizer has tokens for it; give --tokenizer, or leave it out")
         template = self.template if rows and self.template is not None else "{prompt}"
         if not is_jinja(template) and not template.endswith(".jinja") and template.count("{prompt}") != 1:
             raise UsageError(
