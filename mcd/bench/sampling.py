@@ -2,7 +2,7 @@
 
 DiT-small, V = 50,258, float32 network and float64 draws on both sides: ours is the ancestral sampler with locked
 scalars, theirs MDLM's `ddpm_cache` with float64 as in Duo's code. Both draw from the same law. Seconds are of the whole
-batch. `*_nfe` are network calls of a row, as each side counts them: ours leaves out rows that reveal nothing, theirs
+batch. `*_nfe` are network calls per row, as each side counts them: ours leaves out rows that reveal nothing, theirs
 keeps a prediction while no row of the batch changed, and makes one call more at the end.
 
 Runs of many steps are measured by their first steps and scaled (the row says so in `how`): a token is revealed at any

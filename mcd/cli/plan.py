@@ -135,7 +135,7 @@ def show(estimate: dict[str, Any]) -> None:
     sizes = setup["config"]
     print(
         f"{setup['parameters'] / 1e6:,.0f}M parameters (hidden {sizes['hidden']}, {sizes['layers']} layers, "
-        f"{sizes['rows']:,} rows), {setup['batch_size']} x {setup['length']} tokens a step"
+        f"{sizes['rows']:,} rows), {setup['batch_size']} x {setup['length']} tokens per step"
     )
     print(f"on {setup['devices']} x {device['name']}, {setup['precision']}, {setup['strategy']}\n")
     for title, terms, unit, name in (
@@ -149,7 +149,7 @@ def show(estimate: dict[str, Any]) -> None:
             print(*(f"  {term:42}{value / unit:12,.2f} {name}\n" for term, value in terms.items()), sep="")
     days, peak = estimate["days"], estimate["memory_bytes"]["peak"]
     span = f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
-    print(f"{estimate['tokens_per_second']:,.0f} tokens a second; {estimate['steps']:,} steps in {span}")
+    print(f"{estimate['tokens_per_second']:,.0f} tokens per second; {estimate['steps']:,} steps in {span}")
     if estimate["fits"]:
         print(f"fits: {peak / device['memory']:.0%} of {device['memory'] / GB:.0f} GB")
     else:

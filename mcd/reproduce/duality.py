@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 
 from mcd.process.duality import calibrated_snr_root, cdf_noise_margin, visibility_floor
 from mcd.process.schedule import LogLinear
 from mcd.report.plotting import GRID, INK, MUTED, SEQUENCE, figure
 from mcd.reproduce import duality_checks as checks
 from mcd.reproduce.duality_checks import Draws, Paths, Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DRAWS = {2: 262_144, 32: 262_144, 1024: 262_144, 50_258: 40_960}
 """K, and the tokens drawn with K normal numbers each; the largest K takes most of the time."""
@@ -75,7 +73,7 @@ def _draw(path: Path, drawn: list[Draws], followed: list[Paths]) -> None:
         _floor(axes[5], drawn, colours)
 
 
-def _calibration(axes: "Axes", colours: dict[int, str]) -> None:
+def _calibration(axes: Axes, colours: dict[int, str]) -> None:
     for K, colour in colours.items():
         floor = visibility_floor(K)
         gamma = floor + (1 - floor) * torch.linspace(1e-6, 1 - 1e-4, 300, dtype=torch.float64)
@@ -87,7 +85,7 @@ def _calibration(axes: "Axes", colours: dict[int, str]) -> None:
     axes.legend(loc="lower right")
 
 
-def _law(axes: "Axes", drawn: list[Draws], colours: dict[int, str]) -> None:
+def _law(axes: Axes, drawn: list[Draws], colours: dict[int, str]) -> None:
     y = torch.linspace(-5, 9, 281, dtype=torch.float64)
     for one in drawn:
         axes.plot(y, cdf_noise_margin(y, one.K), color=colours[one.K])
@@ -101,7 +99,7 @@ def _law(axes: "Axes", drawn: list[Draws], colours: dict[int, str]) -> None:
     axes.legend(loc="upper left")
 
 
-def _uniform(axes: "Axes", drawn: list[Draws], colours: dict[int, str]) -> None:
+def _uniform(axes: Axes, drawn: list[Draws], colours: dict[int, str]) -> None:
     for one in drawn:
         u = cdf_noise_margin(one.y.flatten(), one.K).sort().values
         n = len(u)
@@ -113,7 +111,7 @@ def _uniform(axes: "Axes", drawn: list[Draws], colours: dict[int, str]) -> None:
     axes.set(title="c  u = F(Y) is uniform", xlabel="u", ylabel="√n (drawn share below u, less u)", ylim=(-1.8, 1.8))
 
 
-def _independent(axes: "Axes", one: Draws) -> None:
+def _independent(axes: Axes, one: Draws) -> None:
     counts = checks.pair_counts((cdf_noise_margin(one.y, one.K) * checks.CELLS).long().clamp(max=checks.CELLS - 1))
     even = counts.sum() / checks.CELLS**2
     image = axes.imshow(
@@ -125,7 +123,7 @@ def _independent(axes: "Axes", one: Draws) -> None:
     axes.set(title=title, xlabel="u of token i", ylabel="u of token i + 1")
 
 
-def _agreement(axes: "Axes", followed: list[Paths], colours: dict[int, str]) -> None:
+def _agreement(axes: Axes, followed: list[Paths], colours: dict[int, str]) -> None:
     for one in followed:
         axes.plot(one.t, (one.latent == one.scalar).double().mean(1), "o", color=colours[one.K], markersize=3)
         t = torch.linspace(0, 1, 1000, dtype=torch.float64)
@@ -137,7 +135,7 @@ def _agreement(axes: "Axes", followed: list[Paths], colours: dict[int, str]) -> 
     axes.text(0.03, 0.5, "dots: measured\nlines: 1 - (1/K - $\\gamma$) below the floor", fontsize=8)
 
 
-def _floor(axes: "Axes", drawn: list[Draws], colours: dict[int, str]) -> None:
+def _floor(axes: Axes, drawn: list[Draws], colours: dict[int, str]) -> None:
     gamma = torch.logspace(-6, 0, 200, dtype=torch.float64)
     axes.plot(gamma, gamma, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="scalar rule")
     for one in drawn:

@@ -1,9 +1,10 @@
 """`mcd reproduce figure1`: from the Gaussian latent to the mask (paper, Figure 1), drawn from real paths."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from mcd.process.duality import calibrated_snr_root, latent_of_noise, project, u_of_noise, vp_of_snr_root
@@ -11,15 +12,12 @@ from mcd.process.schedule import LogLinear
 from mcd.report.plotting import COLOURS, INK, MUTED, REGIMES, SEQUENCE, figure
 from mcd.reproduce.text import SENTENCE, V, sentence_tokens
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 K = V + 1
 MASK_ID = V
 KS = (2, 32, 1024, 50_258)
 MASKED = "#3b4252"
 SHOWN_RIVALS = 40
-"""Rivals drawn in panel a in addition to the strongest: every n-th of the next ones."""
+"""Rivals drawn in panel a in addition to the strongest: the strongest of the others."""
 
 
 def run(out: Path, draws: int = 4096, times: int = 201, seed: int = 4) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def _visibility(t: Tensor, n: int, generator: torch.Generator) -> Tensor:
     return (project(latent_of_noise(x0, eps, *levels(t)), x0, MASK_ID) == x0).double().mean()
 
 
-def _latent(axes: "Axes", t: Tensor, own: Tensor, rivals: Tensor, end: float, word: str) -> None:
+def _latent(axes: Axes, t: Tensor, own: Tensor, rivals: Tensor, end: float, word: str) -> None:
     axes.plot(t, rivals[:, 1:], color=MUTED, linewidth=0.4, alpha=0.45)
     axes.plot(t, rivals[:, 0], color=INK, label=f"largest of the {K - 1:,} rivals (40 more in grey)")
     axes.plot(t, own, color=COLOURS["mcd"], linewidth=2.2, label=f"coordinate of the true token, “{word}”")
@@ -104,7 +102,7 @@ def _latent(axes: "Axes", t: Tensor, own: Tensor, rivals: Tensor, end: float, wo
     axes.set(title="a  one latent path: own coordinate against its rivals", xlabel="t", ylabel="coordinate of w")
 
 
-def _projection(axes: "Axes", t: Tensor, visible: Tensor, t_hidden: Tensor, words: list[str]) -> None:
+def _projection(axes: Axes, t: Tensor, visible: Tensor, t_hidden: Tensor, words: list[str]) -> None:
     for i in range(len(words)):
         end = float(t[visible[:, i]].max()) if visible[:, i].any() else 0.0
         axes.barh(i, end, color=REGIMES["visible"], height=0.8)
@@ -120,14 +118,14 @@ def _projection(axes: "Axes", t: Tensor, visible: Tensor, t_hidden: Tensor, word
     axes.set(title="b  projection of every token along its path", xlabel="t", xlim=(0, 1))
 
 
-def _shares(axes: "Axes", t: Tensor, share: Tensor) -> None:
+def _shares(axes: Axes, t: Tensor, share: Tensor) -> None:
     axes.plot(t, LogLinear().alpha(t), color=INK, label=r"$\gamma$, the masking schedule")
     axes.plot(t, share, "o", color=COLOURS["mcd"], label="shown by the projection, fresh noise at each t")
     axes.legend(loc="lower left")
     axes.set(title="c  P(visible) over time", xlabel="t", ylabel="share of tokens", xlim=(0, 1.01), ylim=(0, 1.03))
 
 
-def _calibration(axes: "Axes", t: Tensor, roots: dict[int, Tensor]) -> None:
+def _calibration(axes: Axes, t: Tensor, roots: dict[int, Tensor]) -> None:
     for (size, root), colour in zip(roots.items(), SEQUENCE, strict=True):
         finite = torch.isfinite(root)
         axes.plot(t[finite], root[finite], color=colour, label=f"K = {size:,}")

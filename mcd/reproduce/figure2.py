@@ -1,18 +1,16 @@
-"""`mcd reproduce figure2`: one u a token couples what teacher and student see (paper, Figure 2), on a real sentence."""
+"""`mcd reproduce figure2`: one u per token couples what teacher and student see (paper, Figure 2); a real sentence."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 
 from mcd.process.masked import CoupledPair, coupled_pair
 from mcd.process.schedule import LogLinear
 from mcd.process.timestep import sample_u
 from mcd.report.plotting import INK, MUTED, REGIMES, figure
 from mcd.reproduce.text import SENTENCE, V, sentence_tokens
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MEANING = {
     "visible": "both see it:\nno loss",
@@ -58,7 +56,7 @@ def run(out: Path, t: float = 0.7, delta: float = 0.25, draws: int = 20_000, see
 
 
 def regimes_of(pair: CoupledPair) -> list[list[str]]:
-    """The name of each token's regime: visible, revealed or distilled; one list a row."""
+    """The name of each token's regime: visible, revealed or distilled; one list per row."""
     names = ("visible", "revealed", "distilled")  # by the number of views it is masked in
     return [[names[n] for n in row] for row in (pair.masked_t.long() + pair.masked_s.long()).tolist()]
 
@@ -81,7 +79,7 @@ def regime_shares(delta: float, draws: int, generator: torch.Generator) -> list[
     return rows
 
 
-def _trajectories(axes: "Axes", words: list[str], u: list[float], regimes: list[str], t: float, delta: float) -> None:
+def _trajectories(axes: Axes, words: list[str], u: list[float], regimes: list[str], t: float, delta: float) -> None:
     for i, (value, regime) in enumerate(zip(u, regimes, strict=True)):
         end = LogLinear().t_of_alpha(torch.tensor(value)).item()
         axes.barh(i, end, color=REGIMES[regime], height=0.78)
@@ -91,11 +89,11 @@ def _trajectories(axes: "Axes", words: list[str], u: list[float], regimes: list[
         axes.text(time, -0.75, name, ha="center", va="bottom", fontsize=8)
     axes.set_yticks(range(len(words)), words)
     axes.set(xlim=(0, 1), ylim=(len(words) - 0.5, -0.6), xlabel="time (hatched: masked)")
-    axes.set_title("a  locked trajectories, one u a token", pad=18)
+    axes.set_title("a  locked trajectories, one u per token", pad=18)
     axes.grid(False)
 
 
-def _views(axes: "Axes", words: list[str], rows: list[dict[str, Any]]) -> None:
+def _views(axes: Axes, words: list[str], rows: list[dict[str, Any]]) -> None:
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(len(words) - 0.5, -0.6))
     columns = ((0.14, "teacher sees z(s)", "sees_s"), (0.52, "student sees z(t)", "sees_t"))
@@ -111,7 +109,7 @@ def _views(axes: "Axes", words: list[str], rows: list[dict[str, Any]]) -> None:
     axes.set_title("b  the two views", pad=18)
 
 
-def _shares(axes: "Axes", shares: list[dict[str, Any]], t: float, delta: float) -> None:
+def _shares(axes: Axes, shares: list[dict[str, Any]], t: float, delta: float) -> None:
     times = [row["t"] for row in shares]
     bottom = [0.0] * len(shares)
     for name in ("distilled", "revealed", "visible"):

@@ -114,6 +114,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axis.axhline(floor[measure], color="black", linewidth=0.8, linestyle=":")
                 steps_axis(axis, STEPS)
             axes[column].set_title(language)
-        axes[0].set_ylabel("exact NLL (nats a token)")
+        axes[0].set_ylabel("exact NLL (nats per token)")
         axes[len(LANGUAGES)].set_ylabel("bigram total variation")
         axes[0].legend()

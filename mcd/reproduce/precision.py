@@ -1,7 +1,8 @@
 """`mcd reproduce precision`: what the Gumbel race loses in float32, on a large vocabulary and on the bundled teacher.
 
 The public MDLM code lets all V tokens and the mask run one race at every step (`mcd.process.categorical`). In float32
-its uniforms end at 1 - 2^-24, so a token much less likely than the mask cannot win, the more so the finer the steps.
+its uniforms end at 1 - 2^-24, so a token much less likely than the mask cannot win; with finer steps this concerns more
+tokens.
 """
 
 import math
@@ -9,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from mcd.checkpoints.folder import from_pretrained
@@ -24,9 +26,6 @@ from mcd.process.categorical import sample_gumbel_race
 from mcd.process.timestep import descending_grid
 from mcd.report.plotting import COLOURS, INK, figure
 from mcd.sampler.gumbel_race import GumbelRace
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 V = 50_257
 TAIL_RANK = 5000
@@ -45,19 +44,19 @@ TEACHER_STEPS = (32, 128, 512)
 
 @dataclass(frozen=True)
 class Zipf:
-    """p proportional to 1 / rank over V tokens, made even on 71 groups of neighbours; sizes and p a token (G,)."""
+    """p proportional to 1 / rank over V tokens, constant on 71 groups of neighbours; sizes and p per token, (G,)."""
 
     size: Tensor
     p: Tensor
 
     @property
     def mass(self) -> Tensor:
-        """Of each group, (G,)."""
+        """Mass of each group, (G,)."""
         return self.size * self.p
 
     @property
     def group(self) -> Tensor:
-        """Of each token, (V,)."""
+        """Group of each token, (V,)."""
         return torch.repeat_interleave(torch.arange(len(self.size)), self.size.long())
 
     @property
@@ -107,7 +106,7 @@ def draw_by_groups(law: Zipf, steps: int, positions: int, precision: Precision, 
 
 
 def unigram_row(law: Zipf, groups: Tensor, seed: int) -> dict[str, Any]:
-    """Entropy (nats) and tail mass of drawn tokens, with 95 % bootstrap intervals, beside those of the law.
+    """Entropy (nats) and tail mass of drawn tokens, with 95 % bootstrap intervals, and those of the law.
 
     Entropy is the plug-in one over groups: a group's tokens count as equally likely.
     """
@@ -222,7 +221,7 @@ def _entropy(law: Zipf) -> float:
     return -(law.mass * law.p.log()).sum().item()
 
 
-def _panel(axes: "Axes", rows: list[dict[str, Any]], key: str, title: str, label: str) -> None:
+def _panel(axes: Axes, rows: list[dict[str, Any]], key: str, title: str, label: str) -> None:
     for precision, colour, shift in (("fp32", COLOURS["mcd"], 1.04), ("fp64", COLOURS["sdtt"], 0.96)):
         for how, marker in (("groups", "o-"), ("race", "s")):
             cells = [row for row in rows if row["precision"] == precision and row.get("drawn_by", "groups") == how]

@@ -2,8 +2,8 @@
 
 What FAILED means was written down before any of it ran. A loss fails when
   (a) it, or its gradient, is not finite; or
-  (b) it stays above 10 nats a position ten steps running (the uniform prediction of 32 symbols costs 3.5); or
-  (c) after the round its validation NELBO is more than 1 nat a token above the teacher's.
+  (b) it stays above 10 nats per position for ten steps running (the uniform prediction of 32 symbols costs 3.5); or
+  (c) after the round its validation NELBO is more than 1 nat per token above the teacher's.
 (a) and (b) stop the run (`--max-loss`); the same run without the stop then shows what happens afterwards.
 """
 

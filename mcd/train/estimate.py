@@ -116,7 +116,7 @@ def memory(setup: Setup) -> dict[str, float]:
     rows = MASKED * setup.tokens
     chunk = 4 * min(CHUNK_ELEMENTS, rows * K)
     terms["head: rows and chunks"] = 4 * D * rows * copies + chunk * copies
-    if n > 1:  # for the whole step what is in no block, and its gradient; two blocks, one ahead of time, and a gradient
+    if n > 1:  # all step long: what is in no block, and its gradient; two blocks, one ahead of time, and a gradient
         outside = P - layers * block
         terms["gathered (FSDP)"] = 4.0 * (copies * outside + 3 * block)
     if setup.devices > 1 and n == 1:
