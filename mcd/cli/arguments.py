@@ -21,8 +21,7 @@ from mcd.options import interval
 T = TypeVar("T")
 Flat = Annotated[T, tyro.conf.arg(name="")]
 """A nested dataclass whose fields are options of the command itself."""
-MOST_THREADS = 1024
-Threads = Annotated[int, Ge(1), Le(MOST_THREADS)]
+Threads = Annotated[int, Ge(1), Le(1024)]
 """A number of threads that a machine may have."""
 
 
@@ -59,6 +58,8 @@ def _show_bounds(kind: type, default: Any = None) -> None:
     for owner in kind.__mro__:
         for name, hint in inspect.get_annotations(owner).items():
             parts = (hint, *get_args(hint))
+            if any(getattr(part, "help_behavior_hint", None) for part in parts):
+                continue  # of an earlier call
             nested = next((one for one in parts if isinstance(one, type) and is_dataclass(one)), None)
             if nested is not None:
                 given = getattr(default, name, None)
@@ -89,23 +90,10 @@ def peek(argv: list[str], option: str) -> str | None:
     return found
 
 
-def check_seed(seed: int) -> None:
-    """Raise UsageError for a seed that the generators cannot take."""
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed {seed}: must be at least 0 and below 2**63")
-
-
-def check_threads(threads: int | None) -> None:
-    """Raise UsageError for a number of threads that no machine has."""
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise UsageError(f"--threads {threads}: must be 1 to {MOST_THREADS}")
-
-
 def set_threads(threads: int | None) -> None:
-    """Set the number of torch's threads; None uses all cores. Raises UsageError as `check_threads`."""
+    """Set the number of torch's threads; None uses all cores."""
     import torch
 
-    check_threads(threads)
     if threads is not None:
         torch.set_num_threads(threads)
 

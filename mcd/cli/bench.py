@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from mcd.cli.arguments import check_out, choose, parse, show_dry_run, with_names
-from mcd.cli.typed_options import refuse_idle
+from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError, WorkFailed
 from mcd.options import Options
 

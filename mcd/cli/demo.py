@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mcd.cli.arguments import check_out, parse, show_dry_run
+from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
 from mcd.cli.sampling_options import weights_digest
-from mcd.cli.typed_options import refuse_idle
 from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.options import Count, Options, Seed, Steps, option_name

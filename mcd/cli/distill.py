@@ -8,8 +8,8 @@ from typing import Literal
 from tyro import MISSING
 
 from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, set_threads, show_dry_run
+from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import DISTILL
-from mcd.cli.typed_options import refuse_idle
 from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective

@@ -8,9 +8,9 @@ from typing import Any
 
 from mcd.cli.arguments import check_out, parse, set_threads, show_dry_run
 from mcd.cli.eval_options import SCORED, EvalArgs, check, idle_options, kind_of_source
+from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
 from mcd.cli.sampling_options import check_process, fitted, idle_in_drawing
-from mcd.cli.typed_options import refuse_idle
 from mcd.errors import DataError, UsageError
 from mcd.eval.laboratory.metrics_file import read_metrics, write_metrics
 from mcd.progress import progress_bar

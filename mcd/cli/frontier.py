@@ -10,7 +10,7 @@ import tyro
 from annotated_types import Gt, Le
 
 from mcd.cli.arguments import check_out, parse, show_dry_run
-from mcd.cli.typed_options import refuse_idle
+from mcd.cli.idle_options import refuse_idle
 from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.options import Count, NotNegative, Options, Positive, Seed, Steps

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Gt, Le
 
 from mcd.cli.arguments import check_out, parse, refused, show_dry_run
-from mcd.cli.typed_options import refuse_idle
+from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError
 from mcd.options import Count, Decay, Options
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
-from mcd.cli.typed_options import refuse_idle
+from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from mcd.cli.arguments import check_out, choose, parse, show_dry_run, with_names
+from mcd.cli.idle_options import refuse_idle
 from mcd.cli.main import main as run_command
-from mcd.cli.typed_options import refuse_idle
 from mcd.errors import UsageError
 from mcd.options import Count, Options
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from mcd.cli.arguments import check_out, parse, set_threads, show_dry_run
+from mcd.cli.idle_options import refuse_idle
 from mcd.cli.sampling_options import SamplingOptions, check_process, fitted, idle_in_drawing, weights_digest
-from mcd.cli.typed_options import refuse_idle
 from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.options import Count, Options, Seed, Steps

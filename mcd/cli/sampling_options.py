@@ -16,12 +16,12 @@ from mcd.checkpoints.config import read_config
 from mcd.checkpoints.folder import locate
 from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.cli.arguments import Flat, Threads, choose
-from mcd.cli.typed_options import option_name, typed
+from mcd.cli.idle_options import typed
 from mcd.data.special_tokens import frame_of
 from mcd.errors import UsageError
 from mcd.files import file_sha256
 from mcd.model.denoiser import Denoiser
-from mcd.options import Count, Options, interval
+from mcd.options import Count, Options, interval, option_name
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, Sampler
 from mcd.train.trained_on import frame_of_model
 

@@ -8,8 +8,8 @@ import torch
 from tyro import MISSING
 
 from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, refused, set_threads, show_dry_run
+from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import OURS, TRAIN, ModelSize
-from mcd.cli.typed_options import option_name, refuse_idle
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST, read_manifest
 from mcd.errors import UsageError
@@ -17,7 +17,7 @@ from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
-from mcd.options import Count, Options, Positive
+from mcd.options import Count, Options, Positive, option_name
 from mcd.train.config import Budget, TrainConfig
 
 

@@ -11,7 +11,8 @@ import torch
 
 from mcd.data.languages.hidden_markov import stationary_law
 from mcd.data.languages.known import LANGUAGES
-from mcd.eval.known_language import bigram_counts, exact_denoiser, sampling_floor, truth_metrics
+from mcd.eval.exact_denoiser import exact_denoiser
+from mcd.eval.known_language import bigram_counts, sampling_floor, truth_metrics
 from mcd.eval.likelihood import nelbo_rows
 from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock

@@ -24,7 +24,8 @@ from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST
 from mcd.errors import WorkFailed
 from mcd.eval import scorer
-from mcd.eval.known_language import exact_denoiser, sampling_floor
+from mcd.eval.exact_denoiser import exact_denoiser
+from mcd.eval.known_language import sampling_floor
 from mcd.eval.laboratory.experiment import Cell, Training
 from mcd.eval.laboratory.held_out import HeldOut
 from mcd.eval.laboratory.measure import measure_model

@@ -8,9 +8,9 @@ import pytest
 
 from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.arguments import Flat, peek
+from mcd.cli.idle_options import options_of, refuse_idle, typed
 from mcd.cli.main import main
 from mcd.cli.sampling_options import DRAWING
-from mcd.cli.typed_options import options_of, refuse_idle, typed
 from mcd.data.tokenizer import word_tokenizer
 from mcd.errors import UsageError
 

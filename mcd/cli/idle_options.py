@@ -1,4 +1,4 @@
-"""Which options a command line names, and the refusal of those that would do nothing there."""
+"""The refusal of options that would do nothing, and which options a command line names."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -7,8 +7,6 @@ from typing import Any, get_type_hints
 
 from mcd.errors import UsageError
 from mcd.options import option_name
-
-__all__ = ["option_name", "options_of", "refuse_idle", "typed"]
 
 
 def options_of(kind: Any) -> list[str]:
