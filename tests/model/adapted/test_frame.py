@@ -150,7 +150,7 @@ def test_frames_without_tokens_or_room_are_refused(published, bert, text, tmp_pa
     measure = ("eval", "--out", tmp_path / "m.json", "--frame")
     assert "--frame: does nothing here" in refused(*measure, "sotu")
     assert "--eos-token: does nothing here" in refused(*measure, bert, "--eos-token", "w1")
-    assert "not together with --wrap" in refused(*measure, bert, "--likelihood", text, "--wrap")
+    assert "leave out --wrap" in refused(*measure, bert, "--likelihood", text, "--wrap")
     assert main(["prepare", "--data", str(text), "--out", str(out), "--tokenizer", str(bert), "--length", "9"]) == 0
     assert "was prepared without" in refused(*measure, bert, "--likelihood", out)
 
