@@ -1,7 +1,7 @@
 """Does the loader keep up with the model?
 
 Seconds the loader takes for a batch of rows of a memory-mapped file, against a training step on such a batch; `share`
-is the first over the second. The demo's network is small and so the harder case. `loading_owt` is the loader alone at
+is the first over the second. The demo's network is small and so the harder case. `loading_owt` is only the loader, at
 OpenWebText's size: 9 million rows of 1,024 tokens in shards that are sparse files, so that disks do not count.
 """
 

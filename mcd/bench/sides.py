@@ -46,7 +46,7 @@ class Side(ABC):
     size: Size
     batch: int
     student: Any
-    """A `Denoiser` of ours, a `PeersDiT` of the peers."""
+    """Our `Denoiser`, or the peers' `PeersDiT`."""
 
     def threads(self) -> int:
         """Threads of torch in this process."""
@@ -54,7 +54,7 @@ class Side(ABC):
 
     @abstractmethod
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:
-        """Make the networks (a student alone when `method` is None) and the optimiser; returns parameters of one.
+        """Make the networks (only a student when `method` is None) and the optimiser; returns parameters of one.
 
         options: the method's, and those of the class.
         """
@@ -165,7 +165,7 @@ class Ours(Side):
 class Peers(Side):
     """The peers' way: `mcd.bench.peers`, AdamW with its defaults, clipping as Lightning does it.
 
-    Option `our_linear`: layers multiply as ours do (`mcd.model.linear`), in place of torch.nn.Linear.
+    Option `our_linear`: layers multiply as ours do (`mcd.model.linear`), instead of torch.nn.Linear.
     """
 
     def build(self, size: Size, batch: int, method: str | None, options: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ KINDS = {
     "startup_import_torch": ["-c", "import torch"],
     "startup_import_mcd_denoiser": ["-c", "import mcd; mcd.Denoiser"],
 }
-"""What each row runs: an empty program, the help, the bare package, torch alone, and the package with its network."""
+"""The program of each row: an empty one, the help, the bare package, only torch, and the package with its network."""
 REPEATS = 5
 
 

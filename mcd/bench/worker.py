@@ -1,4 +1,4 @@
-"""Two processes that measure in turn: one of ours, one of the peers. Each is idle while the other works.
+"""Two processes that measure in turn: ours and the peers'. Each is idle while the other works.
 
 `ours` runs with the allocator settings of the `mcd` command, `peers` with those that PyTorch comes with, unless the
 benchmark asks for others.
@@ -59,7 +59,7 @@ class Worker:
 
 
 class Pair:
-    """A worker of ours and, unless there is nothing to compare with, one of the peers; both are asked in turn.
+    """Our worker and, unless there is nothing to compare, the peers' worker; both are called in turn.
 
     peers: None for none; else whether the peers' malloc keeps freed blocks, as ours does.
     """

@@ -27,18 +27,19 @@ class ScoringOptions(Options):
     scorer: str = "smollm2"
     """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large."""
     scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Numbers the scorer computes with; bf16 is about twice as fast, and part of the protocol."""
+    """Precision of the scorer; bf16 is about twice as fast. It is part of the protocol."""
     averaging: Literal["pooled", "per-sample"] = "pooled"
-    """The main Gen PPL: over all tokens (MDLM), or the mean over samples of their own means (SDTT). Both are kept."""
+    """How the main Gen PPL is averaged: over all tokens (MDLM), or first within each sample and then over samples
+    (SDTT). Both are stored."""
     retokenise: bool = True
     """Let the scorer tokenise the text again (MDLM); otherwise it scores the model's ids unchanged (SDTT), which needs
     a scorer of the same vocabulary."""
     borders: Borders = "kept"
-    """Where a document ends in a row: kept, the scorer reads its own end of text there (MDLM, whose public code leaves
-    the token in the text); or dropped, documents run together."""
+    """What the scorer reads at the end of a document in a row. kept: its own end-of-text token (as in MDLM's public
+    code, which leaves the token in the text); dropped: nothing, so documents run together."""
     reference: str | None = None
-    """Real text to compare samples with, by energy distance and MAUVE: sotu, a prepared folder, or a file, of which
-    --num held-out rows are taken. MAUVE needs the extra `mauve`."""
+    """Real text with which samples are compared by energy distance and MAUVE: sotu, a prepared folder, or a file;
+    --num held-out rows of it are used. MAUVE needs the extra `mauve`."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +47,23 @@ class FileOptions(Options):
     """How a file of samples that others wrote is read."""
 
     text_field: str = "text"
-    """Field that holds the text of a sample, or in a .json object the list of them."""
+    """Field with the text of a sample, or in a .json object the field with the list of samples."""
     end_of_text: str | None = None
-    """What stands in texts of others where a document ends, such as '<|endoftext|>'; without it, it is letters."""
+    """Letters that mark the end of a document in texts from other programs, such as '<|endoftext|>'; by default such
+    letters are ordinary text."""
 
 
 @dataclass(frozen=True)
 class LikelihoodOptions(Options):
-    """Instead of samples, the bound on given text (its zero-shot perplexity, where it is not what was trained on)."""
+    """Measure the bound on given text instead of samples (the zero-shot perplexity, if the model was not trained on
+    this kind of text)."""
 
     likelihood: tuple[str, ...] = ()
     """Texts: sotu or a prepared folder (its held-out part), a file (all of it), ptb, wikitext103, lm1b, lambada,
-    ag_news, pubmed, arxiv (from the hub; NAME=FILE takes a copy of your own); for models of a known language, that
-    language (markov, hmm, grammar; rows never seen). At most --num rows of each."""
+    ag_news, pubmed, arxiv (from the hub; NAME=FILE uses your own copy); for models of a synthetic language, that
+    language (markov, hmm, grammar; new rows). At most --num rows of each are used."""
     draws: Annotated[int, Ge(1), Le(1000)] = 4
-    """Draws of the bound for each row; more make the error smaller."""
+    """Draws of the bound for each row; more draws make the error smaller."""
     wrap: bool = False
     """Rows of text begin and end with the end-of-text token, as in MDLM's figures."""
     eos_token: str | None = None
@@ -69,15 +72,15 @@ class LikelihoodOptions(Options):
 
 @dataclass(frozen=True)
 class EvalArgs(Options):
-    """Measure Gen PPL, entropy, repetition, distinct n-grams and self-BLEU, with 95 % bootstrap intervals, each with
-    its protocol; or the likelihood of given text.
+    """Measure samples by Gen PPL, entropy and diversity, with 95 % bootstrap intervals; or the likelihood of text.
 
-    SOURCE is a model (sampled at each of --steps), a file of samples, or `sotu` or a prepared data folder for its held-
-    out text (the reference rows: unchanged, and with its words shuffled). A file is a .jsonl written by `mcd sample`,
-    or text of others: a .jsonl or a .json list, of strings or of objects with a `text`, or a .txt whose samples are
-    separated by blank lines; without token ids, entropy and repetition are over the scorer's tokens. Models and data of
-    a known language (markov, hmm, grammar) are judged by its truth, without a scorer. `control` with --reference makes
-    two kinds of nonsense of that text's tokens, as varied as the text, to show what Gen PPL cannot see.
+    SOURCE is a model (sampled at each of --steps), a file of samples, or `sotu` or a prepared data folder, whose
+    held-out text gives the reference rows (unchanged, and with its words shuffled). A file is a .jsonl written by
+    `mcd sample`, or text from another program: a .jsonl or a .json list, of strings or of objects with a `text`, or a
+    .txt whose samples are separated by blank lines. Without token ids, entropy and repetition are computed over the
+    scorer's tokens. Models and data of a synthetic language (markov, hmm, grammar) are measured by its exact
+    likelihood, without a scorer. With --reference, `control` makes two kinds of nonsense from that text's tokens, as
+    varied as the text, to show what Gen PPL cannot see.
 
     Examples:
       mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
@@ -109,7 +112,7 @@ class EvalArgs(Options):
 
 
 def kind_of_source(args: EvalArgs) -> str:
-    """What SOURCE is: control, text, file or model; or likelihood, where a model judges text.
+    """The kind of SOURCE: control, text, file or model; or likelihood, if a model scores text.
 
     Raises UsageError for a file that does not exist.
     """
@@ -133,7 +136,7 @@ def kind_of_source(args: EvalArgs) -> str:
 def idle_options(args: EvalArgs, kind: str) -> dict[str, str]:
     """The options that would do nothing for this kind of source, with the reason (`refuse_idle`)."""
     why = {
-        "likelihood": "--likelihood judges given text, and draws none",
+        "likelihood": "--likelihood scores given text, and draws none",
         "control": "controls are drawn from no model",
         "text": f"{args.source} is text, and nothing is drawn from a model",
         "file": f"the samples of {args.source} are drawn already, and the file says how",

@@ -70,7 +70,8 @@ def text_rows(
 
     length: of the rows; by default the longest that the model takes, and of prepared data no more than it was prepared
     for. A prepared folder and the bundled text give their held-out part, prepared data with the wrapping or frame of
-    its recipe, and of instruction data the answers are judged. A known language gives fresh rows, always the same.
+    its recipe, and only the answers of instruction data are scored. A synthetic language gives new rows, always the
+    same ones.
     Anything else gives all of it, each document followed by the end of text. Raises UsageError for data prepared with
     another tokenizer or without the frame asked for, for text and a model of a language, and the reverse; DataError
     where there is no such text, not enough for one row, or more is lost of it than `mcd.data.encoder` allows.

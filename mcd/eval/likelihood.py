@@ -94,7 +94,7 @@ def nelbo_means(
 
     Standard errors and intervals come from the spread of the rows: it holds the noise of the draws, which more draws
     make smaller, and the differences between rows, which only more rows do. Draws of a row are as if independent. Of a
-    batch that is a tensor (B, L) everything is judged, else what is diffused of it. Where a batch says what is
+    batch that is a tensor (B, L) everything is scored, else its diffused positions. Where a batch says what is
     `counted`, a row's nats are of all that is diffused of it, per token that counts: of an answer, its end and the
     padding behind, per token of the answer and its end. That bounds -log p(answer and end) from above, since the
     padding follows from them.

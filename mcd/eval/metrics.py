@@ -129,7 +129,7 @@ def shuffled(texts: Sequence[Text], seed: int) -> list[Documents]:
     """Each text with its words in random order, separated by single spaces: a control that keeps the unigrams.
 
     Words move from document to document, and each document keeps its number of words, so that the borders stay. The
-    entropy over words is that of the text; only what depends on order is lost. Row i depends on (seed, i) alone.
+    entropy over words is that of the text; only what depends on order is lost. Row i depends only on (seed, i).
     """
     mixed = []
     for i, text in enumerate(texts):

@@ -47,7 +47,8 @@ def language_cells(
     temperatures: Sequence[float] = (1.0,),
     **options: Any,
 ) -> list[Cell]:
-    """Cells judged by the language itself, at all steps and temperatures; the samples' seed is the training's."""
+    """Cells measured by the language itself, at all steps and temperatures; the samples' seed is that of the
+    training."""
     return [
         Cell(model, n, NUM, label, None, LENGTH, sampler_options(temperature=T, **options), seed, language=language)
         for n in steps
@@ -83,7 +84,7 @@ def likelihood_row(denoiser: Denoiser, name: str, model: str, seed: int, rows: i
 
 
 def over_seeds(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
-    """Cells that differ in the seed alone, as one row: each measure's mean and standard deviation."""
+    """Cells that differ only in the seed, as one row: each measure's mean and standard deviation."""
     groups = defaultdict(list)
     for one in measured:
         cell = one.cell

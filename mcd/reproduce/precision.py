@@ -61,7 +61,7 @@ class Zipf:
 
     @property
     def tail(self) -> Tensor:
-        """Whether a group lies beyond `TAIL_RANK`, (G,)."""
+        """Whether a group is beyond `TAIL_RANK`, (G,)."""
         return self.size.cumsum(0) > TAIL_RANK
 
 
@@ -144,7 +144,7 @@ def synthetic_rows(race: dict[int, int], grouped: dict[int, int], vocabulary: in
 def teacher_rows(
     denoiser: Denoiser, scorer: Scorer | None, steps: Sequence[int], num: int, length: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Rows of part (ii): samples of the race in both precisions, Gen PPL and entropy, and what lies below the cut.
+    """Rows of part (ii): samples of the race in both precisions, Gen PPL and entropy, and the mass below the cut.
 
     `cut`: the probability below which a token cannot beat a median draw of the mask at t = 1/2, in float32.
     `mass_below_cut`: how much of the model's predictions that is, over the samples of this row masked by half.

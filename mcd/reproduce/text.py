@@ -17,7 +17,7 @@ from mcd.eval.laboratory.lab import Lab, MeasuredCell
 from mcd.reproduce.scales import Scale
 
 SENTENCE = "The dogmas of the quiet past are inadequate to the stormy present."
-"""From Abraham Lincoln's message of 1862, in the bundled corpus."""
+"""A sentence from Abraham Lincoln's message of 1862, in the bundled corpus."""
 V = 2048
 """Real tokens of the bundled tokenizer; K = V + 1 with the mask, whose id is V."""
 
@@ -37,7 +37,7 @@ def sentence_tokens(text: str = SENTENCE) -> tuple[Tensor, list[str]]:
 def text_cell(
     scale: Scale, model: str, steps: int, label: str, round: int | None = None, judge: int = 0, **options: Any
 ) -> Cell:
-    """A cell of text with the scale's sample size and judge; `options` are the sampler's."""
+    """A cell of text with the scale's sample size and scorer; `options` are the sampler's."""
     return Cell(
         model,
         steps,

@@ -1,4 +1,4 @@
-"""Memory, arithmetic, traffic and time of a training step, from the sizes alone.
+"""Memory, arithmetic, traffic and time of a training step, calculated from the sizes.
 
 The model is ours (`mcd.model.dit`), the objective MCD (or, without a teacher, the bound of pre-training). Bytes are
 those of one device. docs/planning.md says what is counted, what is not, and what was measured. Shape letters: P
@@ -81,7 +81,7 @@ def kept_per_token(setup: Setup) -> int:
 
     In float32, 20 D numbers: the input of each norm and each product, the perceptron's 4 D twice, q, k and v with the
     storage they share, the output of attention, both branches. Rows short enough for plain products (CPU) keep the L
-    probabilities of every head in place of what the fused kernel needs. Dropout keeps two masks.
+    probabilities of every head instead of what the fused kernel needs. Dropout keeps two masks.
     """
     D, H = setup.config.hidden, setup.config.heads
     plain = setup.on_cpu and setup.length <= SHORT.get(torch.bfloat16 if setup.half else torch.float32, 128)

@@ -33,7 +33,7 @@ class Curve:
 
 
 def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
-    """The curve of cells that differ in temperature alone."""
+    """The curve of cells that differ only in temperature."""
     cell = members[0].cell
     points: dict[str, list[Point]] = {}
     for one in members:

@@ -11,7 +11,8 @@ from mcd.data.text import Borders
 
 @dataclass(frozen=True)
 class Training:
-    """One training. `name` is its folder in the work folder; in `command`, `@NAME` stands for another's folder.
+    """One training. `name` is its folder in the work folder; in `command`, `@NAME` means the folder of another
+    training.
 
     may_fail: whether it fails is the question of an experiment; its stats.jsonl then ends with the reason.
     """
@@ -37,7 +38,7 @@ class Cell:
 
     model: a training's name, a folder, a hub id, `demo`, or `exact:NAME`, the exact denoiser of a known language.
     round: the model after that round; None for the last one. options: of the sampler, by name (`sampler_options`).
-    scorer: None to count tokens alone, or where a `language` is the judge.
+    scorer: None to count only tokens, or where a `language` gives exact likelihoods.
     """
 
     model: str

@@ -37,7 +37,8 @@ def measure_model(
 ) -> Measurement:
     """Sample `num` rows and measure them. A denoiser of no folder has no tokenizer: its rows are no text.
 
-    model, round: what the row is called. language: the known language (of LANGUAGES) whose truth judges the ids too.
+    model, round: what the row is called. language: the synthetic language (of LANGUAGES) that also measures the ids
+    by its exact likelihood.
     frame: ids of the tokens around each row, which are not measured (see `mcd.sampler.sample`).
     Raises UsageError as `check_scorer`.
     """
@@ -100,7 +101,7 @@ def measure_file(samples: Samples, scorer: Scorer | None, seed: int, scoring: Sc
 def check_samples(samples: Samples, scores: bool, retokenise: bool = True) -> None:
     """Check before anything is loaded that the samples of a file can be measured as one set.
 
-    scores: whether there is a scorer. Raises UsageError when the rows are of several requests, or one is there twice;
+    scores: whether there is a scorer. Raises UsageError when the rows are of several requests, or one is duplicated;
     for ids to be scored unchanged, since the file does not carry their tokenizer; and for texts without ids where there
     is no scorer.
     """

@@ -20,7 +20,8 @@ USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a file: one dictionary per row, as `mcd sample` writes them; of others' files `text` alone.
+    """The samples of a file: one dictionary per row, as `mcd sample` writes them; only `text` for files of other
+    programs.
 
     borders: how the texts show where a document ends; None where nobody says, then each text is one document.
     """
@@ -32,11 +33,11 @@ class Samples:
 
     @property
     def ids(self) -> list[list[int]] | None:
-        """The tokens of the samples, or None where the file holds texts alone."""
+        """The tokens of the samples, or None if the file has only texts."""
         return [row["ids"] for row in self.rows] if "ids" in self.rows[0] else None
 
     def spelled_ends(self) -> dict[str, int]:
-        """In how many texts each usual name of the end of text is spelled; it will be scored as letters."""
+        """The number of texts that contain each usual name of the end of text; it is scored as letters."""
         flat = ["\n".join(text) for text in self.texts]
         return {name: n for name in USUAL_ENDS if (n := sum(name in text for text in flat))}
 
@@ -47,10 +48,10 @@ def is_samples(path: Path) -> bool:
 
 
 def read_samples(path: Path, field: str = "text", end_of_text: str | None = None) -> Samples:
-    """The samples of a file: .jsonl, a line a sample; .json, a list; .txt, documents separated by blank lines.
+    """The samples of a file: .jsonl, one sample per line; .json, a list; .txt, documents separated by blank lines.
 
     A sample is a string, or an object whose `field` is one. A .json may be an object with such a list under `field`.
-    end_of_text: what stands in the texts of others where a document ends.
+    end_of_text: the letters that mark the end of a document in texts of other programs.
     Raises UsageError, which names the line or place, for what is no file of samples.
     """
     if not path.exists():
@@ -109,7 +110,7 @@ def _values(path: Path, field: str) -> Iterator[tuple[str, Any]]:
 
 
 def _checked(row: Any, field: str) -> dict[str, Any]:
-    """A sample as `mcd sample` writes it, or with its text alone. Raises ValueError for anything else."""
+    """A sample as `mcd sample` writes it, or with only its text. Raises ValueError for anything else."""
     if isinstance(row, str):
         row = {field: row}
     if not isinstance(row, dict):

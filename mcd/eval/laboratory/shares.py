@@ -37,7 +37,8 @@ def sample_in_shares(
     tell: Callable[[float], None] | None = None,
     frame: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`mcd.sampler.sample`, each process drawing some rows. The rows are the same: each depends on its number alone."""
+    """`mcd.sampler.sample`, each process drawing some rows. The rows are the same, because each depends only on its
+    number."""
     own, drawn = share_of(num), []
     if own:
         drawn = [sample(sampler, denoiser, len(own), length, seed, first_row + own.start, template, tell, frame)]
