@@ -120,26 +120,28 @@ class Scorer:
             raise ValueError(f"scorer {self.name} has no hidden states to compare texts by")
         rows = [row[: self.context] for row in self._tokenise(texts)[0]]
         skip = self.tokenizer.bos_token_id is not None
-        batches = list(_batches([len(row) for row in rows]))
-        work = [[rows[i] for i in batch] for batch in batches]
-        parts = _one_thread_each(lambda part: _pooled(body, part, skip, self.device), work, self.device)
         features = np.zeros((len(texts), self.model.config.hidden_size))
-        for batch, part in zip(batches, parts, strict=True):
-            features[batch] = part
+        for i, pooled in self._in_batches(rows, 0, lambda part: _pooled(body, part, skip, self.device)):
+            features[i] = pooled
         return features
 
     def _score(
         self, rows: list[list[int]], truncated: list[bool], unscored: set[int], start: float
     ) -> list[SampleScore]:
         scores: list[SampleScore] = [SampleScore(0.0, 0, False)] * len(rows)
-        batches = list(_batches([len(row) - 1 for row in rows]))
-        work = [[rows[i] for i in batch] for batch in batches]
-        sums = _one_thread_each(lambda part: self._score_batch(part, unscored), work, self.device)
-        for batch, parts in zip(batches, sums, strict=True):
-            for i, (nll, tokens) in zip(batch, parts, strict=True):
-                scores[i] = SampleScore(nll, tokens, truncated[i])
+        for i, (nll, tokens) in self._in_batches(rows, 1, lambda part: self._score_batch(part, unscored)):
+            scores[i] = SampleScore(nll, tokens, truncated[i])
         self.tokens_per_second = sum(score.tokens for score in scores) / (time.perf_counter() - start)
         return scores
+
+    def _in_batches(
+        self, rows: list[list[int]], context: int, work: Callable[[list[list[int]]], Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """(number, result) of each row longer than `context`; `work` gives the results of a batch of rows."""
+        batches = list(_batches([len(row) - context for row in rows]))
+        results = _one_thread_each(work, [[rows[i] for i in batch] for batch in batches], self.device)
+        for batch, found in zip(batches, results, strict=True):
+            yield from zip(batch, found, strict=True)
 
     def _tokenise(self, texts: Sequence[Text]) -> tuple[list[list[int]], list[bool]]:
         """Ids with BOS in front, at most context + 1 (the last one is predicted, never read); which were cut."""

@@ -115,11 +115,6 @@ def detokenise_papers(text: str) -> str:
     return detokenise_lm1b(detokenise_wikitext(text))
 
 
-def as_it_is(text: str) -> str:
-    """Text that needs nothing."""
-    return text
-
-
 _PAPERS = "armanc/scientific_papers"
 PRESETS = {
     "ptb": ZeroShot(
@@ -156,7 +151,7 @@ PRESETS = {
         detokenise_lambada,
         "OpenAI's version of the passages; whole passages are scored, not the last word.",
     ),
-    "ag_news": ZeroShot("fancyzhx/ag_news", "default", "test", "text", as_it_is, "Headline and lead, unchanged."),
+    "ag_news": ZeroShot("fancyzhx/ag_news", "default", "test", "text", str, "Headline and lead, unchanged."),
     "pubmed": ZeroShot(_PAPERS, "pubmed", "validation", "article", detokenise_papers, "Whole articles.", CONVERTED),
     "arxiv": ZeroShot(_PAPERS, "arxiv", "validation", "article", detokenise_papers, "Whole articles.", CONVERTED),
 }
@@ -188,15 +183,14 @@ def _from_hub(name: str, preset: ZeroShot) -> Iterator[str]:
             f"pip install 'mcd-lm[hub]', {copy}"
         ) from None
     with hub_access() as access:
-        asked = f"--likelihood {name}: is the hub dataset {preset.dataset}, {preset.config}"
         try:
             rows: Any = datasets.load_dataset(
                 preset.dataset, preset.config, split=preset.split, revision=preset.revision, streaming=True
             )
+            for row in rows:
+                yield row[preset.field]
         except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-            raise DataError(f"{asked}; {access.refusal(error)}; it needs the network, {copy}") from None
-    try:
-        for row in rows:
-            yield row[preset.field]
-    except Exception as error:
-        raise DataError(f"{asked}; {access.refusal(error)}; it needs the network, {copy}") from None
+            raise DataError(
+                f"--likelihood {name}: is the hub dataset {preset.dataset}, {preset.config}; {access.refusal(error)}; "
+                f"it needs the network, {copy}"
+            ) from None

@@ -168,6 +168,25 @@ def test_controls_have_the_entropy_of_the_text_they_are_made_of(tiny_data, lette
         assert row["control_k"] > 1 and row["energy"] is not None
 
 
+def test_a_reference_may_be_a_small_file(models, letters, tmp_path):
+    """Too small for a vocabulary of its own, and for rows of the usual length."""
+    small = tmp_path / "small.txt"
+    small.write_text("".join(f"Letter {i}. The committee met and the members agreed on it.\n\n" for i in range(80)))
+    (row,) = rows_of([models["masked"], "--reference", small, "--steps", "2"], tmp_path / "m.json")
+    assert row["protocol"]["reference_samples"] >= 4 and row["energy"] is not None
+    rows = rows_of(["control", "--reference", small, "--length", "8"], tmp_path / "m.json")
+    assert [row["protocol"]["length"] for row in rows] == [8, 8] and rows[0]["energy"] is not None
+
+
+def test_likelihood_of_a_folder_has_rows_of_its_length(models, tiny_data, text_file, tmp_path):
+    prepare(Recipe(str(text_file), tokenizer=str(tiny_data), length=8), tmp_path / "short")
+    argv = [models["masked"], "--likelihood", tmp_path / "short", tiny_data]
+    own, other = rows_of(argv, tmp_path / "m.json")
+    assert own["protocol"]["length"] == 8 and other["protocol"]["length"] == 16  # the longest of the model
+    (given,) = rows_of([*argv[:3], "--length", "4"], tmp_path / "m.json")
+    assert given["protocol"]["length"] == 4
+
+
 def test_ids_as_they_are_need_the_scorers_vocabulary(models, tiny_data, letters, tmp_path, capsys, monkeypatch):
     argv = [models["masked"], "--steps", "2", "--no-retokenise", "--averaging", "per-sample"]
     (row,) = rows_of(argv, tmp_path / "m.json")
@@ -274,7 +293,7 @@ def test_data_that_a_model_has_no_words_for_names_the_data(speaker, models, tiny
         ([*train, "--init", models["masked"], "--data", "hmm"], ("--data hmm", "words of its own")),
         ([*distill, "--teacher", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
         ([*train, "--init", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
-        ([*train, "--init", models["autoregressive"]], ("is autoregressive", "go on with --method ar")),
+        ([*train, "--init", models["autoregressive"]], ("is autoregressive", "continue with --method ar")),
         ([*distill, "--teacher", models["autoregressive"]], ("no method distils autoregressive models",)),
         (["distill", "duo-dcd", *out, "--teacher", models["masked"]], ("is masked", "distil it with", "mcd", "sdtt")),
     ):

@@ -67,6 +67,7 @@ def here(tiny_denoiser, tiny_data, tmp_path_factory):
     shutil.copytree(tiny_data, folder / "data")
     row = {"row": 0, "ids": [1, 2, 3, 4], "text": "a b", "protocol": {"temperature": 1.0}}
     (folder / "s.jsonl").write_text(json.dumps(row) + "\n")
+    (folder / "s.txt").write_text("Text.\n")
     (folder / "theirs.txt").write_text("A text.\n\nAnother.\n")
     return folder
 
@@ -80,6 +81,7 @@ IDLE = [
     ),
     ("eval s.jsonl --out m.json --num 4", "all samples of s.jsonl"),
     ("eval s.jsonl --out m.json --length 4", "all samples of s.jsonl"),
+    ("eval s.txt --out m.json --text-field x", "a .txt has no fields"),
     ("eval s.jsonl --out m.json --borders kept", "as they were written"),
     # text and controls have no sampler
     *(

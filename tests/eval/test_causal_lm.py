@@ -82,3 +82,8 @@ def test_weights_that_the_network_does_not_use_are_told(saved, capfd):
 def test_every_causal_family_passes_the_check(saved):
     folder = saved(GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=len(WORDS))))
     assert load_scorer(folder).end_id == 0
+
+
+def test_a_folder_that_does_not_exist_is_named():
+    with pytest.raises(MissingScorer, match="--scorer /nowhere/scorer: no such folder"):
+        load_scorer("/nowhere/scorer")

@@ -214,6 +214,13 @@ def test_texts_cut_at_the_context_are_told(judge, tmp_path, capsys):
     assert told in capsys.readouterr().out and told in notes(row)
 
 
+def test_texts_with_nothing_to_score_are_reported(judge, tmp_path, capsys):
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "the union")))
+    row = evaluated(tmp_path, tmp_path / "some.jsonl")
+    assert (row["samples"], row["unscored"]) == (2, 1)
+    assert "some: 1 of 2 texts have no token to score; they count in entropy" in capsys.readouterr().out
+
+
 def test_only_the_positional_is_the_model(judge, model, tiny_denoiser, tiny_data, tmp_path, capsys):
     """A scorer's folder, or `demo` as text, in front of it or behind."""
     causal = tmp_path / "causal"
