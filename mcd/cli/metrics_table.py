@@ -18,7 +18,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     known = [row for row in samples if "tv_bigram" in row]
     _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
-    _print(likelihoods, _likelihood, "text", "nats a token", "s.e.", "PPL", "rows", "draws")
+    _print(likelihoods, _likelihood, "text", "nats/token", "s.e.", "PPL", "rows", "draws")
     for row in likelihoods:
         if row.get("counted"):
             print(f"{Path(row['text']).name}: {row['counted']}")

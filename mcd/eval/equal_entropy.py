@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcd.eval.bootstrap import Interval
 
 Quality = Callable[[NDArray], NDArray]
-"""Multiplicities of samples (R, N), a resample a row, to R values; lower is better."""
+"""Multiplicities of samples (R, N), a resample per row, to R values; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Match:
 
 
 def ratio(top: NDArray, bottom: NDArray) -> Quality:
-    """sum(top) / sum(bottom) over samples, both (N,): a pooled average such as nats a token."""
+    """sum(top) / sum(bottom) over samples, both (N,): a pooled average such as nats per token."""
     return lambda weights: (weights @ top) / (weights @ bottom)
 
 

@@ -2,7 +2,7 @@
 
 Likelihood alone rewards sharpening. A sampler that says nothing but likely windows has a lower exact NLL than the
 language itself, whose NLL is its entropy; so has a cooled one, and both are rarely ungrammatical. NLL above the
-entropy shows faults, NLL below it shows that something is missing. What is missing is seen beside it: total variation
+entropy shows faults, NLL below it shows that something is missing. Other measures show what is missing: total variation
 of n-grams (any shift of frequencies), the conditional entropy against the true one (too little choice), and coverage
 (rules that are no longer used). N-gram measures of finite samples are off even for the truth itself; read them against
 `sampling_floor` at the same number of rows.
@@ -72,7 +72,7 @@ def sampling_floor(language: Language, num: int, length: int, seed: int = 0, dra
 
 
 def _nll(ids: Tensor, language: Language) -> Tensor:
-    """-log p of each row, nats a token, (N,)."""
+    """-log p of each row, nats per token, (N,)."""
     return -language.log_likelihood(ids) / ids.shape[1]
 
 

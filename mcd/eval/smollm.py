@@ -93,9 +93,9 @@ def _model(reader: Any, value: Any) -> Any:
     read: Any = LlamaForCausalLM.from_pretrained(
         None, config=config, state_dict=weights, dtype=torch.float32, output_loading_info=True
     )
-    model, told = read
-    if any(told[kind] for kind in ("missing_keys", "mismatched_keys", "unexpected_keys")):  # they would be random
-        raise KeyError(f"{told}")
+    model, report = read
+    if any(report[kind] for kind in ("missing_keys", "mismatched_keys", "unexpected_keys")):  # they would be random
+        raise KeyError(f"{report}")
     return model.eval()
 
 

@@ -106,7 +106,7 @@ def test_likelihood_of_a_file_is_the_mean_over_all_its_rows(models, text_file, t
     assert row["valid_nelbo_lo"] < row["valid_nelbo"] < row["valid_nelbo_hi"]
     assert row["valid_ppl"] == pytest.approx(math.exp(row["valid_nelbo"]))
     assert row["exact"] and row["draws"] == 1 and row["protocol"]["length"] == 16
-    assert "nats a token" in capsys.readouterr().out
+    assert "nats/token" in capsys.readouterr().out
 
 
 def test_likelihood_of_several_texts_and_of_a_preset_from_a_copy(models, tiny_data, text_file, tmp_path):

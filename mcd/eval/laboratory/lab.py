@@ -130,7 +130,7 @@ class Lab:
 
 
 def _start_worker(parent: int, threads: int) -> None:
-    """Set the threads, and die with the parent: an orphan would train on beside the same command typed again."""
+    """Set the threads, and die with the parent: an orphan would train on next to the resumed command."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
 
