@@ -22,8 +22,8 @@ QUESTIONS = {
     "step": "time and memory of a distillation step",
     "sampling": "time of drawing text",
     "scale": "how both grow with V, L, B and the steps",
-    "matmul": "share of matrix products, and their rate against this machine's best",
-    "loading": "the loader against the model",
+    "matmul": "share of matrix products, and their speed relative to this machine's best",
+    "loading": "time of the loader compared with that of the model",
     "plan": "the estimate of `mcd plan` against measured steps",
     "startup": "time of the first commands",
 }
@@ -32,7 +32,7 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class BenchArgs(Options):
-    """Measure speed and memory on this machine: our path against the peers' way, taking turns in one run.
+    """Measure speed and memory on this machine: our code and the peers' way, alternating in one run.
 
     The peers' way is a twin, written by us, of what the public code of MDLM, SDTT and Duo computes: the same weights
     and the same draws, so both losses must agree and are shown. A row is name, ours_s and peers_s (seconds), ratio,
@@ -47,11 +47,11 @@ class BenchArgs(Options):
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ()
-    """Questions, or single rows; all of the default set when none is named."""
+    """Questions, or single rows; without a name, the default set is measured."""
     json: Path | None = None
-    """File for command, machine and rows; written anew after every row."""
+    """File for command, machine and rows; it is rewritten after every row."""
     full: bool = False
-    """Also what takes long or much memory."""
+    """Measure also rows that take long or need much memory."""
     dry_run: bool = False
     """Print which rows would be measured, and about how long that takes, and stop."""
 
@@ -117,7 +117,7 @@ def _run(args: BenchArgs, benchmarks: Sequence["Benchmark"], command: str) -> in
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print times and memory of all rows; then what belongs to some questions alone."""
+    """Print times and memory of all rows; then the further fields of single questions."""
     from mcd.table import print_table, shown
 
     times = []

@@ -218,16 +218,22 @@ class Evaluation:
             raise UsageError(str(error).replace("--data", "--reference", 1)) from None
 
     def _judge(self, language: str | None, length: int | None) -> str | None:
-        """The known language whose truth judges: a scorer, and a --reference, cannot judge its symbols.
+        """The synthetic language that measures samples by its exact likelihood: a scorer or a --reference cannot
+        score its symbols.
 
         Raises UsageError for options that this leaves without a meaning.
         """
         if language is None:
             return None
         if self.args.scoring.reference is not None:
-            raise UsageError(f"--reference: models of {language}, and its text, are judged by its truth; leave it out")
+            raise UsageError(
+                f"--reference: models of {language}, and its text, are measured by its exact likelihood; leave it out"
+            )
         if length is not None and length < 3:
-            raise UsageError(f"--length {length}: a known language is judged by trigrams; must be at least 3")
+            raise UsageError(f"--length {length}: a synthetic language is measured by trigrams; must be at least 3")
         scorer = () if self.args.scoring.scorer == "none" else ("--scorer",)
-        refuse_idle(self.argv, dict.fromkeys((*scorer, *SCORED), f"{language} is judged by its truth, not by a scorer"))
+        refuse_idle(
+            self.argv,
+            dict.fromkeys((*scorer, *SCORED), f"{language} is measured by its exact likelihood, not by a scorer"),
+        )
         return language

@@ -19,12 +19,12 @@ from mcd.table import print_table, shown
 
 @dataclass(frozen=True)
 class FrontierArgs(Options):
-    """Draw each model at several temperatures and compare them where their entropies are equal.
+    """Sample each model at several temperatures and compare the models at equal entropy.
 
-    Cooling lowers Gen PPL and entropy together, so a lower Gen PPL at a lower entropy shows nothing. The first MODEL is
-    the teacher that the others are compared with: each is read at the entropy it has at temperature 1 (and at every
-    --entropy), and so is the first one, by interpolation, with bootstrap intervals. Models of a language whose truth is
-    known are judged by its exact likelihood and by the total variation of their bigrams in place of Gen PPL.
+    Cooling lowers Gen PPL and entropy together, so a lower Gen PPL at a lower entropy proves nothing. The first MODEL
+    is the teacher with which the others are compared: it is read, by interpolation and with bootstrap intervals, at the
+    entropy that each other model has at temperature 1 (and at every --entropy). Models of a synthetic language are
+    measured by its exact likelihood and by the total variation of their bigrams instead of Gen PPL.
 
     Writes frontier.json and frontier.png; the same command resumes where it was stopped.
 
@@ -42,9 +42,9 @@ class FrontierArgs(Options):
     temperatures: tuple[Positive, ...] = (0.7, 0.8, 0.9, 1.0, 1.1)
     """Temperatures."""
     top_p: tuple[Annotated[float, Gt(0), Le(1)], ...] = (1.0,)
-    """Nuclei, each with every temperature."""
+    """Values of top-p, each combined with every temperature."""
     entropy: tuple[NotNegative, ...] = ()
-    """Further entropies (nats) to compare at."""
+    """Further entropies (nats) at which models are compared."""
     num: Count = 128
     """Samples per model, number of steps, nucleus and temperature."""
     length: int | None = None
@@ -52,11 +52,12 @@ class FrontierArgs(Options):
     seed: Seed = 0
     """Seed of samples and intervals."""
     scorer: str = "smollm2"
-    """Judge of text: smollm2 (offline), or a folder or hub id of a causal language model."""
+    """Scorer of text: smollm2 (offline), or a folder or hub id of a causal language model."""
     scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 is twice as fast on a machine that has bfloat16 units."""
     borders: Borders = "kept"
-    """Where a document ends in a sample, the scorer reads its own end of text (kept), or documents run together."""
+    """At the end of a document in a sample, the scorer reads its own end-of-text token (kept), or documents run
+    together (dropped)."""
     jobs: Count = 2
     """Processes, each of one thread."""
     dry_run: bool = False
@@ -156,7 +157,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
         raise UsageError(f"MODEL: are of different languages ({found}); compare those of one")
     language = languages[args.models[0]]
     if language is not None:
-        why = f"models of {language} are judged by its truth, without a scorer"
+        why = f"models of {language} are measured by its exact likelihood, without a scorer"
         refuse_idle(argv, dict.fromkeys(("--scorer", "--scorer-precision", "--borders"), why))
     return language
 

@@ -24,11 +24,12 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class PlanArgs(Options):
-    """Estimate memory and time of a training step: what fits, what it costs, and which term to lower.
+    """Estimate memory and time of a training step: whether it fits, what it costs, and which term to reduce.
 
-    Counted from the sizes of our diffusion transformer and of the MCD step (student forward and backward, teacher
-    forward, fused head, AdamW, EMA). Peaks of devices are their makers' figures; how much of a peak is reached is an
-    assumption, --utilisation. docs/planning.md says what is counted and how near it comes to what was measured.
+    The estimate is calculated from the sizes of our diffusion transformer and of the MCD step (student forward and
+    backward, teacher forward, fused head, AdamW, EMA). Peak rates of devices are the manufacturers' figures; the
+    share of the peak that is reached is an assumption, --utilisation. docs/planning.md explains what is counted and
+    compares estimates with measurements.
 
     Examples:
       mcd plan
@@ -47,11 +48,11 @@ class PlanArgs(Options):
     gpus: Count = 1
     """Devices."""
     device: Literal["a100", "h100", "l40s", "cpu"] = "a100"
-    """a100 (80 GB), h100, l40s, or cpu: this machine, whose peaks are measured (some seconds)."""
+    """a100 (80 GB), h100, l40s, or cpu (this machine; its peak rates are measured in some seconds)."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every device has all weights; fsdp: each has a share."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
-    """Numbers of the products."""
+    """Precision of the matrix products."""
     accumulate: Count = 1
     """Parts into which the rows of a device are split."""
     checkpoint_activations: bool = False
@@ -61,7 +62,8 @@ class PlanArgs(Options):
     dropout: Decay = 0.1
     """Above 0, its masks are kept too."""
     utilisation: Annotated[float, Gt(0), Le(1)] | None = None
-    """Share of the peak that the products reach: 0.4 of a GPU and 0.7 of this CPU's by default, both assumed."""
+    """Share of the peak rate that the products reach. The defaults are 0.4 for a GPU and 0.7 for this CPU; both are
+    assumed."""
     steps: Count = 50_000
     """Steps of the whole run, for its time."""
     json: Path | None = None
@@ -162,7 +164,7 @@ def _fix(estimate: dict[str, Any]) -> str:
     setup, terms = estimate["setup"], estimate["memory_bytes"]
     if sum(terms[name] for name in (*HELD, "gradients")) > 0.8 * estimate["device"]["memory"]:
         fsdp = "--strategy fsdp with " if setup["strategy"] == "ddp" else ""
-        return f"weights and optimiser alone are too large: {fsdp}more --gpus"
+        return f"already weights and optimiser are too large: {fsdp}more --gpus"
     if not setup["checkpointing"]:
         return "try --checkpoint-activations, or --accumulate 2 and more"
     return "try a larger --accumulate, or more --gpus"

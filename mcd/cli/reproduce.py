@@ -22,7 +22,7 @@ EXPERIMENTS = {
     "figure2": "one u, two states, three regimes",
     "figure3": "Gen PPL against steps, round by round",
     "frontier": "all methods at equal entropy: does distillation beat a cooler teacher?",
-    "languages": "all methods on languages whose truth is known, three seeds",
+    "languages": "all methods on synthetic languages with exact likelihood, three seeds",
     "ablations": "coupling, weights, temperatures, gaps, masks, the teacher's update, size",
     "orders": "what structured reveal orders gain",
     "duality": "the calibration, F_Y, u and the trajectories, checked",
@@ -37,7 +37,7 @@ ONE_SCALE = ALONE | {"languages", "ablations", "orders", "table2"}
 
 @dataclass(frozen=True)
 class ReproduceArgs(Options):
-    """Run one of the paper's experiments: NAME.json (command, protocol, rows), figures and samples below --out.
+    """Run one of the paper's experiments and write NAME.json (command, protocol, rows), figures and samples.
 
     An experiment takes minutes to an hour on two cores. The same command resumes where it was stopped, and experiments
     share their trainings through --work. --scale owt is the papers' own scale, for GPUs: --dry-run lists its trainings,
@@ -54,7 +54,7 @@ class ReproduceArgs(Options):
     scale: Literal["cpu", "owt"] = "cpu"
     """cpu (two cores), or owt (the papers' own)."""
     out: Path = Path("results")
-    """Folder of results; they go into its subfolder of the scale's name."""
+    """Folder of results; they are written to its subfolder named after the scale."""
     work: Path = Path("runs/reproduce")
     """Folder of trainings and samples; what it holds is not done again."""
     jobs: Count = 2

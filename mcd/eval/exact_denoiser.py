@@ -17,12 +17,12 @@ def exact_denoiser(language: Language, length: int) -> Denoiser:
     row: give samplers a large `rows_per_call`.
     """
     V = language.vocab_size
-    config = DiTConfig(V + 1, hidden=2, layers=1, heads=1, length=length, cond_dim=1)  # read for rows and length alone
+    config = DiTConfig(V + 1, hidden=2, layers=1, heads=1, length=length, cond_dim=1)  # rows and length count
     return Denoiser(DenoiserConfig(config, mask_id=V), Posterior(language))
 
 
 class Posterior(Backbone):
-    """log p(x0_i | visible tokens) of a language in place of a network: ids enter one-hot, logits are the features.
+    """log p(x0_i | visible tokens) of a language instead of a network: ids enter one-hot, logits are the features.
 
     Features (V,) float32 have no gradient, and `group` changes nothing, since no number depends on a shape.
     """

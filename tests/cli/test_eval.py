@@ -271,8 +271,8 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
 
 
 def test_a_model_of_a_language_is_judged_by_its_truth_alone(speaker, tmp_path, capsys):
-    refused(capsys, [speaker, "--reference", "hmm"], "--reference", "judged by its truth; leave it out")
-    refused(capsys, ["hmm", "--reference", "sotu"], "--reference", "judged by its truth; leave it out")
+    refused(capsys, [speaker, "--reference", "hmm"], "--reference", "measured by its exact likelihood; leave it out")
+    refused(capsys, ["hmm", "--reference", "sotu"], "--reference", "measured by its exact likelihood; leave it out")
     refused(capsys, [speaker, "--length", "2"], "--length 2", "trigrams")
     (row,) = rows_of([speaker, "--steps", "2"], tmp_path / "m.json")
     assert row["gen_ppl"] is None and row["nll"] > row["entropy_true"]

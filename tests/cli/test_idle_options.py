@@ -111,7 +111,7 @@ IDLE = [
     ),
     ("eval masked --no-retokenise --borders kept --out m.json", "scored unchanged"),
     *(
-        (f"eval hmm --out m.json {option}", "judged by its truth")
+        (f"eval hmm --out m.json {option}", "measured by its exact likelihood")
         for option in ("--scorer gpt2", "--scorer-precision bf16", "--averaging pooled", "--borders kept")
     ),
     # samplers
@@ -143,7 +143,7 @@ IDLE = [
     ("demo --rounds 1 --round-steps 4", "the one round is the last"),
     ("demo --scorer none --borders kept", "there is no scorer"),
     ("demo --student-steps 4 --control-steps 16", "--student-steps"),
-    ("frontier hmm --out f --scorer gpt2", "judged by its truth"),
+    ("frontier hmm --out f --scorer gpt2", "measured by its exact likelihood"),
 ]
 
 
