@@ -137,7 +137,7 @@ def show(estimate: dict[str, Any]) -> None:
     sizes = setup["config"]
     print(
         f"{setup['parameters'] / 1e6:,.0f}M parameters (hidden {sizes['hidden']}, {sizes['layers']} layers, "
-        f"{sizes['rows']:,} rows), {setup['batch_size']} x {setup['length']} tokens per step"
+        f"{sizes['rows']:,} rows), {setup['batch_size']} x {setup['length']} tokens/step"
     )
     print(f"on {setup['devices']} x {device['name']}, {setup['precision']}, {setup['strategy']}\n")
     for title, terms, unit, name in (
