@@ -6,6 +6,7 @@ import pytest
 
 from mcd.checkpoints.folder import locate
 from mcd.data.prepare.hub import HubRecords, commit_of
+from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import DataError, MissingScorer, ModelError
 from mcd.eval.scorer import load_scorer
@@ -90,7 +91,7 @@ def test_models_tokenizers_data_and_scorers_are_told_missing_at_once(no_hub):
     with pytest.raises(DataError, match=r"--tokenizer owner/name: no such file or folder, and .* cannot be reached"):
         load_tokenizer("owner/name")
     with pytest.raises(DataError, match=r"--data owner/name \(split train\): not on this machine, and .* be reached"):
-        HubRecords("owner/name", ("text",), None, "train", None, None)
+        HubRecords(Recipe(data="owner/name"), None)
     assert commit_of("owner/name", None) is None
     with pytest.raises(DataError, match=r"--likelihood ptb: is the hub dataset .* cannot be reached"):
         next(documents_of("ptb"))

@@ -86,7 +86,9 @@ def main(argv: list[str]) -> int:
 
     started = time.monotonic()
     teacher = from_pretrained(args.teacher)
-    longest = teacher.config.backbone.length
+    longest, process = teacher.config.backbone.length, teacher.config.process
+    if process != "masked":
+        raise UsageError(f"--teacher {args.teacher}: is {process}; the demo distils a masked model")
     if not SHORTEST <= args.length <= longest:
         raise UsageError(f"--length {args.length}: must be {SHORTEST} to {longest}, the teacher's")
     if args.scorer != "none":

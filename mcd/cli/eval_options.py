@@ -103,10 +103,10 @@ class EvalArgs(Options):
     """Samples per number of steps, or rows of a text."""
     seed: Seed = 0
     """Seed of samples and intervals."""
-    scoring: ScoringOptions = ScoringOptions()
+    scoring: Flat[ScoringOptions] = ScoringOptions()
     file: Flat[FileOptions] = FileOptions()
-    likelihood: LikelihoodOptions = LikelihoodOptions()
-    sampling: SamplingOptions = SamplingOptions()
+    likelihood: Flat[LikelihoodOptions] = LikelihoodOptions()
+    sampling: Flat[SamplingOptions] = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

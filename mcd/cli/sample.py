@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.cli.arguments import check_out, parse, set_threads, show_dry_run
+from mcd.cli.arguments import Flat, check_out, parse, set_threads, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.sampling_options import SamplingOptions, check_process, fitted, idle_in_drawing, weights_digest
 from mcd.data.text import Borders
@@ -63,7 +63,7 @@ class SampleArgs(Options):
     writes the answer."""
     watch: bool = False
     """Show every intermediate state of row 0 (on stderr)."""
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: Flat[SamplingOptions] = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

@@ -505,3 +505,32 @@ def test_every_sampler_draws_from_the_command_line(sampler, data, teacher, tmp_p
     assert len(rows) == 2 and all(len(row["ids"]) == 8 and row["protocol"]["sampler"] == sampler for row in rows)
     other = "ancestral" if process != "masked" else "causal"
     refused(capsys, ["sample", str(model), "--sampler", other], f"--sampler {other}", process)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample demo --length 0",
+        "sample demo --threads 0",
+        "sample demo --top-p 0",
+        "sample demo --num 0",
+        "eval demo --out m.json --length 0",
+        "eval demo --out m.json --draws 0",
+        "eval demo --out m.json --threads 5000",
+        "distill mcd --teacher demo --out run --delta0 1",
+        "train --out run --lr 0",
+        "train --out run --lora-dropout 1",
+        "prepare --data sotu --out data --valid-every 1",
+        "frontier demo --out sweep --num 0",
+        "plan --batch-size 0",
+        "demo --num 0",
+        "reproduce table1 --jobs 0",
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_in_one_line_that_names_the_option(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = command.split()
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mcd: {words[-2]} {words[-1]}") and "must be" in line
+    assert not list(tmp_path.iterdir())
