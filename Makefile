@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-all soak lint docs clean
+.PHONY: demo test test-fast test-all soak lint docs clean
 
 demo: .venv/.demo
 	$(BIN)/mcd demo --out runs/demo
@@ -14,6 +14,10 @@ test: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+# For daily work, in less than two minutes: without the tests that take most of a second or more.
+test-fast: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not heavy"
 
 # Run also the slow tests: torch.compile, 2 and 4 processes, a full disk, kill -9.
 test-all: .venv/.dev

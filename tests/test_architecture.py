@@ -171,6 +171,7 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 
 
+@pytest.mark.heavy
 def test_import_is_silent_and_light():
     """`import mcd` brings neither torch nor numpy, and the first use of a model no optional library; it prints nothing.
 

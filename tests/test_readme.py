@@ -28,6 +28,7 @@ def test_commands_resolve(call, capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.startswith("{")
 
 
+@pytest.mark.heavy
 def test_python_runs():
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict = {}

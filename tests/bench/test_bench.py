@@ -129,6 +129,7 @@ def test_products_are_found_with_their_shapes():
     assert all(best_seconds(p) > 0 for p in found.values())
 
 
+@pytest.mark.heavy
 def test_flops_of_a_step_are_those_of_its_layers():
     """2 flops a weight and position forwards, 4 backwards (student), 2 (teacher), and attention's own, at the peers."""
     peers = Peers()

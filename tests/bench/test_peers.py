@@ -97,6 +97,7 @@ def exact_law(denoiser, length: int, steps: int) -> dict[tuple[int, ...], float]
     return dict(law)
 
 
+@pytest.mark.heavy
 def test_samples_follow_the_law_of_ours(tiny_denoiser, seeded):
     """Rows of two tokens in two steps: the twin and our ancestral sampler against exact enumeration."""
     num, length, steps = 6000, 2, 2

@@ -359,6 +359,7 @@ def test_weights_and_average_tell_whether_there_was_a_time_input(sdtt):
         assert understand(opened, family="mdlm", heads=2, length=16).config.time_conditioned == trained
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("marks", "chosen"),
     [

@@ -83,11 +83,13 @@ def test_every_command_has_help_with_examples(command, capsys):
     assert "Examples" in shown or "examples" in shown
 
 
+@pytest.mark.heavy
 def test_the_reference_page_is_up_to_date():
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, str(root / "docs" / "generate_cli.py"), "--check"], check=True)
 
 
+@pytest.mark.heavy
 def test_the_whole_path(teacher, student, text, tmp_path, capsys):
     shown = tmp_path / "samples.jsonl"
     options = ["--num", "3", "--steps", "4", "--length", "32", "--threads", "1"]
@@ -193,6 +195,7 @@ def test_a_hub_dataset_without_a_slash_is_still_asked_for(monkeypatch, tmp_path,
     assert asked == ["openwebtext"]
 
 
+@pytest.mark.heavy
 def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
     sample = ["sample", str(teacher)]
     refused(capsys, [*sample, "--steps", "0"], "--steps 0", "1 to 1,000,000")

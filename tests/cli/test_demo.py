@@ -24,6 +24,7 @@ def teacher(tmp_path_factory) -> tuple[Path, Path]:
     return out, data
 
 
+@pytest.mark.heavy
 def test_demo(teacher, tmp_path, capsys):
     model, data = teacher
     out = tmp_path / "demo"

@@ -17,6 +17,7 @@ def test_threads_beyond_the_quota_are_reported_with_a_fix(monkeypatch, quota, fi
     assert fix in finding.fix and (finding.status == "ok") == (not fix)
 
 
+@pytest.mark.heavy
 def test_the_whole_of_it(tmp_path, capsys):
     assert main(["doctor", "--json", str(tmp_path / "doctor.json")]) == 0
     shown = capsys.readouterr().out
@@ -49,6 +50,7 @@ def test_a_self_test_that_fails_is_broken(monkeypatch, capsys):
     assert "broken training" in (shown := capsys.readouterr().out) and "no kernel image" in shown
 
 
+@pytest.mark.heavy
 def test_a_run_that_resumes_with_other_bits_is_broken(monkeypatch):
     run = self_test._train
 

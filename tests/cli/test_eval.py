@@ -283,6 +283,7 @@ def test_a_model_of_a_language_is_judged_by_its_truth_alone(speaker, tmp_path, c
     refused(capsys, [speaker, "--reference", "sotu"], "--reference sotu", "only the words of markov or hmm")
 
 
+@pytest.mark.heavy
 def test_data_that_a_model_has_no_words_for_names_the_data(speaker, models, tiny_data, tmp_path, capsys):
     out = ["--out", str(tmp_path / "run"), "--threads", "1"]
     train, distill = ["train", *out, "--steps", "1"], ["distill", "sdtt", *out]

@@ -69,6 +69,7 @@ def serve(hub, name, **branches):
     hub.repositories[name] = stand_in.Repository(branches={"main": {}, **files})
 
 
+@pytest.mark.heavy
 def test_by_id_and_revision_then_pushed_then_loaded_by_id(hub, tmp_path):
     serve(hub, "jdeschena/sdtt", baselines_kld_step_70000="sdtt-hub", teacher_1M_sm="sdtt-hub-teacher")
     out = tmp_path / "sdtt-7"
@@ -100,6 +101,7 @@ def test_by_id_and_revision_then_pushed_then_loaded_by_id(hub, tmp_path):
     assert "nobody/nothing" in errors and "RepositoryNotFoundError" in errors
 
 
+@pytest.mark.heavy
 def test_without_a_token_nothing_is_pushed_and_the_mend_is_named(hub, tmp_path):
     shown, errors = run(hub, tmp_path / "home", ["push", "demo", "someone/student"], token=None)
     assert shown[-1] == "status 2" and "hf auth login" in errors and "HF_TOKEN" in errors and "Traceback" not in errors
@@ -107,6 +109,7 @@ def test_without_a_token_nothing_is_pushed_and_the_mend_is_named(hub, tmp_path):
     assert shown[-1] == "status 2" and "(401)" in errors and not hub.repositories
 
 
+@pytest.mark.heavy
 def test_a_hub_that_fails_is_told(hub, tmp_path):
     serve(hub, "someone/student")
     hub.__exit__()

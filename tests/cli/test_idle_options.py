@@ -147,6 +147,7 @@ IDLE = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("command", "reason"), IDLE)
 def test_an_option_without_effect_is_refused(command, reason, here, monkeypatch, capsys):
     monkeypatch.chdir(here)
@@ -210,6 +211,7 @@ def test_an_option_that_is_not_given_has_the_default_of_the_sampler(sampler, blo
         assert shown.get("samplers", [shown])[0]["block"] == block
 
 
+@pytest.mark.heavy
 def test_an_option_of_another_sampler_names_that_one(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     assert "--order" in DRAWING and main("sample masked --sampler confidence --order iid".split()) == 2

@@ -37,6 +37,7 @@ def refused(capsys, argv, *words, status=2):
         assert word in error, (word, error)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "V"), [("mdlm.ckpt", 66), ("duo.ckpt", 67)])
 def test_a_lightning_checkpoint_brings_its_tokenizer(name, V, tmp_path, capsys):
     """GPT-2's of MDLM without the [PAD] that has the mask's number; of Duo, which counts it, with it."""

@@ -23,6 +23,7 @@ def test_what_does_not_fit_is_reported_with_a_fix(capsys):
     assert "try --checkpoint-activations" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_this_machine_and_a_model_of_ours(capsys):
     argv = ["plan", "--size", "demo", "--device", "cpu", "--batch-size", "16", "--length", "128"]
     assert main([*argv, "--precision", "32-true"]) == 0

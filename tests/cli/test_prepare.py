@@ -201,6 +201,7 @@ def test_verify_sees_a_flipped_bit(capsys, prepare):
     refused(capsys, ["--verify", "--out", str(out / "no")], f"--out {out / 'no'}: no manifest.json")
 
 
+@pytest.mark.heavy
 def test_by_workers_the_same(capsys, tmp_path, tiny_data, monkeypatch):
     """Enough text for processes of their own; nothing is said but what was made."""
     rng = random.Random(0)
@@ -220,6 +221,7 @@ def test_by_workers_the_same(capsys, tmp_path, tiny_data, monkeypatch):
         assert np.array_equal(read_tokens(tmp_path / "1", split), read_tokens(tmp_path / "2", split))
 
 
+@pytest.mark.heavy
 def test_pairs_that_do_not_fit_are_counted(capsys, tmp_path, tiny_data):
     records = [{"q": "the people of " * (i % 5), "answer": "our union"} for i in range(50)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))

@@ -29,6 +29,7 @@ def rows_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.heavy
 def test_the_first_word_of_an_infilling_begins_with_its_space(tmp_path):
     """On the code of before the space was a token of its own: 2 of 64 first words began with one, now 64 of 64."""
     out, given = tmp_path / "rows.jsonl", "My fellow citizens,"
@@ -67,6 +68,7 @@ def test_rows_of_an_older_stamp_are_continued(tmp_path):
     assert rows_of(out)[1] == second
 
 
+@pytest.mark.heavy
 def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
     eos = tokenizer_of_model(locate("demo"), 2048).token_to_id("<|endoftext|>")
     for more, has in (([], False), (["--special-tokens"], True)):
@@ -117,6 +119,7 @@ def test_states_are_read_as_a_whole():
     assert states == [[None] * 4, ["river", None, " gig", None], ["river", "stone", " gig", "gle"]]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
 def test_watch_ends_with_the_text_of_the_row(capsys, sampler):
     argv = [*SAMPLE, "--template", "peace [MASK:3]", "--watch", "--sampler", sampler]
@@ -133,6 +136,7 @@ CHAT = """\
 {% if add_generation_prompt %}assistant:{% endif %}"""
 
 
+@pytest.mark.heavy
 def test_a_message_is_put_as_the_chat_template_that_a_model_was_trained_with_has_it(tmp_path, capsys):
     """From instruction data on: the run keeps the template of its data, and `--chat` renders it as the data was."""
     demo, data, run = locate("demo"), tmp_path / "data", tmp_path / "run"

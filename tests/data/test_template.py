@@ -99,6 +99,7 @@ def test_nothing_is_put_before_a_text_that_follows_a_mask(family):
     assert llama2.id_to_token(given_part(llama2, "[MASK] river")[-1]) == "▁river"
 
 
+@pytest.mark.heavy
 def test_the_text_comes_back_to_the_byte(family, each_family):
     lossless = ("byte-level", "llama3", "llama2", "metaspace never")
     templates = {
@@ -115,6 +116,7 @@ def test_the_text_comes_back_to_the_byte(family, each_family):
         assert row.changed or text_of(family(each_family), template) == text
 
 
+@pytest.mark.heavy
 @settings(max_examples=25)
 @given(st.lists(st.text("ab ☃\n.'[\\", min_size=1, max_size=6), min_size=1, max_size=4))
 def test_any_text_comes_back(texts):

@@ -41,6 +41,7 @@ def test_nothing_is_extrapolated():
     assert edge is not None and edge.quality.lo is None  # half of the resamples stay below
 
 
+@pytest.mark.heavy
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     """Quality with noise of its own, around a known value at the matched entropy."""
     covered = 0

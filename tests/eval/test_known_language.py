@@ -58,6 +58,7 @@ def test_metrics_against_counting(language):
     json.dumps(measured, allow_nan=False)
 
 
+@pytest.mark.heavy
 def test_the_truth_is_at_its_floor(language):
     measured, floor = truth_metrics(truth(language), language), sampling_floor(language, ROWS, LENGTH)
     assert floor.keys() - {"entropy"} <= measured.keys()
@@ -70,6 +71,7 @@ def test_the_truth_is_at_its_floor(language):
     assert sampling_floor(language, 4 * ROWS, LENGTH, draws=1)["tv_bigram"] < 0.7 * floor["tv_bigram"]
 
 
+@pytest.mark.heavy
 def test_the_bound_is_tight_at_the_truth(language):
     """NELBO of the exact posterior = entropy: summed over a random order of reveal it is the chain rule."""
     x0 = truth(language, 3000)
@@ -84,6 +86,7 @@ def test_the_bound_is_tight_at_the_truth(language):
     assert gap.mean().item() > 4.5 * gap.std().item() / math.sqrt(len(gap))
 
 
+@pytest.mark.heavy
 def test_one_token_a_step_reaches_the_floor_and_one_step_does_not(language):
     """With the truth as teacher, token by token is exact in any order; tokens drawn side by side do not agree."""
     floor = sampling_floor(language, ROWS, LENGTH)
@@ -100,6 +103,7 @@ def test_one_token_a_step_reaches_the_floor_and_one_step_does_not(language):
         assert coarse["grammatical"] < 0.5 * floor["grammatical"]
 
 
+@pytest.mark.heavy
 def test_sharpening_lowers_nll_and_leaves_the_truth(language):
     plain, sharp = (truth_metrics(drawn(language, LENGTH, temperature=tau), language) for tau in (1.0, 0.5))
     assert sharp["nll_hi"] < plain["nll_lo"] - 0.1  # better than the truth, by likelihood

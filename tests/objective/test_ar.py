@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import pytest
 import torch
 
 from mcd.eval.likelihood import nelbo, nelbo_rows
@@ -43,6 +44,7 @@ def test_the_likelihood_is_exact_whatever_the_seed_and_the_draws(tiny_denoiser, 
     assert abs(nelbo(model, [x0[:2], x0[2:]], draws=3)["valid_nelbo"] - nelbo(model, [x0])["valid_nelbo"]) < 1e-6
 
 
+@pytest.mark.heavy
 def test_it_learns_which_token_follows_which(tiny_denoiser, seeded, draws_of):
     """A cycle 0, 1, ..., 4 from a random start: after the first token (log 5) nothing is uncertain."""
     model = tiny_denoiser(V=5, length=8, hidden=32, process="autoregressive", scale=0.3)

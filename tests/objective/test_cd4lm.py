@@ -65,6 +65,7 @@ def test_ratios_have_their_laws(seeded):
     assert abs(torch.corrcoef(torch.stack((r_s, share)))[0, 1]) < 4.5 / math.sqrt(n) + 0.01
 
 
+@pytest.mark.heavy
 def test_masks_nest_and_have_the_exact_counts(pair_of_models, x0, seeded, states):
     objective = CD4LM()
     for seed in range(20):
@@ -182,6 +183,7 @@ def test_a_teacher_that_sees_all_leaves_the_cross_entropy(pair_of_models, x0, cl
         assert loss.terms["distillation"] == 0.0 < loss.terms["reconstruction"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 16])
 def test_without_gap_nothing_is_left(tiny_denoiser, x0, length, loss_of):
     objective = CD4LM().without_gap()

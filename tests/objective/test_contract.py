@@ -93,6 +93,7 @@ def test_bfloat16_is_close_to_float32(objective, tiny, x0, loss_of):
     rough.total.backward()
 
 
+@pytest.mark.heavy
 def test_one_row_of_one_token_is_a_batch(objective, tiny, loss_of):
     for seed in range(20):  # among them draws with nothing masked, and with nothing to distil
         loss = loss_of(objective, (tiny(), tiny(seed=1)), torch.zeros(1, 1, dtype=torch.int64), seed)

@@ -154,6 +154,7 @@ def test_the_window_and_the_temperature(uniform, x0, calls_of):
     assert max(float(t.max()) for _, t, _ in after) > high and min(float(t.min()) for _, t, _ in after) < low
 
 
+@pytest.mark.heavy
 def test_a_short_training_learns_the_unigrams_and_beats_them(uniform, seeded):
     """A cycle of K tokens: NELBO far below log K, with the curriculum on in the first half."""
     model = uniform(hidden=32, scale=0.3).train()

@@ -50,6 +50,7 @@ def model(tiny_denoiser):
     return tiny_denoiser(V=V, length=L, scale=0.5).requires_grad_(False)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("schedule", [LogLinear(), Linear(), Cosine()], ids=repr)
 def test_unbiased_for_the_bound_by_enumeration(tiny_denoiser, schedule, draw):
     model = tiny_denoiser(V=V, length=L, scale=0.5, schedule=schedule).requires_grad_(False)
@@ -74,6 +75,7 @@ def test_the_bound_is_the_mean_over_orders(model):
     assert bound * L - -math.log(likelihood) > 1e-4  # strictly, for this network
 
 
+@pytest.mark.heavy
 def test_random_order_writing_is_a_distribution(model):
     """The likelihood that the bound bounds sums to one over all sequences."""
     total = 0.0
@@ -84,6 +86,7 @@ def test_random_order_writing_is_a_distribution(model):
     assert total == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("schedule", [LogLinear(), Linear()], ids=repr)
 def test_the_truth_about_independent_tokens_costs_their_entropy(tiny_denoiser, seeded, schedule, draw):
     """A network that knows p and ignores z: the mean over t of H(p) P(masked at t) / t is (1 - eps) H(p)."""

@@ -79,6 +79,7 @@ def slow_twin(objective, student, teacher, x0, round, seed):
     return total, counts
 
 
+@pytest.mark.heavy
 @torch.no_grad()
 @pytest.mark.parametrize("schedule", [LogLinear(), Linear(), Cosine()], ids=repr)
 @pytest.mark.parametrize("time_conditioned", [False, True])
@@ -144,6 +145,7 @@ def test_vocabulary_rows_of_the_teacher_are_those_needed(pair_of_models, x0, mon
     assert torch.equal(rows.sort().values, (z_t == V).flatten().nonzero()[:, 0]) and len(rows) == masked
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("grid", ["correct", "public"])
 @pytest.mark.parametrize("t", [0.15, 0.5, 0.9])
 def test_share_revealed_in_the_first_step(tiny_denoiser, monkeypatch, grid, t, loss_of):

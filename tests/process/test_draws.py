@@ -19,6 +19,7 @@ def everything(draws, x0):
     return [*kinds, draws.rival(x0, K), draws.normal(K), draws.u()]
 
 
+@pytest.mark.heavy
 @given(parts=st.sampled_from([1, 2, 3, 4, 6, 12]), seed=st.integers(0, 100))
 def test_parts_of_a_batch_are_parts_of_its_draws(parts, seed):
     x0 = torch.arange(B * L).view(B, L) % K

@@ -192,6 +192,7 @@ def test_more_rivals_are_harder_to_beat():
     assert (F.diff(dim=0) < 0).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("K", "n"), [(2, 200_000), (33, 100_000), (1000, 10_000)])
 def test_is_the_law_of_the_margin(K: int, n: int):
     """Y drawn from its definition follows F_Y (Kolmogorov-Smirnov)."""
@@ -283,6 +284,7 @@ def test_the_mask_coordinate_competes_too():
 # --- Theorem 3.3 -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("K", [2, 33, 1000])
 def test_latent_path_and_scalar_give_the_same_states(schedule: Schedule, K: int):
@@ -318,6 +320,7 @@ def test_pair_of_the_latent_path_has_the_posterior_law():
         )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("K", [2, 33, 500])
 def test_u_is_uniform_and_independent_of_the_token(K: int):
     n = 20_000
@@ -366,6 +369,7 @@ def test_duo_operator_is_the_law_of_the_argmax():
 # --- The four places that need care ----------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_care_1_the_projection_has_a_floor_and_the_scalar_has_none():
     K, n = 33, 60_000
     x0 = torch.randint(0, K - 1, (n, 1), generator=seeded(11))

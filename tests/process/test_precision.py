@@ -138,6 +138,7 @@ def test_largest_of_a_group(m: int):
     assert stats.kstest(exact.numpy(), stats.expon(scale=1 / m).cdf).pvalue > 1e-3
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("steps", [32, 256, 1024])
 def test_float64_draws_the_exact_law_at_every_step_count(steps: int):
     assert coarse_p_value(drawn_groups(steps, torch.float64)) > 1e-3
@@ -165,6 +166,7 @@ def test_float32_loses_entropy_and_tail_the_more_the_finer_the_steps():
     assert coarse_p_value(drawn_groups(1024, torch.float32)) < 1e-9
 
 
+@pytest.mark.heavy
 def test_real_race_in_float64_over_several_steps_draws_the_exact_law():
     """The race itself over all 50,257 tokens, 4 steps, 600 positions."""
     ids = torch.full((600,), V)
@@ -177,6 +179,7 @@ def test_real_race_in_float64_over_several_steps_draws_the_exact_law():
     assert coarse_p_value(GROUP_OF_TOKEN[ids]) > 1e-3
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("bits", "kappa"), [(12, 0.4), (14, 0.4), (14, 1.5)])
 def test_real_race_on_a_grid_reveals_too_little(bits: int, kappa: float, monkeypatch: pytest.MonkeyPatch):
     """Uniform over 1,000 tokens, a step that should reveal a share `rho` of the rows, rand on a grid of 2^-bits.

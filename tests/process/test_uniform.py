@@ -304,6 +304,7 @@ def test_the_bound_is_tight_for_the_exact_network(schedule: Schedule):
 # --- the coupling ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("n", [2, 3, 12, 200])
 def test_scalar_path_is_the_latent_path(n: int):
     """Trajectories of argmax w_t along one eps, against (u, rival) computed from that eps: equal at every t."""
@@ -317,6 +318,7 @@ def test_scalar_path_is_the_latent_path(n: int):
         assert torch.equal(w_t.argmax(-1), corrupt(x0, u, rival, alpha_t, n))
 
 
+@pytest.mark.heavy
 def test_u_and_rival_of_the_latent_are_uniform_and_independent():
     n, draws = 6, 60_000
     x0 = torch.full((draws, 1), 2)

@@ -105,6 +105,7 @@ def test_blockwise_blocks_are_contiguous_and_follow_each_other(length: int, seed
     assert all(b == (a + 1) % blocks for a, b in changes)
 
 
+@pytest.mark.heavy
 def test_blockwise_order_in_a_block_is_a_random_permutation():
     u = torch.stack([ORDERS["blockwise"](32, 0.0, torch.Generator().manual_seed(seed)) for seed in range(2000)])
     assert stats.chisquare(torch.bincount(u[:, :4].argmin(-1), minlength=4).numpy()).pvalue > 1e-3

@@ -89,6 +89,7 @@ def assert_same_run(found, expected, case):
     torch.testing.assert_close(final_state(found, case), final_state(expected, case), rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.heavy
 def test_two_processes_find_what_one_finds_and_one_resumes_their_run(place):
     """The short form of what follows: sharded weights, gradients in parts, a stop on two processes."""
     folder, job = place

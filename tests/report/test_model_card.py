@@ -30,6 +30,7 @@ def test_its_code_loads_the_model(card):
     assert isinstance(names["model"], mcd.Denoiser) and names["model"].folder.name == "mine"
 
 
+@pytest.mark.heavy
 def test_its_command_samples(card, capsys):
     (commands,) = blocks(card, "bash")
     install, sample = commands.splitlines()

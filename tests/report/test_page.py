@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 
+
+@pytest.mark.heavy
 def test_complete_page_and_the_same_bytes_again(demo, page_of):
     options = ("--title", "A <b>title</b>")
     page = page_of(demo, *options)

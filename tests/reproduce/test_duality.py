@@ -87,6 +87,7 @@ def test_one_wrong_state_is_found_out(paths):
     assert "mask absorbs along one eps" in failed(checks.check_paths(replace(paths, latent=back)))
 
 
+@pytest.mark.heavy
 def test_dependence_of_u_is_found_out(draws):
     assert failed(checks.check_u(draws, 32)) == set()
     y = draws.y.clone()

@@ -70,6 +70,7 @@ def test_table_1_is_the_papers_grid():
             assert not left_out if scale is OWT else {(ROUNDS, n) for n in (8, 16, 32, 64, 128)} <= drawn
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("scale", [CPU, OWT], ids=lambda scale: scale.name)
 def test_every_training_is_a_command_that_can_be_typed(scale, tmp_path, capsys):
     """Each resolves; at the papers' scale with the papers' settings."""
@@ -135,6 +136,7 @@ def test_the_laboratory_does_each_thing_once(tmp_path, tiny_data, hmm_model):
     assert row["nll"] == pytest.approx(float(expected))
 
 
+@pytest.mark.heavy
 def test_frontier_of_models_of_a_language(tmp_path, hmm_model, capsys):
     models = [str(hmm_model(seed)) for seed in (0, 1)]
     out = tmp_path / "out"

@@ -53,6 +53,7 @@ def slow_row(sampler, model, row, seed, z):
     return z, nfe
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "options",
     [

@@ -53,6 +53,7 @@ def test_the_samplers_are_found():
     assert all(kind.name == name for name, kind in SAMPLERS.items())
 
 
+@pytest.mark.heavy
 def test_a_function_of_seed_and_row(kind, model):
     ids, nfe = sample(kind(8), model, 6, L, seed=1)
     torch.manual_seed(123)
@@ -105,6 +106,7 @@ def test_a_template_is_kept(kind, model):
     assert (ids == torch.arange(10)).all() and (nfe == 0).all()
 
 
+@pytest.mark.heavy
 def test_nfe_is_the_number_of_network_calls_made_for_a_row(kind, model, calls):
     """One row a call and no padding: each call is some row's, and the counts must add up, step by step."""
     sampler = kind(16, rows_per_call=1)
@@ -117,6 +119,7 @@ def test_nfe_is_the_number_of_network_calls_made_for_a_row(kind, model, calls):
     assert int(nfe.sum()) == len(calls)
 
 
+@pytest.mark.heavy
 def test_a_call_carries_as_many_rows_as_it_is_told_to(kind, model, calls):
     _, nfe = sample(kind(8, rows_per_call=3), model, 7, L)
     assert {tuple(z.shape) for z in calls} == {(3, L)}
@@ -140,6 +143,7 @@ def test_how_far_it_is(kind, model):
     assert told == sorted(told) and told[-1] == 1.0 and 8 <= len(told) <= L
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("steps", [1, 2, 8, 64])
 def test_calls_are_at_most_steps_and_at_most_tokens(kind, model, steps):
     _, nfe = sample(kind(steps), model, 6, L)

@@ -367,6 +367,7 @@ def test_every_sampler_has_a_law():
     assert LAWS.keys() == SAMPLERS.keys() == {kind.name for kind, _ in CASES}
 
 
+@pytest.mark.heavy
 @both
 @pytest.mark.parametrize("kind, options", CASES, ids=name_of)
 def test_rows_and_calls_have_the_law_of_the_sampler(table_denoiser, kind, options, rows):
@@ -375,6 +376,7 @@ def test_rows_and_calls_have_the_law_of_the_sampler(table_denoiser, kind, option
     follow(kind(**options, rows_per_call=1000), model, [EMPTY], rows)
 
 
+@pytest.mark.heavy
 @both
 @pytest.mark.parametrize("kind, options", CASES, ids=name_of)
 def test_with_time_temperature_nucleus_and_templates(table_denoiser, kind, options, rows):

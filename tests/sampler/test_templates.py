@@ -88,6 +88,7 @@ def test_blocks_are_of_consecutive_masked_tokens(model, sampler):
             assert new <= set(masked[2 * block : 2 * block + 2])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [3, 20])
 def test_templates_of_other_rows_change_nothing(tiny_denoiser, name, steps):

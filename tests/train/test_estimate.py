@@ -64,6 +64,7 @@ def test_operations_are_those_that_are_made(monkeypatch):
     assert both == pytest.approx(counted.get_total_flops(), rel=0.03)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_operations_of_a_whole_step(monkeypatch, checkpointing):
     monkeypatch.setattr(linear, "ONEDNN", False)

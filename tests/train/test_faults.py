@@ -120,6 +120,7 @@ def halted(run_fit, tmp_path_factory):
     return folder / "run", outcome(folder / "undisturbed")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(6))
 def test_a_damaged_newest_checkpoint_is_passed_over_bit_for_bit(run_fit, halted, tmp_path, seed):
     """One bit turned, or the end cut off, of any file of it."""

@@ -91,6 +91,7 @@ def test_what_a_run_leaves_behind(run_fit, tmp_path, tiny_denoiser):
     assert kept == ["step-00000010", "step-00000012"]
 
 
+@pytest.mark.heavy
 def test_training_learns_and_validates(run_fit, tmp_path):
     seen = []
     run_fit(
@@ -172,6 +173,7 @@ def test_stopped_and_started_again_is_the_same_run(run_fit, undisturbed, tmp_pat
     assert outcome(out) == undisturbed(run_fit, **options)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("step", [3, 7, 9])  # before any checkpoint, 2 and 4 steps after one (of the round before)
 def test_killed_between_checkpoints_and_started_again_is_the_same_run(run_fit, undisturbed, tmp_path, step):
     out = tmp_path / "run"
@@ -183,6 +185,7 @@ def test_killed_between_checkpoints_and_started_again_is_the_same_run(run_fit, u
     assert outcome(out) == undisturbed(run_fit)
 
 
+@pytest.mark.heavy
 def test_stopped_many_times_by_ctrl_c(run_fit, undisturbed, tmp_path):
     for step in (1, 5, 8, 11):
         with pytest.raises(Interrupted):
@@ -256,6 +259,7 @@ def test_sigkill_and_the_same_command_again(tmp_path, tiny_data, tiny_denoiser, 
     assert outcome(out) == outcome(undisturbed)
 
 
+@pytest.mark.heavy
 def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(run_fit, undisturbed, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(Killed):
@@ -305,6 +309,7 @@ def test_a_method_may_keep_its_first_teacher(run_fit, tmp_path, tiny_denoiser):
     assert not all(torch.equal(p, first[name]) for name, p in student.state_dict().items())
 
 
+@pytest.mark.heavy
 def test_a_loss_that_stays_high_ends_the_run(run_fit, tmp_path):
     with pytest.raises(Diverged, match="step 10: 10 steps with a loss above --max-loss 1e-06"):
         run_fit(tmp_path / "run", max_loss=1e-6)
@@ -388,6 +393,7 @@ def test_a_budget_in_minutes_ends_and_its_log_is_json(run_fit, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["train"]["minutes"] == 0.002
 
 
+@pytest.mark.heavy
 def test_activations_computed_again_change_no_bit(run_fit, undisturbed, tmp_path, tiny_denoiser):
     student = tiny_denoiser(V=300, length=16, dropout=0.1)
     run_fit(tmp_path / "run", student=student, checkpoint_activations=True)
@@ -449,6 +455,7 @@ def test_more_steps_are_one_run_and_both_lengths_are_recorded(run_fit, undisturb
     assert [(part["config"]["train"]["steps"], part["until_step"]) for part in record["earlier"]] == [(6, 6)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("objective", "options", "stop", "step"),
     [
@@ -480,6 +487,7 @@ def test_more_steps_before_the_schedule_has_begun_are_one_run(run_fit, undisturb
     assert outcome(tmp_path / "run") == undisturbed(run_fit, **longer)
 
 
+@pytest.mark.heavy
 def test_a_checkpoint_that_is_passed_over_is_told(run_fit, tmp_path, capsys):
     with pytest.raises(Killed):
         run_fit(tmp_path / "run", watch=stop_at(11, kill))

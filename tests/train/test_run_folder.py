@@ -231,6 +231,7 @@ def holder(tmp_path):
     process.communicate()
 
 
+@pytest.mark.heavy
 def test_a_second_run_in_one_folder_is_refused_untouched_until_the_first_is_killed(holder, tmp_path):
     before = contents(tmp_path)
     for other in ({"command": "distill"}, {"command": "train"}):
@@ -265,6 +266,7 @@ def test_a_folder_whose_run_was_killed_before_run_json_is_taken(tmp_path):
     assert json.loads((tmp_path / "a" / "run.json").read_text())["config"] == json.loads(json.dumps(config()))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("live", [True, False])
 def test_where_the_file_system_has_no_locks_the_living_are_respected(holder, tmp_path, monkeypatch, capsys, live):
     def lockless(lock, blocking):

@@ -77,6 +77,7 @@ def test_languages_are_the_same_each_time(language):
     assert torch.equal(rows, twin)
 
 
+@pytest.mark.heavy
 def test_likelihood_agrees_with_enumeration():
     language, windows = tiny(), every_window()
     p = language.log_likelihood(windows).exp()
@@ -114,6 +115,7 @@ def test_ngrams_agree_with_enumeration_at_every_place(n):
         torch.testing.assert_close(language.ngram(n), counted)
 
 
+@pytest.mark.heavy
 def test_samples_follow_the_law(language):
     """Trigrams at the start, in the middle and at the end of rows, by a chi-square over the frequent ones."""
     rows = 12_000
@@ -129,6 +131,7 @@ def test_samples_follow_the_law(language):
         assert degrees > 40 and abs(chi2 - degrees) < 4.5 * math.sqrt(2 * degrees)
 
 
+@pytest.mark.heavy
 def test_a_long_row_is_a_stream_of_the_language(language):
     """Windows cut at any offset of a stream have the entropy of the language (errors: windows are dependent)."""
     stream = language.sample_rows(1, 1 << 16, torch.Generator().manual_seed(4))
@@ -145,6 +148,7 @@ def test_entropy_agrees_with_enumeration():
     assert error > 0 and abs(value - torch.special.entr(p).sum().item() / L) < 4.5 * error
 
 
+@pytest.mark.heavy
 def test_entropy_of_seen_states_is_exact_and_of_others_the_mean_of_log_p(language):
     value, error = language.entropy(24)
     ids = language.sample_rows(2000, 24, torch.Generator().manual_seed(6))

@@ -54,6 +54,7 @@ def twin(prompt, answer, length, eos, too_long, diffuse_padding):
     return row, learnt
 
 
+@pytest.mark.heavy
 @settings(max_examples=12)
 @given(
     length=st.integers(6, 30),

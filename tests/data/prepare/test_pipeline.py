@@ -58,6 +58,7 @@ def changed(recipe, kind):
 KINDS = ("every", "last", "groups")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_bytes_do_not_depend_on_the_number_of_processes(recipe, tmp_path, kind, monkeypatch):
     monkeypatch.setattr(workers, "FEW_UNITS", 2)
@@ -196,6 +197,7 @@ prepare(Recipe(*sys.argv[1:2], tokenizer=sys.argv[2], length=16, valid_last=9), 
 """
 
 
+@pytest.mark.heavy
 def test_kill_9_with_workers(recipe, tmp_path):
     """A real kill of the main process: its workers end too, and the rest is done later."""
     recipe = replace(changed(recipe, "last"), valid_every=16)
@@ -262,6 +264,7 @@ def test_a_full_disk_loses_nothing(recipe, tmp_path, monkeypatch):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+@pytest.mark.heavy
 def test_a_second_run_waits_and_finds_the_work_done(recipe, tmp_path):
     code = "import sys, pathlib; from mcd.data.recipe import Recipe; from mcd.data.prepare.pipeline import prepare; "
     code += "print('begins', flush=True); recipe = Recipe(sys.argv[1], tokenizer=sys.argv[2], length=16, valid_every=8)"
@@ -298,6 +301,7 @@ def mdlm_rows(texts, tokenizer, length, batch):
     return [row for part in batches for row in group_texts(part, length, eos, eos)]
 
 
+@pytest.mark.heavy
 @settings(max_examples=15)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=12, max_size=60).filter(any),
@@ -338,6 +342,7 @@ def test_grouped_rows_are_mdlms(tiny_data, tmp_path_factory, sizes, length, grou
         assert sorted(train.batch(epoch).x0.tolist()) == sorted(expected["train"])
 
 
+@pytest.mark.heavy
 def test_the_presets_rows_are_mdlms(tmp_path, monkeypatch):
     """The preset itself, at its length of 1024, on a vocabulary of GPT-2's size."""
     words = {f"w{i}": i for i in range(50_256)} | {EOS: 50_256}
@@ -397,6 +402,7 @@ def with_copies(path, text_file):
     return [text for text in doubled if text.strip()], texts
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_are_counted_and_dropped(recipe, text_file, tmp_path, kind, monkeypatch):
     """The first of each is kept, by any number of processes, after any interruption."""

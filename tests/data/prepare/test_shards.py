@@ -205,6 +205,7 @@ def test_tokens_beyond_the_vocabulary_are_seen(recipe, tmp_path):
         read_tokens(tmp_path / "out", "train")
 
 
+@pytest.mark.heavy
 def test_large_vocabularies_take_four_bytes(tmp_path, tiny_data):
     """A tokenizer of 70,000 words: ids beyond 65,535 survive."""
     words = {f"w{i}": i for i in range(70_000)} | {"<|endoftext|>": 70_000}
@@ -246,6 +247,7 @@ def test_a_language_is_two_streams_of_its_own_words(tmp_path, short_streams, nam
         assert abs(nll.mean().item() - language.entropy(25)[0]) < 4.5 * nll.std().item() / 20**0.5 + 5e-3
 
 
+@pytest.mark.heavy
 def test_a_language_refuses_foreign_words_and_end_of_text(tmp_path, tiny_data, short_streams):
     prepare(Recipe("hmm"), tmp_path / "first")
     again = prepare(Recipe("hmm", tokenizer=str(tmp_path / "first")), tmp_path / "again")

@@ -160,6 +160,7 @@ def sampled(tmp_path, model, *argv):
     return out, [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.heavy
 def test_documents_do_not_run_together_and_the_stamp_says_so(model, backend, judge, tmp_path):
     writer = writer_of(backend)
     path, rows = sampled(tmp_path, model)
@@ -221,6 +222,7 @@ def test_texts_with_nothing_to_score_are_reported(judge, tmp_path, capsys):
     assert "some: 1 of 2 texts have no token to score; they count in entropy" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_only_the_positional_is_the_model(judge, model, tiny_denoiser, tiny_data, tmp_path, capsys):
     """A scorer's folder, or `demo` as text, in front of it or behind."""
     causal = tmp_path / "causal"

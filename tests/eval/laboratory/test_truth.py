@@ -10,6 +10,7 @@ from mcd.reproduce.languages import likelihood_row
 from mcd.sampler.ancestral import Ancestral
 
 
+@pytest.mark.heavy
 def test_a_language_judges_its_exact_denoiser(tiny_denoiser):
     """Token by token the exact denoiser is the language; a network of noise is far from it, and its bound says so."""
     sampler, noise = Ancestral(64, rows_per_call=64), tiny_denoiser(V=32, length=16)

@@ -30,6 +30,7 @@ def distil(method, teacher, text, out, *more):
     return main([*argv, *FEW, "--valid-every", "2", *more])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method, kind", [("mcd", "bert"), ("sdtt", "dream"), ("cd4lm", "llada")])
 def test_a_folder_is_distilled_and_the_student_sampled(published, text, tmp_path, method, kind):
     teacher, out = published(kind).folder, tmp_path / "student"
@@ -45,6 +46,7 @@ def test_a_folder_is_distilled_and_the_student_sampled(published, text, tmp_path
     assert len(ids) == 2 and all(not set(row) & set(student.config.forbidden) for row in ids)
 
 
+@pytest.mark.heavy
 def test_lora_from_the_command_line(published, text, tmp_path, capsys):
     teacher, out = published("bert").folder, tmp_path / "student"
     lora = ["--lora-rank", "2", "--lora-targets", "query", "value"]
@@ -62,6 +64,7 @@ def test_lora_from_the_command_line(published, text, tmp_path, capsys):
     assert "--lora-rank 2: is for networks of Hugging Face" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_training_goes_on_from_a_folder(published, text, tmp_path):
     argv = ["train", "--init", str(published("modernbert").folder), "--data", str(text), "--out", str(tmp_path / "run")]
     budget = ["--steps", "2", "--batch-size", "2", "--length", "40", "--optimizer", "adamw", "--threads", "1"]
@@ -93,6 +96,7 @@ def test_without_data_the_mend_is_told(published, tmp_path, capsys):
     assert "does not say what it was trained on; give --data" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["bert", "roberta"])  # 24 learnt positions; roberta's first stands before them
 @pytest.mark.parametrize("said", [True, False])
 def test_rows_longer_than_learnt_positions_are_refused_by_every_command(published, text, tmp_path, capsys, kind, said):

@@ -134,6 +134,7 @@ def test_figures_are_of_what_stands_between(bert, text, data, tmp_path, seen):
     assert main([*argv, "--likelihood", str(data)]) == 0 and framed(seen)
 
 
+@pytest.mark.heavy
 def test_frames_without_tokens_or_room_are_refused(published, bert, text, tmp_path, capsys):
     def refused(*argv):
         assert main(list(map(str, argv))) == 2

@@ -175,6 +175,7 @@ def test_divergences_leave_out_what_is_never_said(models, x0, direction, tau):
         torch.testing.assert_close(a, b, rtol=3e-3, atol=3e-4)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("theirs", FEW, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_stays_finite(method, models, x0, dtype):

@@ -31,6 +31,7 @@ def test_what_is_forbidden_is_never_said(model, sampler, options):
     assert len(ids.unique()) > 4
 
 
+@pytest.mark.heavy
 def test_greedy_and_other_scores(model):
     for name in ("confidence", "cad"):
         for options in ({"greedy": True}, {"score": "entropy", "threshold": -0.5}, {"score": "margin"}):
@@ -40,6 +41,7 @@ def test_greedy_and_other_scores(model):
             assert not torch.isin(ids, torch.tensor(model.config.forbidden)).any()
 
 
+@pytest.mark.heavy
 def test_tokens_follow_the_prediction(model, sampler):
     """One token a row: frequencies are those of the prediction at a masked row, forbidden ids 0 among them."""
     p = model.log_x_theta(model.hidden(torch.full((1, 1), MASK), torch.ones(1)))[0].exp()
@@ -51,6 +53,7 @@ def test_tokens_follow_the_prediction(model, sampler):
     assert chi_square < 80.0  # about 36 degrees of freedom: beyond the 1 - 2e-5 quantile
 
 
+@pytest.mark.heavy
 def test_what_shares_a_batch_never_changes_a_row(model, sampler):
     draw = sampler(6, rows_per_call=3)
     ids, nfe = sample(draw, model, 7, L, seed=1)
