@@ -70,9 +70,9 @@ def _show_bounds(kind: type, default: Any = None) -> None:
 
 
 def choose(word: str, known: Mapping[str, T], what: str) -> T:
-    """known[word], or UsageError that names the nearest."""
+    """known[word], or UsageError that names the nearest. what: how the message begins, such as "--sampler"."""
     if word not in known:
-        raise UsageError(f"unknown {what} {word!r}{nearest(word, known)}; known: {', '.join(known)}")
+        raise UsageError(f"{what} {word}: is not known{nearest(word, known)}; known are {', '.join(known)}")
     return known[word]
 
 

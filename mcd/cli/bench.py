@@ -77,7 +77,7 @@ def _chosen(args: BenchArgs) -> list["Benchmark"]:
     """What is to be measured, in the order of the questions. Raises UsageError for an unknown name."""
     by_question = {name: list(importlib.import_module(f"mcd.bench.{name}").benchmarks()) for name in QUESTIONS}
     known = {name: name for name in QUESTIONS} | {one.name: one.name for group in by_question.values() for one in group}
-    named = {choose(name, known, "benchmark") for name in args.names}
+    named = {choose(name, known, "NAME") for name in args.names}
     chosen = [
         one
         for question, benchmarks in by_question.items()

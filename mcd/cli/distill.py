@@ -72,8 +72,8 @@ def main(argv: list[str]) -> int:
     name, *rest = argv
     if name in OBJECTIVES and name not in methods:
         raise UsageError(f"{name} distils nothing: `mcd train --method {name}`")
-    kind = choose(name, methods, "method")
-    recipe = choose(peek(rest, "--recipe") or DistillArgs.recipe, DISTILL, "recipe")
+    kind = choose(name, methods, "METHOD")
+    recipe = choose(peek(rest, "--recipe") or DistillArgs.recipe, DISTILL, "--recipe")
     default = DistillArgs(
         teacher=MISSING,
         out=MISSING,

@@ -57,7 +57,7 @@ class PrepareArgs(Options):
 
 def main(argv: list[str]) -> int:
     name = peek(argv, "--preset")
-    choices: dict[str, Any] = {"data": ""} | ({} if name is None else choose(name, PRESETS, "preset"))
+    choices: dict[str, Any] = {"data": ""} | ({} if name is None else choose(name, PRESETS, "--preset"))
     args = parse(PrepareArgs, argv, "prepare", PrepareArgs(MISSING, Recipe(**choices), name))
     if args.verify:
         others = set(options_of(PrepareArgs)) - {"--verify", "--out"}

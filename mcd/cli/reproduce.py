@@ -68,7 +68,7 @@ ReproduceArgs.__doc__ = with_names(ReproduceArgs, EXPERIMENTS)
 
 def main(argv: list[str]) -> int:
     args = parse(ReproduceArgs, argv, "reproduce")
-    choose(args.name, EXPERIMENTS, "experiment")
+    choose(args.name, EXPERIMENTS, "NAME")
     if args.name in ONE_SCALE and args.scale != "cpu":
         raise UsageError(f"--scale {args.scale}: {args.name} has one scale; leave the option out")
     if args.name in ALONE:

@@ -81,7 +81,7 @@ class SamplingOptions(Options):
 
         Raises UsageError for an option of another sampler, and for a value that the sampler refuses.
         """
-        kind = choose(self.sampler or DEFAULT_SAMPLER[_process_of(model)], SAMPLERS, "sampler")
+        kind = choose(self.sampler or DEFAULT_SAMPLER[_process_of(model)], SAMPLERS, "--sampler")
         given = [name for name in OWNERS if option_name(name) in typed(argv)]
         for name in given:
             if kind not in OWNERS[name]:

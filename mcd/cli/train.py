@@ -64,11 +64,11 @@ class TrainArgs(Options):
 
 def main(argv: list[str]) -> int:
     methods = {name: kind for name, kind in OBJECTIVES.items() if not kind.distils}
-    recipe = choose(peek(argv, "--recipe") or TrainArgs.recipe, TRAIN, "recipe")
+    recipe = choose(peek(argv, "--recipe") or TrainArgs.recipe, TRAIN, "--recipe")
     name = peek(argv, "--method") or TrainArgs.method
     if name in OBJECTIVES and name not in methods:
         raise UsageError(f"--method {name}: is a distillation: `mcd distill {name}`")
-    objective = recipe.objective(choose(name, methods, "method"))
+    objective = recipe.objective(choose(name, methods, "--method"))
     default = TrainArgs(out=MISSING, objective=objective, method=name, size=recipe.size, train=recipe.train)
     args = parse(TrainArgs, argv, "train", default)
     budget = recipe.budget

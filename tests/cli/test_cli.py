@@ -170,7 +170,7 @@ def test_dry_run_shows_the_schedule_and_writes_nothing(teacher, tmp_path, capsys
 
 def test_unknown_words_name_the_nearest(capsys, teacher, tmp_path):
     refused(capsys, ["smaple"], "did you mean 'sample'")
-    refused(capsys, ["distill", "mdc"], "unknown method 'mdc'", "mcd")
+    refused(capsys, ["distill", "mdc"], "METHOD mdc: is not known (did you mean 'mcd'?)", "mcd")
     refused(capsys, ["sample", str(teacher), "--sampler", "ancestal"], "did you mean 'ancestral'")
     refused(capsys, ["train", "--recipe", "sotuu", "--out", str(tmp_path / "x")], "did you mean 'sotu'")
     refused(capsys, ["sample", str(teacher), "--temprature", "1"], "--temperature")

@@ -52,7 +52,7 @@ def test_presets_are_starting_points(capsys, tmp_path):
     assert main(["prepare", "--preset", "fineweb", "--data", str(tmp_path), "--out", "x", "--dry-run"]) == 0
     recipe = json.loads(capsys.readouterr().out)["recipe"]
     assert (recipe["source"], recipe["subset"], recipe["valid_every"]) == (str(tmp_path), "sample-10BT", 1000)
-    refused(capsys, ["--preset", "owt", "--out", "x"], "unknown preset 'owt'", "owt-mdlm")
+    refused(capsys, ["--preset", "owt", "--out", "x"], "--preset owt: is not known", "owt-mdlm")
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,8 @@ class FileRecords:
         for field in self.fields:
             if field not in record:
                 raise DataError(
-                    f"{self.place}: no JSON object with a {field!r} field, but with {_names(record)}; prepare it and "
-                    "name the field: mcd prepare --text-field, --prompt-field and --answer-field, or --messages-field"
+                    f"{self.place}: has no field {field!r}, but {_names(record)}; name the field that holds the "
+                    "text with `mcd prepare --text-field` (or --prompt-field and --answer-field, or --messages-field)"
                 )
         return tuple(record[field] for field in self.fields)
 

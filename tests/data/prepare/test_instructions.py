@@ -217,7 +217,7 @@ def test_conversations_that_are_none(tiny_data, tmp_path, record, match):
 
 def test_faults_of_pairs_name_the_line(tiny_data, tmp_path):
     recipe = Recipe(write(tmp_path / "a.jsonl", [*pairs(5), {"prompt": "of"}]), tokenizer=str(tiny_data))
-    with pytest.raises(DataError, match=r"line 6: .*'answer' field, but with 'prompt'.*--answer-field"):
+    with pytest.raises(DataError, match=r"line 6: .*no field 'answer', but 'prompt'.*--answer-field"):
         prepare(replace(recipe, prompt_field="prompt"), tmp_path / "out")
     recipe = Recipe(write(tmp_path / "a.jsonl", [*pairs(5), {"prompt": "of", "answer": 3}]), tokenizer=str(tiny_data))
     with pytest.raises(DataError, match=r"line 6: field 'answer' holds no string"):
