@@ -127,9 +127,7 @@ def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys)
     short = tmp_path / "short.txt"
     short.write_text("One.\n")
     refused(capsys, [models["masked"], "--likelihood", short], "--likelihood", "less than a row")
-    with pytest.raises(SystemExit):
-        main(["eval", str(models["masked"]), "--likelihood", str(short), "--draws", "0", "--out", "never.json"])
-    assert "--draws 0: must be 1 to 1,000" in capsys.readouterr().err
+    refused(capsys, [models["masked"], "--likelihood", short, "--draws", "0"], "--draws 0: must be 1 to 1,000")
     other = tmp_path / "other"
     shutil.copytree(tiny_data, other)
     manifest = json.loads((other / "manifest.json").read_text())
