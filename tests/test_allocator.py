@@ -35,6 +35,7 @@ def faults(**environment):
     return told == "True", int(count)
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not GLIBC, reason="glibc's malloc alone is told")
 def test_a_freed_block_costs_no_page_faults_the_second_time():
     told, kept = faults()

@@ -66,6 +66,7 @@ def test_logits_are_those_of_the_public_code(source, weights, expected, which, t
     assert json.loads((tmp_path / "model" / "origin.json").read_text())["weights"] == found.chosen
 
 
+@pytest.mark.heavy
 def test_sets_of_weights_are_chosen_and_recorded(tmp_path):
     def choose(source, weights):
         found = understand(open_source(FIXTURES / source), weights)

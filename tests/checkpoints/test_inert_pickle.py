@@ -145,6 +145,7 @@ def bomb(n):
     return pickle.dumps({"a": value})
 
 
+@pytest.mark.heavy
 def test_bombs_stay_small(monkeypatch):
     deep = read_pickle(b"(" * 20_000 + b"t" * 20_000 + b".")  # tuples in tuples, beyond any recursion limit
     assert plain(deep, depth=2) == [["<deeper>"]]

@@ -261,6 +261,7 @@ def test_options_that_do_not_go_together_are_refused(capsys, data, teacher, tmp_
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.heavy
 def test_a_place_nothing_can_be_written_to_is_refused_before_the_work(capsys, monkeypatch, teacher, tmp_path):
     import mcd.checkpoints.folder
 
@@ -289,6 +290,7 @@ def test_a_teacher_shorter_than_the_rows_of_the_data(teacher, text, tmp_path):
 SAMPLE = {"row": 0, "model": "m", "steps": 4, "seed": 0, "nfe": 4, "ids": [1, 2], "text": "a b", "protocol": {}}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "line",
     [
@@ -490,6 +492,7 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     refused(capsys, ["prepare", "--data", "hmm", "--wrap", "--out", str(tmp_path / "no")], "--wrap", "no end-of-text")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_draws_from_the_command_line(sampler, data, teacher, tmp_path, capsys):
     """With a model of its process; and one of another process is refused."""

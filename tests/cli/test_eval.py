@@ -109,6 +109,7 @@ def test_likelihood_of_a_file_is_the_mean_over_all_its_rows(models, text_file, t
     assert "nats/token" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_likelihood_of_several_texts_and_of_a_preset_from_a_copy(models, tiny_data, text_file, tmp_path):
     copy = tmp_path / "ptb.jsonl"
     copy.write_text("".join(json.dumps({"sentence": f"the nation 's year {i} and peace"}) + "\n" for i in range(60)))
@@ -122,6 +123,7 @@ def test_likelihood_of_several_texts_and_of_a_preset_from_a_copy(models, tiny_da
     assert run.measured == []  # no samples: nothing for the report's tables
 
 
+@pytest.mark.heavy
 def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys):
     refused(capsys, [models["masked"], "--likelihood", "nothing.txt"], "--likelihood nothing.txt", "no such file")
     short = tmp_path / "short.txt"
@@ -166,6 +168,7 @@ def test_controls_have_the_entropy_of_the_text_they_are_made_of(tiny_data, lette
         assert row["control_k"] > 1 and row["energy"] is not None
 
 
+@pytest.mark.heavy
 def test_a_reference_may_be_a_small_file(models, letters, tmp_path):
     """Too small for a vocabulary of its own, and for rows of the usual length."""
     small = tmp_path / "small.txt"
@@ -185,6 +188,7 @@ def test_likelihood_of_a_folder_has_rows_of_its_length(models, tiny_data, text_f
     assert given["protocol"]["length"] == 4
 
 
+@pytest.mark.heavy
 def test_ids_as_they_are_need_the_scorers_vocabulary(models, tiny_data, letters, tmp_path, capsys, monkeypatch):
     argv = [models["masked"], "--steps", "2", "--no-retokenise", "--averaging", "per-sample"]
     (row,) = rows_of(argv, tmp_path / "m.json")
@@ -252,6 +256,7 @@ def speaker(tiny_denoiser, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.heavy
 def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, tmp_path, capsys):
     (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
@@ -268,6 +273,7 @@ def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, t
     refused(capsys, [speaker, "--likelihood", "hmm", "--wrap"], "--wrap")
 
 
+@pytest.mark.heavy
 def test_a_model_of_a_language_is_judged_by_its_truth_alone(speaker, tmp_path, capsys):
     refused(capsys, [speaker, "--reference", "hmm"], "--reference", "measured by its exact likelihood; leave it out")
     refused(capsys, ["hmm", "--reference", "sotu"], "--reference", "measured by its exact likelihood; leave it out")

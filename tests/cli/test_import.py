@@ -141,6 +141,7 @@ def test_tokenizers_are_fitted_or_refused(tmp_path, capsys):
     assert tokenizer_of_model(tmp_path / "model", 66).token_to_id("w65") == 65
 
 
+@pytest.mark.heavy
 def test_requests_that_make_no_sense(tmp_path, capsys):
     out, ckpt = tmp_path / "model", FIXTURES / "mdlm.ckpt"
     refused(capsys, ["import", tmp_path / "no.ckpt", "--out", out], "no.ckpt", "no such file")

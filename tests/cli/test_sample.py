@@ -55,6 +55,7 @@ def test_rows_go_into_a_file_that_says_what_it_is(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.heavy
 def test_rows_of_an_older_stamp_are_continued(tmp_path):
     """The stamp of remdm once hid its options in the words of `order`, and all stamps had tail and kappa."""
     out = tmp_path / "rows.jsonl"
@@ -79,6 +80,7 @@ def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
         assert row["text"].startswith("<|endoftext|>[MASK]") and ("documents" in row) == has
 
 
+@pytest.mark.heavy
 def test_rows_whose_template_was_read_otherwise_are_not_gone_on_with(tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
     argv = [*SAMPLE, "--template", "peace [MASK]", "--out", str(out)]
@@ -100,6 +102,7 @@ def wordpiece() -> Tokenizer:
     return tokenizer
 
 
+@pytest.mark.heavy
 def test_what_the_tokenizer_changes_is_told(monkeypatch, capsys):
     monkeypatch.setattr(mcd.data.tokenizer, "tokenizer_of_model", lambda *_: wordpiece())
     assert main([*SAMPLE, "--template", "The river [MASK]"]) == 0

@@ -37,6 +37,7 @@ def drawn(language, steps, **options):
     return sample(sampler, exact_denoiser(language, LENGTH), ROWS, LENGTH)[0]
 
 
+@pytest.mark.heavy
 def test_metrics_against_counting(language):
     ids = truth(language, 40)
     measured = truth_metrics(ids, language)

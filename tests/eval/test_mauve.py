@@ -114,6 +114,7 @@ def test_a_reference_compares_texts_and_says_what_real_text_shows(monkeypatch):
     assert [near[key] for key in ("mauve", "mauve_lo", "mauve_hi", "mauve_ceiling")] == [None] * 4
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(not HAS_MAUVE, reason="needs the extra mauve")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_mauve_puts_one_law_near_one_and_another_near_nothing(capfd):

@@ -138,6 +138,7 @@ def test_which_tokens_mdlms_code_scores(text, more):
     assert (theirs == pytest.approx(ours.nll)) == (text[0] == "^")
 
 
+@pytest.mark.heavy
 def test_what_shares_a_batch_does_not_change_a_score(smollm2):
     alone = [smollm2.nll([text])[0] for text in TEXTS[1:]]
     together = smollm2.nll([TEXTS[3], *TEXTS[:0:-1]])[1:][::-1]
@@ -146,6 +147,7 @@ def test_what_shares_a_batch_does_not_change_a_score(smollm2):
         assert a.nll / a.tokens == pytest.approx(b.nll / b.tokens, abs=1e-4)
 
 
+@pytest.mark.heavy
 def test_scores_do_not_depend_on_the_thread_count_and_leave_it_alone(smollm2):
     threads = torch.get_num_threads()
     try:

@@ -19,6 +19,7 @@ def one_at_a_time(model, row):
     return total
 
 
+@pytest.mark.heavy
 def test_the_loss_is_the_mean_over_tokens_of_one_call_each(tiny_denoiser, seeded, draws_of):
     model = tiny_denoiser(process="autoregressive")
     x0 = torch.randint(0, 23, (3, 16), generator=seeded(0))

@@ -69,6 +69,7 @@ def information_of_one_token(alpha):
     return float(keep * (K * keep).log() + (1 - keep) * (K * (1 - keep) / (K - 1)).log())
 
 
+@pytest.mark.heavy
 def test_a_uniform_model_pays_all_the_information(uniform, seeded):
     """x_theta = 1/K is the exact network of random text, so the bound is I(t_min) - I(1), near log K."""
     model = uniform()
@@ -86,6 +87,7 @@ def test_a_uniform_model_pays_all_the_information(uniform, seeded):
     assert error < 0.02 and low - high > 0.9 * math.log(K)
 
 
+@pytest.mark.heavy
 def test_max_weight_scales_early_times_down_and_is_left_out_of_the_reading(uniform, x0):
     free, capped = (
         Duo(max_weight=w).loss(uniform(), None, x0, Clock(), Draws(generator(), *x0.shape)) for w in (math.inf, 2.0)

@@ -162,6 +162,7 @@ def generated_law(p: Tensor, steps: int, kappa: float = 1.0) -> Tensor:
     return now
 
 
+@pytest.mark.heavy
 def test_more_steps_come_nearer_to_the_data():
     p = law(K * K * K, seed=5, sharpness=2.0).view(K, K, K)
     distance = {n: (generated_law(p, n) - p.flatten()).abs().sum().item() / 2 for n in (1, 2, 4, 8, 32, 128)}

@@ -79,6 +79,7 @@ def test_low_discrepancy_tokens_of_a_step_are_far_apart(steps: int, per_step: in
     assert closest(steps_of("low-discrepancy", steps * per_step, steps, seed)) > 0.4 * steps
 
 
+@pytest.mark.heavy
 def test_low_discrepancy_ranks_are_those_of_the_golden_sequence():
     """Against a sort of the points one by one; the rotation is the only freedom, and each is as likely."""
     points = [i * GOLDEN - int(i * GOLDEN) for i in range(LENGTH)]

@@ -31,6 +31,7 @@ def test_complete_page_and_the_same_bytes_again(demo, page_of):
         assert words in page.text
 
 
+@pytest.mark.heavy
 def test_every_colour_of_a_figure_has_a_variable(demo, page_of):
     source = page_of(demo).source
     used = {part.split(")")[0] for part in source.split("var(--")[1:]}
@@ -71,6 +72,7 @@ def test_unlike_protocols_are_named_and_not_compared(row, metrics, said, page_of
     assert "Student at 8 steps against teacher at 128" in said(alike)
 
 
+@pytest.mark.heavy
 def test_a_hostile_run_is_shown_as_text(demo, page_of):
     """Names, protocols and configurations are escaped; an objective that is none has no gap."""
     evil = "<img src=x onerror=alert(1)>\u0007"

@@ -70,6 +70,7 @@ def test_the_theory_of_another_K_is_found_out(draws, paths, K):
     assert "latent = (u < max(alpha_t, 1/K))" in failed(checks.check_paths(replace(paths, K=K)))
 
 
+@pytest.mark.heavy
 def test_a_wrong_calibration_is_found_out(monkeypatch):
     assert failed(checks.check_calibration(32)) == set()
     monkeypatch.setattr(checks, "calibrated_snr_root", lambda alpha, K: calibrated_snr_root(alpha, K + 1))
@@ -236,6 +237,7 @@ def test_mass_below_a_cut(tiny_denoiser):
     assert all(a < b for a, b in pairwise([0, *some, 1])), some
 
 
+@pytest.mark.heavy
 def test_precision_run_has_entropy_in_every_row(tmp_path: Path):
     result = precision.run(
         tmp_path, {2: 20}, {2: 50, 4: 50}, 500, teacher_steps=(2,), num=3, length=8, scorer=None, seed=1

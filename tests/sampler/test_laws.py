@@ -386,6 +386,7 @@ def test_with_time_temperature_nucleus_and_templates(table_denoiser, kind, optio
     follow(sampler, model, [EMPTY, (BLANK, 2, BLANK), (BLANK, BLANK, 0), (3, 1, 2)], rows)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", [GumbelRace, Ancestral, ReMDM])
 def test_a_time_conditioned_network_is_asked_anew_where_a_row_did_not_change(table_denoiser, kind):
     """One token with P(0) = t: two steps ask half the rows at t = 1, and half of them at t = 1/2, which gives 0.75."""

@@ -64,6 +64,7 @@ def law_of(exact, steps, tail="sampled"):
     return now
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("tail", ["sampled", "greedy"])
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_rows_have_the_law_of_the_reverse_process(exact, steps, tail):

@@ -64,6 +64,7 @@ def kill():
     raise Killed
 
 
+@pytest.mark.heavy
 def test_what_a_run_leaves_behind(run_fit, tmp_path, tiny_denoiser):
     model = run_fit(tmp_path / "run")
     rows = read_stats(tmp_path / "run")
@@ -272,6 +273,7 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_one_before(run_fit, und
     assert not (out / "checkpoints" / "partial-00000015").exists()
 
 
+@pytest.mark.heavy
 def test_a_teacher_that_follows_is_the_average_of_the_students(run_fit, tmp_path, tiny_denoiser):
     student = tiny_denoiser(V=300, length=16)
     teachers, raw = [], [{name: p.clone() for name, p in student.state_dict().items()}]
@@ -292,6 +294,7 @@ def test_a_teacher_that_follows_is_the_average_of_the_students(run_fit, tmp_path
             expected = 0.8 * expected + 0.2 * raw[step + 1][name]
 
 
+@pytest.mark.heavy
 def test_a_method_may_keep_its_first_teacher(run_fit, tmp_path, tiny_denoiser):
     student = tiny_denoiser(V=300, length=16)
     first, teachers = {name: p.clone() for name, p in student.state_dict().items()}, []
@@ -333,6 +336,7 @@ class Exploding(NELBO):
         return loss
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("t_min, what", [(0.02, "not finite: loss inf"), (1e-3, "the loss is finite and its gradient")])
 def test_what_stays_not_finite_ends_the_run_and_spares_the_checkpoint(run_fit, tmp_path, tiny_denoiser, t_min, what):
     student = tiny_denoiser(V=300, length=16)
@@ -347,6 +351,7 @@ def test_what_stays_not_finite_ends_the_run_and_spares_the_checkpoint(run_fit, t
     assert [row.get("skipped", 0) for row in rows] == [0] * 6 + [1, 2, 3, 4]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("t_min", [0.02, 1e-3])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(run_fit, tmp_path, tiny_denoiser, t_min):
     class Once(Exploding):
@@ -425,6 +430,7 @@ def test_a_frozen_teacher_cannot_follow(run_fit, tmp_path):
         run_fit(tmp_path / "run", objective=CD4LM(), teacher_ema=0.5)
 
 
+@pytest.mark.heavy
 def test_a_high_loss_is_counted_through_a_stop(run_fit, tmp_path):
     """Stopped after 7 steps of a loss too high and started again, it ends at step 10 and is logged once."""
     with pytest.raises(Interrupted):
@@ -444,6 +450,7 @@ def test_fewer_steps_than_were_done_are_refused_and_change_nothing(run_fit, tmp_
     assert read_stats(tmp_path / "run")[-1]["step"] == 7
 
 
+@pytest.mark.heavy
 def test_more_steps_are_one_run_and_both_lengths_are_recorded(run_fit, undisturbed, tmp_path):
     """Where nothing depends on the share that is done, 6 steps and then 9 are the steps of a run of 9."""
     longer = {"objective": NELBO(), "budget": Budget(steps=9)}
@@ -479,6 +486,7 @@ def test_more_steps_than_a_schedule_was_made_for_are_refused(run_fit, tmp_path, 
     run_fit(tmp_path / "run", budget=Budget(steps=6), **options)
 
 
+@pytest.mark.heavy
 def test_more_steps_before_the_schedule_has_begun_are_one_run(run_fit, undisturbed, tmp_path):
     longer = {"objective": NELBO(), "budget": Budget(steps=9), "lr_decay": 0.5}
     with pytest.raises(Interrupted):

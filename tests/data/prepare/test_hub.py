@@ -65,6 +65,7 @@ def recipe(tiny_data):
     return Recipe("owner/name", tokenizer=str(tiny_data), length=8, valid_last=10, revision="v2")
 
 
+@pytest.mark.heavy
 def test_a_hub_that_stops_midway_costs_nothing_but_the_time(asked, recipe, tmp_path, monkeypatch):
     prepare(recipe, tmp_path / "whole", 100)
     iterate = datasets.IterableDataset.__iter__

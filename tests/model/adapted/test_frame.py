@@ -113,6 +113,7 @@ def test_samples_are_drawn_within_the_frame(bert, tmp_path, seen):
         assert row["protocol"]["frame"] is True and row["protocol"]["length"] == 9
 
 
+@pytest.mark.heavy
 def test_a_model_of_framed_data_says_so_when_it_is_sampled_without(bert, data, tmp_path, capsys):
     out, few = tmp_path / "run", "--steps 1 --batch-size 2 --length 6 --threads 1".split()
     assert main(["train", "--init", str(bert), "--data", str(data), "--out", str(out), *few]) == 0
