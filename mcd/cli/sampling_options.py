@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from mcd.checkpoints.config import read_config
 from mcd.checkpoints.folder import locate
 from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
-from mcd.cli.arguments import Flat, Threads, choose
+from mcd.cli.arguments import Flat, Threads, choose, refused
 from mcd.cli.idle_options import typed
 from mcd.data.special_tokens import frame_of
 from mcd.errors import UsageError
@@ -87,10 +87,8 @@ class SamplingOptions(Options):
             if kind not in OWNERS[name]:
                 others = ", ".join(other.name for other in OWNERS[name])
                 raise UsageError(f"{option_name(name)}: is no option of --sampler {kind.name}, but of {others}")
-        try:
+        with refused():
             return kind(**{name: getattr(self.own, name) for name in given})
-        except ValueError as error:
-            raise UsageError(str(error)) from None
 
     def length_for(self, denoiser: Denoiser) -> int:
         """The length asked for. Raises UsageError when it is beyond the model's."""

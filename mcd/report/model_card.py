@@ -6,6 +6,7 @@ from typing import Any
 import mcd
 from mcd.eval.protocol import said_by
 from mcd.files import JSONError, read_json
+from mcd.table import markdown_table
 
 PAPERS = {
     "mcd": ("2602.00792", "Latent Shadows: The Gaussian-Discrete Duality in Masked Diffusion", "Chen et al.", 2026),
@@ -141,11 +142,7 @@ def _figures(rows: list[Any]) -> str:
     whole = [row for row in whole if all(isinstance(row.get(key), float | int) for key in needed)]
     if not whole:
         return "## Figures\n\nNone were published with this model.\n"
-    lines = ["## Figures", "", "Gen PPL falls when text repeats itself: read it together with the entropy.", ""]
-    lines += [
-        "| model | round | steps | NFE | Gen PPL (95 % interval) | entropy, nats | protocol |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines: list[list[str]] = []
     stamps: dict[str, int] = {}
     for row in whole:
         stamp = ", ".join(
@@ -155,11 +152,12 @@ def _figures(rows: list[Any]) -> str:
         ends = (row.get("gen_ppl_lo"), row.get("gen_ppl_hi"))
         interval = f" ({ends[0]:.1f} to {ends[1]:.1f})" if all(isinstance(end, float | int) for end in ends) else ""
         nfe = f"{row['nfe']:.1f}" if isinstance(row.get("nfe"), float | int) else ""
-        cells = [_last(row.get("model", "")), row.get("round") or "", row["steps"], nfe]
-        cells += [f"{row['gen_ppl']:.1f}{interval}", f"{row['entropy']:.3f}", f"[{number}]"]
-        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    lines += ["", *(f"[{number}] {stamp}  " for stamp, number in stamps.items())]
-    return "\n".join(lines) + "\n"
+        cells = [_last(row.get("model", "")), str(row.get("round") or ""), str(row["steps"]), nfe]
+        lines.append([*cells, f"{row['gen_ppl']:.1f}{interval}", f"{row['entropy']:.3f}", f"[{number}]"])
+    headings = ("model", "round", "steps", "NFE", "Gen PPL (95 % interval)", "entropy, nats", "protocol")
+    notes = "".join(f"[{number}] {stamp}  \n" for stamp, number in stamps.items())
+    advice = "Gen PPL falls when text repeats itself: read it together with the entropy."
+    return f"## Figures\n\n{advice}\n\n{markdown_table(headings, lines)}\n{notes}"
 
 
 def _papers(run: dict[str, Any], origin: dict[str, Any]) -> str:

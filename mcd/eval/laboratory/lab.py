@@ -155,7 +155,7 @@ def _train(command: Callable[[list[str]], int], argv: list[str], log: Path, may_
 
 def _measure(cell: Cell, source: str, path: Path) -> None:
     """Draw one cell, score it, and write its files; the row comes last, and says by being there that all are whole."""
-    model = open_model(source, cell.length or 64)
+    model = model_of(source, cell.length or 64)
     options = dict(cell.options)
     kind = SAMPLERS[options.pop("sampler", DEFAULT_SAMPLER[model.config.process])]
     sampler = kind(cell.steps, **({"rows_per_call": 32} | options))
@@ -186,7 +186,7 @@ def _measure(cell: Cell, source: str, path: Path) -> None:
     write_json(path, row)
 
 
-def open_model(source: str, length: int) -> Denoiser:
+def model_of(source: str, length: int) -> Denoiser:
     """A model by its name, or the exact denoiser of a language for rows of `length`."""
     if source.startswith(EXACT):
         return exact_denoiser(LANGUAGES[source.removeprefix(EXACT)](), length)

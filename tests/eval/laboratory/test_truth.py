@@ -4,7 +4,7 @@ import pytest
 
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.known_language import sampling_floor
-from mcd.eval.laboratory.lab import open_model
+from mcd.eval.laboratory.lab import model_of
 from mcd.eval.laboratory.measure import measure_model
 from mcd.reproduce.languages import likelihood_row
 from mcd.sampler.ancestral import Ancestral
@@ -16,7 +16,7 @@ def test_a_language_judges_its_exact_denoiser(tiny_denoiser):
     sampler, noise = Ancestral(64, rows_per_call=64), tiny_denoiser(V=32, length=16)
     exact, other = (
         measure_model(model, sampler, None, 64, 16, 0, model="any", round=2, language="markov")
-        for model in (open_model("exact:markov", 16), noise)
+        for model in (model_of("exact:markov", 16), noise)
     )
     row, floor = exact.row, sampling_floor(LANGUAGES["markov"](), 64, 16)
     assert abs(row["nll"] - row["entropy_true"]) < 0.5 < other.row["nll"] - row["entropy_true"]
