@@ -121,7 +121,7 @@ def edited_safetensors(data: bytes, choose: Choose) -> bytes:
     kind = choose(0, 5)
     if kind == 0:
         lie = (0, 1, length - 1, length + 8, len(data), 10**8, 2**40, 2**63, 2**64 - 1)[choose(0, 8)]
-        return max(0, lie).to_bytes(8, "little") + data[8:]
+        return (lie % 2**64).to_bytes(8, "little") + data[8:]
     if kind == 1:
         return data[: 8 + length] + flipped(tensors, choose)
     if kind == 2:
