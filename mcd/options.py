@@ -72,6 +72,8 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
         found = next((wanted for one, arg in zip(value, hints, strict=True) if (wanted := fault(one, arg))), None)
         return found and f"{found}, each"
     kind, *bounds = args if origin is Annotated else (hint,)
+    if get_origin(kind) is not None:
+        return fault(value, kind, infinite)
     if kind not in (bool, int, float) or type(value).__name__ == "MISSING_TYPE":  # tyro's, while it looks for defaults
         return None
     if kind is bool:
@@ -81,9 +83,9 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
     is_inside = is_number and all(_holds(value, bound) for bound in bounds)
     if is_inside and not whole and ((infinite and not math.isnan(value)) or math.isfinite(value)):
         return None
-    kind_words = "a whole number" if kind is int else "a number" if bounds or infinite else "finite"
+    kind_words = "a whole number" if kind is int else "a number" if bounds or infinite or not is_number else "finite"
     if not is_number or whole or not bounds:
-        return ", ".join([kind_words, *([interval(hint)] if bounds else [])])
+        return ", ".join(filter(None, (kind_words, interval(hint))))
     return interval(hint) + (" and finite" if kind is float and math.isinf(value) else "")
 
 

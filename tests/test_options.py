@@ -62,6 +62,7 @@ class Outer(Options):
         ({"minutes": math.inf}, "--minutes inf: must be positive and finite$"),
         ({"cap": math.nan}, "--cap nan: must be positive$"),
         ({"shift": math.inf}, "--shift inf: must be finite$"),
+        ({"shift": "left"}, "--shift left: must be a number$"),
     ],
 )
 def test_a_value_outside_its_annotation_is_refused_by_the_name_of_its_option(value, message):

@@ -3,17 +3,20 @@
 import contextlib
 import errno
 import inspect
+import io
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, make_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 from annotated_types import Ge, Le
 
+from mcd.cli.command_line import arguments_of, why_unreadable
 from mcd.cli.errors import nearest
 from mcd.errors import UsageError
 from mcd.options import interval
@@ -25,23 +28,40 @@ Threads = Annotated[int, Ge(1), Le(1024)]
 """A number of threads that a machine may have."""
 
 
-def parse(kind: type[T], argv: list[str], command: str, default: T | None = None) -> T:
-    """Read `argv` into `kind`; `--help` shows its docstring and every option. Exits with 2 on an unknown option.
+def parse(
+    kind: type[T],
+    argv: list[str],
+    command: str,
+    default: T | None = None,
+    owners: Mapping[str, str] = MappingProxyType({}),
+) -> T:
+    """Read `argv` into `kind`. For `--help`, print its docstring and every option, and exit with 0.
 
     default: values to start from. A nested dataclass of it may be of a subclass of what `kind` says, and the options
-    are then those of the subclass. Raises UsageError when a value is refused by the dataclass that takes it.
+    are then those of the subclass. owners: options that this command line cannot take, and whose they are. Raises
+    UsageError for what cannot be read, and when a value is refused by the dataclass that takes it.
     """
     _show_bounds(kind, default)
     whole = make_dataclass("Command", [("args", Flat[kind])])  # tyro frames a ValueError of the outermost class itself
-    with refused():
-        return tyro.cli(
-            whole,
-            args=argv,
-            prog=f"mcd {command}",
-            description=inspect.cleandoc(kind.__doc__ or ""),
-            default=None if default is None else whole(default),
-            config=(tyro.conf.OmitArgPrefixes,),
-        ).args  # type: ignore[attr-defined]
+    said = io.StringIO()
+    try:
+        with refused(), contextlib.redirect_stderr(said):
+            args = tyro.cli(
+                whole,
+                args=argv,
+                prog=f"mcd {command}",
+                description=inspect.cleandoc(kind.__doc__ or ""),
+                default=None if default is None else whole(default),
+                config=(tyro.conf.OmitArgPrefixes,),
+            ).args  # type: ignore[attr-defined]
+    except SystemExit as stop:
+        why = why_unreadable(argv, arguments_of(kind, default), owners) if stop.code else None
+        if why is None:
+            print(said.getvalue(), end="", file=sys.stderr)
+            raise
+        raise UsageError(f"{why} (mcd {command} --help)") from None
+    print(said.getvalue(), end="", file=sys.stderr)
+    return args
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Literal
 from tyro import MISSING
 
 from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, set_threads, show_dry_run
+from mcd.cli.command_line import owners_of
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import DISTILL
 from mcd.errors import UsageError
@@ -66,9 +67,11 @@ class DistillArgs(Options):
 
 def main(argv: list[str]) -> int:
     methods = {name: kind for name, kind in OBJECTIVES.items() if kind.distils}
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv[:1] in (["-h"], ["--help"]):
         print(USAGE.format(methods=", ".join(methods)), end="")
-        return 0 if argv else 2
+        return 0
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"METHOD: must be given first, one of {', '.join(methods)} (mcd distill --help)")
     name, *rest = argv
     if name in OBJECTIVES and name not in methods:
         raise UsageError(f"{name} distils nothing: `mcd train --method {name}`")
@@ -82,7 +85,7 @@ def main(argv: list[str]) -> int:
         steps_per_round=recipe.budget.steps_per_round,  # type: ignore[arg-type]
         train=recipe.train,
     )
-    args = parse(DistillArgs, rest, f"distill {name}", default)
+    args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"))
     refuse_idle(rest, args.objective.idle_options(args.rounds))
     check_teacher(args.objective, args.train)
     budget = Budget(steps=args.rounds * args.steps_per_round, rounds=args.rounds)

@@ -1,23 +1,9 @@
 """The refusal of options that would do nothing, and which options a command line names."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from itertools import takewhile
-from typing import Any, get_type_hints
 
 from mcd.errors import UsageError
-from mcd.options import option_name
-
-
-def options_of(kind: Any) -> list[str]:
-    """The options of a dataclass of arguments, nested ones among them, as `--help` spells them."""
-    hints = get_type_hints(kind)
-    nested = {field.name: hints[field.name] for field in fields(kind)}
-    return [
-        option
-        for name, hint in nested.items()
-        for option in (options_of(hint) if is_dataclass(hint) else [option_name(name)])
-    ]
 
 
 def typed(argv: list[str]) -> dict[str, str]:

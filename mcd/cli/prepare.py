@@ -9,7 +9,8 @@ from annotated_types import Ge, Le
 from tyro import MISSING
 
 from mcd.cli.arguments import Flat, choose, parse, peek, show_dry_run
-from mcd.cli.idle_options import options_of, refuse_idle
+from mcd.cli.command_line import options_of
+from mcd.cli.idle_options import refuse_idle
 from mcd.data.recipe import PRESETS, Recipe
 from mcd.errors import DataError, UsageError
 from mcd.options import Options, Share, option_name

@@ -51,7 +51,7 @@ def _options_of_samplers() -> type:
         bounds = interval(get_type_hints(owner, include_extras=True)[name])
         hint = f"({bounds}{'; ' * bool(bounds)}default: {of_each if others else default})"
         shown = tyro.conf.arg(help=whose + text, help_behavior_hint=hint)
-        made.append((name, Annotated[get_type_hints(owner)[name], shown], default))
+        made.append((name, Annotated[get_type_hints(owner, include_extras=True)[name], shown], default))
     return make_dataclass("OptionsOfSamplers", made, frozen=True)
 
 

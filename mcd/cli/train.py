@@ -8,6 +8,7 @@ import torch
 from tyro import MISSING
 
 from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, refused, set_threads, show_dry_run
+from mcd.cli.command_line import owners_of
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import OURS, TRAIN, ModelSize
 from mcd.data.languages.known import LANGUAGES
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--method {name}: is a distillation: `mcd distill {name}`")
     objective = recipe.objective(choose(name, methods, "--method"))
     default = TrainArgs(out=MISSING, objective=objective, method=name, size=recipe.size, train=recipe.train)
-    args = parse(TrainArgs, argv, "train", default)
+    args = parse(TrainArgs, argv, "train", default, owners_of(methods, "--method"))
     budget = recipe.budget
     if args.steps is not None or args.minutes is not None:
         budget = Budget(args.steps, args.minutes)

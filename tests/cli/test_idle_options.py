@@ -2,38 +2,19 @@
 
 import json
 import shutil
-from dataclasses import dataclass, field
 
 import pytest
 
 from mcd.checkpoints.folder import save_pretrained
-from mcd.cli.arguments import Flat, peek
-from mcd.cli.idle_options import options_of, refuse_idle, typed
+from mcd.cli.arguments import peek
+from mcd.cli.idle_options import refuse_idle, typed
 from mcd.cli.main import main
 from mcd.cli.sampling_options import DRAWING
 from mcd.data.tokenizer import word_tokenizer
 from mcd.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Nested:
-    """Options within options."""
-
-    pair: tuple[float, float] = (0.0, 1.0)
-    watch: bool = False
-
-
-@dataclass(frozen=True)
-class Args:
-    """Options of a command."""
-
-    out_file: str | None = None
-    steps: tuple[int, ...] = (1,)
-    nested: Flat[Nested] = field(default_factory=Nested)
-
-
 def test_options_are_named_as_help_spells_them():
-    assert options_of(Args) == ["--out-file", "--steps", "--pair", "--watch"]
     assert typed(["a", "--out_file=x", "--no-watch", "--steps", "1", "-h", "--", "--pair"]) == {
         "--out-file": "--out_file",
         "--watch": "--no-watch",
