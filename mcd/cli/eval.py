@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcd.cli.arguments import check_out, parse, set_threads, show_dry_run
-from mcd.cli.eval_options import SCORED, EvalArgs, check, idle_options, kind_of_source
+from mcd.cli.eval_options import SCORED, EvalArgs, check, idle_options, kind_of_source, scores_likelihood
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
 from mcd.cli.sampling_options import check_process, fitted, idle_in_drawing
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     args = parse(EvalArgs, argv, "eval")
     check(args, argv)
     kind = kind_of_source(args)
-    refuse_idle(argv, idle_options(args, kind))
+    refuse_idle(argv, idle_options(args, kind, argv))
     sampler = args.sampling.sampler_for(args.source if kind == "model" else None, argv)
     refuse_idle(argv, idle_in_drawing(sampler))
     work = Evaluation(args, argv, [replace(sampler, steps=steps) for steps in args.steps])
@@ -145,8 +145,8 @@ class Evaluation:
         return rows
 
     def likelihood(self) -> list[dict[str, Any]]:
-        """How likely a model finds each text of --likelihood."""
-        from mcd.cli.likelihood import likelihood_row
+        """How likely a model finds each text of --likelihood, and the scorer too where one is named."""
+        from mcd.cli.likelihood import likelihood_rows
         from mcd.data.manifest import is_prepared
         from mcd.eval.laboratory.shares import open_model
 
@@ -159,10 +159,11 @@ class Evaluation:
         if denoiser.config.process == "autoregressive":
             refuse_idle(self.argv, {"--draws": "the likelihood of an autoregressive model is exact"})
         args.sampling.length_for(denoiser)
+        scorer = (lambda: self._scorer) if scores_likelihood(args, self.argv) else None
         rows = []
         with progress_bar("eval") as update:
             for i, name in enumerate(names, 1):
-                rows.append(likelihood_row(denoiser, name, args))
+                rows += likelihood_rows(denoiser, name, args, scorer)
                 update(i / len(names), name)
         return rows
 

@@ -8,6 +8,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from mcd.cli.arguments import Flat
+from mcd.cli.idle_options import typed
 from mcd.cli.sampling_options import DRAWING, SamplingOptions
 from mcd.data.text import Borders
 from mcd.errors import UsageError
@@ -25,7 +26,8 @@ class ScoringOptions(Options):
     """How samples are scored."""
 
     scorer: str = "smollm2"
-    """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large."""
+    """smollm2 (offline), none, or a folder or hub id of a causal language model such as gpt2-large. With --likelihood
+    it must be named, and its own likelihood of the same text is measured too."""
     scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the scorer; bf16 is about twice as fast. It is part of the protocol."""
     averaging: Literal["pooled", "per-sample"] = "pooled"
@@ -55,8 +57,8 @@ class FileOptions(Options):
 
 @dataclass(frozen=True)
 class LikelihoodOptions(Options):
-    """Measure the bound on given text instead of samples (the zero-shot perplexity, if the model was not trained on
-    this kind of text)."""
+    """Measure the bound on given text instead of samples, per token and per byte (the zero-shot perplexity, if the
+    model was not trained on this kind of text)."""
 
     likelihood: tuple[str, ...] = ()
     """Texts: sotu or a prepared folder (its held-out part), a file (all of it), ptb, wikitext103, lm1b, lambada,
@@ -90,6 +92,7 @@ class EvalArgs(Options):
       mcd eval sotu --num 64 --out reference.json
       mcd eval control --reference sotu --out control.json
       mcd eval demo --likelihood sotu letters.txt --num 256 --draws 8 --out likelihood.json
+      mcd eval demo --likelihood sotu --scorer smollm2 --num 256 --out compared.json
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -133,7 +136,12 @@ def kind_of_source(args: EvalArgs) -> str:
     return "file"
 
 
-def idle_options(args: EvalArgs, kind: str) -> dict[str, str]:
+def scores_likelihood(args: EvalArgs, argv: list[str]) -> bool:
+    """Whether a scorer is named next to --likelihood, so that its own likelihood is measured too."""
+    return "--scorer" in typed(argv) and args.scoring.scorer != "none"
+
+
+def idle_options(args: EvalArgs, kind: str, argv: list[str]) -> dict[str, str]:
     """The options that would do nothing for this kind of source, with the reason (`refuse_idle`)."""
     why = {
         "likelihood": "--likelihood scores given text, and draws none",
@@ -147,7 +155,10 @@ def idle_options(args: EvalArgs, kind: str) -> dict[str, str]:
     elif args.source.endswith(".txt"):
         idle["--text-field"] = "a .txt has no fields"
     if kind == "likelihood":
-        return idle | dict.fromkeys(("--scorer", "--reference", *SCORED), "--likelihood needs no scorer")
+        idle |= dict.fromkeys(("--reference", "--averaging", "--retokenise"), "--likelihood compares no samples")
+        if scores_likelihood(args, argv):
+            return idle
+        return idle | dict.fromkeys(("--scorer", *SCORED), "--likelihood has no scorer but one that is named")
     idle |= dict.fromkeys(("--draws", "--wrap", "--eos-token"), "it is an option of --likelihood")
     if args.scoring.scorer == "none":
         idle |= dict.fromkeys(SCORED, "there is no scorer")

@@ -1,43 +1,59 @@
 """`mcd eval MODEL --likelihood`: the rows of the texts that it names."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from mcd.cli.data_checks import check_name, check_rows, check_words
 from mcd.cli.data_option import print_notes
 from mcd.cli.eval_options import EvalArgs, LikelihoodOptions
 from mcd.data.encoder import Encoder
-from mcd.data.languages.known import LANGUAGES
+from mcd.data.languages.known import LANGUAGES, language_of_data
 from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.manifest import is_prepared, read_manifest
 from mcd.data.prepare.corpus import BUNDLED, documents, files_of
 from mcd.data.recipe import Recipe
 from mcd.data.special_tokens import end_of_text, frame_of
+from mcd.data.text import Writer, whole_characters
+from mcd.data.token_bytes import LOSSY, reads_back, row_bytes
 from mcd.data.tokenizer import tokenizer_of_model, tokenizer_sha256
 from mcd.errors import DataError, UsageError
+from mcd.eval.bits_per_byte import causal_figures
+from mcd.eval.laboratory.measure import check_scorer
 from mcd.eval.likelihood import likelihood_of
+from mcd.eval.metrics import Scoring
 from mcd.eval.protocol import Protocol
+from mcd.eval.scorer import Scorer
 from mcd.eval.zeroshot import PRESETS, documents_of
 from mcd.model.denoiser import Denoiser
 
 FRESH = 1_000_003  # the seed of a language's rows: none of its prepared streams has it
 
 
-def likelihood_row(denoiser: Denoiser, name: str, args: EvalArgs) -> dict[str, Any]:
-    """The row of metrics.json of a model on the text `name` (`likelihood_of`). args: those of `mcd eval`.
+def likelihood_rows(
+    denoiser: Denoiser, name: str, args: EvalArgs, scorer: Callable[[], Scorer] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of metrics.json on the text `name`: that of a model, and that of a causal model where there is one.
 
-    Raises UsageError or DataError where there is no such text, it was prepared for another vocabulary, holds what the
-    model never says, or loses too much by the model's tokenizer.
+    args: those of `mcd eval`. scorer: loads the causal model, which scores the text of the same rows; it is called
+    after all checks. Raises UsageError or DataError where there is no such text, it was prepared for another
+    vocabulary, holds what the model never says, loses too much by the model's tokenizer, or cannot be scored.
     """
     assert denoiser.folder is not None
     tokenizer, sampling = tokenizer_of_model(denoiser.folder, denoiser.config.tokens), args.sampling
     text, loader = text_rows(name, denoiser, tokenizer, args.num, args.likelihood, sampling.length, sampling.frame)
     check_rows(f"--likelihood {name}", text.x0.numpy(), denoiser, tokenizer)
+    is_text = loader is not None and language_of_data(name) is None
+    if scorer is not None and (loader is None or not is_text or loader.spans):
+        what = "answers, which a scorer cannot tell from their prompts" if is_text else "symbols of a language, no text"
+        raise UsageError(f"--scorer {args.scoring.scorer}: {name} holds {what}; leave it out")
+    bytes = row_bytes(tokenizer, text, loader.eos_id) if loader is not None and is_text else None
     protocol = Protocol(
         samples=len(text.x0),
         length=text.x0.shape[1],
@@ -46,15 +62,39 @@ def likelihood_row(denoiser: Denoiser, name: str, args: EvalArgs) -> dict[str, A
         seed=args.seed,
         threads=torch.get_num_threads(),
     )
-    return {
-        "model": args.source,
-        "round": None,
-        "steps": None,
-        "text": name,
-        **likelihood_of(denoiser, text, args.likelihood.draws, args.seed),
-        "wrap": loader is not None and loader.wrap,
-        "protocol": {**protocol.as_dict(), "digest": protocol.digest()},
-    }
+    no_steps = {"round": None, "steps": None, "text": name}
+    rows = [
+        {
+            "model": args.source,
+            **no_steps,
+            **likelihood_of(denoiser, text, args.likelihood.draws, args.seed, bytes),
+            "bytes_of": None if bytes is None or reads_back(tokenizer) else LOSSY,
+            "wrap": loader is not None and loader.wrap,
+            "protocol": protocol.stamp(),
+        }
+    ]
+    if scorer is not None and loader is not None:
+        causal = scorer()
+        found = _causal_figures(causal, text.x0, loader, tokenizer, protocol, args)
+        rows.append({"model": causal.name, **no_steps, **found})
+    return rows
+
+
+def _causal_figures(
+    scorer: Scorer, x0: Tensor, loader: Loader, tokenizer: Tokenizer, protocol: Protocol, args: EvalArgs
+) -> dict[str, Any]:
+    """The figures of a causal model on the text of rows of tokens, without the characters that their ends cut."""
+    check_scorer(Scoring(borders=args.scoring.borders), scorer, tokenizer)
+    writer = Writer(tokenizer, loader.eos_id, args.scoring.borders)
+    rows = (x0 if loader.frame is None else x0[:, 1:-1]).tolist()
+    texts = [whole_characters(writer.documents(row)) for row in rows]
+    try:
+        found = causal_figures(scorer, texts, args.seed)
+    except ValueError as error:
+        raise UsageError(f"--scorer {args.scoring.scorer}: {error}; give another") from None
+    scored = {"scorer": scorer.name, "scorer_precision": scorer.precision, "scorer_context": scorer.context}
+    protocol = replace(protocol, **scored, retokenised=True, borders=args.scoring.borders, weights=None)
+    return {**found, "exact": True, "draws": 1, "protocol": protocol.stamp()}
 
 
 def text_rows(

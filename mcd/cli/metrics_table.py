@@ -18,10 +18,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     known = [row for row in samples if "tv_bigram" in row]
     _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
-    _print(likelihoods, _likelihood, "text", "nats/token", "s.e.", "PPL", "rows", "draws")
-    for row in likelihoods:
-        if row.get("counted"):
-            print(f"{Path(row['text']).name}: {row['counted']}")
+    _print(likelihoods, _likelihood, "text", "nats/token", "s.e.", "PPL", "bits/byte", "95 % interval", "rows")
+    for note in (note for row in likelihoods for note in likelihood_notes(row)):
+        print(note)
 
 
 def notes(row: dict[str, Any]) -> tuple[str, ...]:
@@ -46,6 +45,22 @@ def notes(row: dict[str, Any]) -> tuple[str, ...]:
         found.append("entropy, rep-4 and distinct-2 are over the scorer's tokens: the file holds no token ids")
     steps = "" if row["steps"] is None else f", {row['steps']} steps"
     return tuple(f"{Path(row['model']).name}{steps}: {note}" for note in found)
+
+
+def likelihood_notes(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of a row of likelihood must know in addition to its numbers, a sentence each."""
+    model, text, protocol = Path(row["model"]).name, Path(row["text"]).name, row.get("protocol") or {}
+    found = [f"{text}: {row['counted']}"] if row.get("counted") else []
+    if row.get("bytes_of"):
+        found.append(f"{model}: bits per byte are of {row['bytes_of']}")
+    if protocol.get("scorer"):
+        found.append(f"{model}: a causal model, exact, per token of its own; it is not asked for ends of documents")
+    if row.get("truncated"):
+        found.append(
+            f"{model}: {row['truncated']} rows of {text} are longer than its context of "
+            f"{protocol.get('scorer_context')} tokens, and were left out"
+        )
+    return tuple(found)
 
 
 def _print(rows: list[dict[str, Any]], cells: Callable[[dict[str, Any]], tuple[str, ...]], *headings: str) -> None:
@@ -85,5 +100,13 @@ def _truth(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _likelihood(row: dict[str, Any]) -> tuple[str, ...]:
-    numbers = (f"{row['valid_nelbo']:.4f}", shown(row["valid_nelbo_se"], ".4f"), f"{row['valid_ppl']:.2f}")
-    return (Path(row["text"]).name, *numbers, str(row["rows"]), str(row["draws"]))
+    lo, hi = row.get("valid_bpb_lo"), row.get("valid_bpb_hi")
+    return (
+        Path(row["text"]).name,
+        f"{row['valid_nelbo']:.4f}",
+        shown(row["valid_nelbo_se"], ".4f"),
+        f"{row['valid_ppl']:.2f}",
+        shown(row.get("valid_bpb"), ".3f"),
+        "-" if lo is None or hi is None else f"{lo:.3f}-{hi:.3f}",
+        str(row["rows"]),
+    )

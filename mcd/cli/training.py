@@ -10,12 +10,15 @@ from tokenizers import Tokenizer
 
 from mcd.cli.arguments import refused
 from mcd.cli.data_checks import check_ids
+from mcd.cli.data_option import print_notes
 from mcd.cli.main import fail
+from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import Loader, open_loader, spread_batch
 from mcd.data.manifest import read_manifest
 from mcd.data.recipe import is_jinja
 from mcd.data.special_tokens import TOKENIZER_CONFIG
 from mcd.data.text import Writer
+from mcd.data.token_bytes import LOSSY, reads_back, row_bytes
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
@@ -52,8 +55,12 @@ def train_run(
     with refused():
         student.add_lora(args.lora, args.train.seed)
     tokenizer = load_tokenizer(data)
-    batches = spread_batch(valid, VALID_ROWS).split(32)
-    manifest = read_manifest(data)
+    held_out = spread_batch(valid, VALID_ROWS)
+    batches, manifest = held_out.split(32), read_manifest(data)
+    is_text = manifest["recipe"]["source"] not in LANGUAGES
+    bytes = row_bytes(tokenizer, held_out, valid.eos_id) if is_text else None
+    if is_text and rank() == 0 and not reads_back(tokenizer):
+        print_notes([f"bits per byte are of {LOSSY}"])
     identity = "".join(shard["sha256"] for split in manifest["splits"].values() for shard in split)
     config = {**config, "data_sha256": hashlib.sha256(identity.encode()).hexdigest()}
     texts = {"tokenizer.json": tokenizer.to_str()}
@@ -65,7 +72,7 @@ def train_run(
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
         write_samples(args.out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader)
-        return nelbo(model, batches)
+        return nelbo(model, batches, bytes=bytes)
 
     run = RunFolder(args.out, config, command, args.objective.at_progress)
     with run, progress_bar(args.out.name) as update:
@@ -75,6 +82,7 @@ def train_run(
             note = f"step {row['step']}  loss {row['loss']:.4g}"
             if "valid_nelbo" in row:
                 note += f"  valid NELBO {row['valid_nelbo']:.3f}"
+                note += f" ({row['valid_bpb']:.3f} bits/byte)" if "valid_bpb" in row else ""
             if budget.rounds > 1:
                 note = f"round {row['round']}/{budget.rounds}  {note}"
             update(progress.fraction, note)

@@ -21,6 +21,8 @@ from mcd.errors import DataError
 Borders = Literal["kept", "dropped"]
 """What becomes of the borders between documents: kept, or dropped as `Tokenizer.decode` does, so that they run
 together."""
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""What decoders write for bytes that are no character."""
 Documents = tuple[str, ...]
 """The documents of a row in order. There is a border between two neighbours: a row that begins or ends with the end of
 text has an empty one there."""
@@ -78,6 +80,13 @@ class Writer:
         documents = self.documents(ids)
         more: dict[str, str | list[str]] = {"documents": list(documents)} if len(documents) > 1 else {}
         return {"text": self.joined(documents), **more}
+
+
+def whole_characters(documents: Documents) -> Documents:
+    """Documents of a row without the pieces of characters at its ends: of byte-level tokens, which a row may part."""
+    first, *rest = documents
+    *most, last = [first.lstrip(BROKEN), *rest]
+    return (*most, last.rstrip(BROKEN))
 
 
 def split_at(text: str, end: str) -> Documents:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer
 
+from mcd.data.text import BROKEN
+
 UNFINISHED = "▯"
 """Stands for bytes of a character whose other bytes are still masked."""
-_BROKEN = "\N{REPLACEMENT CHARACTER}"
 _CHUNK = 16  # tokens decoded at a time: the time is linear in the row, and quadratic in this
 _LOOK_AHEAD = 4
 _LOOKED_AT = 4096  # of the vocabulary, in search of a word
@@ -62,7 +63,7 @@ def word_of(tokenizer: Tokenizer) -> int:
     joined = None
     for i in range(min(tokenizer.get_vocab_size(), _LOOKED_AT)):
         name, text = tokenizer.id_to_token(i), tokenizer.decode([i])
-        if name and not _BYTE.fullmatch(name) and text.strip() and text.isprintable() and _BROKEN not in text:
+        if name and not _BYTE.fullmatch(name) and text.strip() and text.isprintable() and BROKEN not in text:
             twice = tokenizer.decode([i, i])
             if twice.startswith(text):
                 if twice[len(text) :].startswith(" "):
@@ -90,7 +91,7 @@ def _shares(decode: Callable[[Sequence[int]], str], head: list[int], ids: list[i
 def _open(decode: Callable[[Sequence[int]], str], ids: list[int], after: list[int]) -> bool:
     """Whether `ids` end within a character, or read otherwise with the tokens after them."""
     text = decode(ids)
-    return text.endswith(_BROKEN) or not decode(ids + after).startswith(text)
+    return text.endswith(BROKEN) or not decode(ids + after).startswith(text)
 
 
 def _mark_unfinished(shares: list[str], ids: Sequence[int], blank_id: int) -> None:
@@ -100,7 +101,7 @@ def _mark_unfinished(shares: list[str], ids: Sequence[int], blank_id: int) -> No
         for blank in blanks:
             i = blank + step
             while 0 <= i < len(ids) and ids[i] != blank_id:
-                rest = strip(shares[i], _BROKEN)
+                rest = strip(shares[i], BROKEN)
                 count = len(shares[i]) - len(rest)
                 shares[i] = UNFINISHED * count + rest if step > 0 else rest + UNFINISHED * count
                 if rest:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcd.data.loader import Batch
-from mcd.eval.bootstrap import mean_interval
+from mcd.eval.bits_per_byte import bits_per_byte, figures
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import RowsTarget, TokenTarget
 from mcd.process.masked import mask
@@ -116,30 +116,46 @@ def nelbo_means(
     return torch.cat(rows)
 
 
-def nelbo(denoiser: Denoiser, batches: Sequence[Batch | Tensor], seed: int = 0, draws: int = 1) -> dict[str, float]:
-    """Mean and standard error of the bound over all rows of `batches`, nats per token, and its perplexity."""
+def nelbo(
+    denoiser: Denoiser, batches: Sequence[Batch | Tensor], seed: int = 0, draws: int = 1, bytes: Tensor | None = None
+) -> dict[str, float]:
+    """Mean and standard error of the bound over all rows of `batches`, nats per token, and its perplexity.
+
+    bytes: (rows,), the bytes of text in each row (`mcd.data.token_bytes.row_bytes`), with which the bound is also given
+    in bits per byte (`mcd.eval.bits_per_byte`).
+    """
     rows = nelbo_means(denoiser, batches, draws, seed)
     mean = rows.mean().item()
     error = rows.std().item() / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
-    return {"valid_nelbo": mean, "valid_nelbo_se": error, "valid_ppl": math.exp(min(mean, 700.0))}
+    found = {"valid_nelbo": mean, "valid_nelbo_se": error, "valid_ppl": math.exp(min(mean, 700.0))}
+    if bytes is not None:
+        tokens = torch.cat([tokens_of(batch) for batch in batches])
+        per_byte = bits_per_byte(rows.double() * tokens, bytes)
+        found |= {} if per_byte is None else {"valid_bpb": per_byte}
+    return found
 
 
-def likelihood_of(denoiser: Denoiser, text: Batch, draws: int, seed: int) -> dict[str, Any]:
+def tokens_of(batch: Batch | Tensor) -> Tensor:
+    """How many tokens the mean of each row of `nelbo_means` is over, (B,)."""
+    x0, diffused, counted = (batch, None, None) if isinstance(batch, Tensor) else batch
+    if counted is not None:
+        return counted
+    return torch.full((len(x0),), x0.shape[1]) if diffused is None else diffused.sum(1)
+
+
+def likelihood_of(denoiser: Denoiser, text: Batch, draws: int, seed: int, bytes: Tensor | None) -> dict[str, Any]:
     """What a row of metrics.json holds of a model's likelihood of `text`; the processes of a job share its rows.
 
-    `valid_nelbo`, nats per token, with its standard error and 95 % bootstrap interval over rows, and `valid_ppl`, its
-    exponential. `exact` says that it is the likelihood itself and no bound, `counted` which tokens of instruction data
-    are counted.
+    The figures of `mcd.eval.bits_per_byte.figures`; `exact` says that they are of the likelihood itself and no bound,
+    `counted` which tokens of instruction data are counted. bytes: (rows,), those of text in each row; None where they
+    have no meaning.
     """
     exact, batches = denoiser.config.process == "autoregressive", text.split(BATCH)
     draws = 1 if exact else draws
     own = nelbo_means(denoiser, batches, draws, seed, share_of(len(batches)))
-    means = torch.cat(everywhere(own)).double().numpy()
-    interval = mean_interval(means, seed=seed)
+    means = torch.cat(everywhere(own))
     return {
-        **interval.keys("valid_nelbo"),
-        "valid_nelbo_se": means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else None,
-        "valid_ppl": math.exp(min(interval.value, 700.0)),
+        **figures(means, tokens_of(text), bytes, seed),
         "exact": exact,
         "rows": len(text.x0),
         "draws": draws,

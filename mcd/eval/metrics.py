@@ -120,7 +120,7 @@ def measure(
         "unscored": sum(not one.tokens for one in score.scores) if score else None,
         "truncated": score.truncated if score else None,
         "scorer_tokens_per_second": scorer.tokens_per_second if scorer else None,
-        "protocol": {**protocol.as_dict(), "digest": protocol.digest()},
+        "protocol": protocol.stamp(),
     }
     return Measurement(row | dict(extra or {}), score.scores if score else None)
 

@@ -54,6 +54,10 @@ class Protocol:
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    def stamp(self) -> dict[str, Any]:
+        """What a row of metrics.json holds as its `protocol`: all fields, and the digest."""
+        return {**self.as_dict(), "digest": self.digest()}
+
 
 _HINTS = {name: hint for name, hint in get_type_hints(Protocol).items() if name != "own"}
 UNSAID = {"borders": "dropped", "block": 0}

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit statuses, messages that name the option, the whole path on a tiny model."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 from mcd.cli.main import COMMANDS, main
 from mcd.data.languages.known import LANGUAGES
+from mcd.data.loader import open_loader, spread_batch
+from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import MissingCompiler
 from mcd.sampler import SAMPLERS
 from mcd.train.launch import check_compiler
@@ -49,6 +52,16 @@ def student(teacher, tmp_path_factory) -> Path:
     options = "--rounds 2 --steps-per-round 2 --batch-size 4 --threads 1 --delta0 0.1".split()
     assert main(["distill", "mcd", "--teacher", str(teacher), "--out", str(out), *options]) == 0
     return out
+
+
+def test_validation_is_told_per_token_and_per_byte(teacher, data):
+    rows = [json.loads(line) for line in (teacher / "stats.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "valid_nelbo" in row]
+    x0, tokenizer = spread_batch(open_loader(data, "valid", 1), 256).x0, load_tokenizer(data)
+    bytes = sum(len(tokenizer.decode(row).encode()) for row in x0.tolist())  # ASCII: no row parts a character
+    assert [row["step"] for row in validated] == [2, 4]
+    for row in validated:
+        assert row["valid_bpb"] == pytest.approx(row["valid_nelbo"] * x0.numel() / bytes / math.log(2), rel=1e-6)
 
 
 def refused(capsys, argv: list[str], *words: str) -> None:
@@ -479,6 +492,8 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     teacher, student, out = tmp_path / "teacher", tmp_path / "student", tmp_path / "samples.jsonl"
     few = "--steps 2 --batch-size 2 --length 16".split()
     assert main(["train", "--data", "hmm", "--out", str(teacher), *few, *TINY]) == 0
+    last = json.loads((teacher / "stats.jsonl").read_text().splitlines()[-1])
+    assert "valid_nelbo" in last and "valid_bpb" not in last  # its words are no text
     options = "--rounds 1 --steps-per-round 2 --batch-size 2 --threads 1".split()
     assert main(["distill", "mcd", "--teacher", str(teacher), "--out", str(student), *options]) == 0
     assert main(["sample", str(student), "--num", "2", "--steps", "2", "--out", str(out)]) == 0

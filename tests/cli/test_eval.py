@@ -106,7 +106,30 @@ def test_likelihood_of_a_file_is_the_mean_over_all_its_rows(models, text_file, t
     assert row["valid_nelbo_lo"] < row["valid_nelbo"] < row["valid_nelbo_hi"]
     assert row["valid_ppl"] == pytest.approx(math.exp(row["valid_nelbo"]))
     assert row["exact"] and row["draws"] == 1 and row["protocol"]["length"] == 16
-    assert "nats/token" in capsys.readouterr().out
+    bytes = sum(len(tokenizer.decode(one).encode()) for one in x0.tolist())  # the text is ASCII
+    assert row["valid_bpb"] == pytest.approx(exact.sum().item() * 16 / bytes / math.log(2), rel=1e-5)
+    assert row["valid_bpb_lo"] < row["valid_bpb"] < row["valid_bpb_hi"]
+    assert (row["tokens"], row["bytes"], row["bytes_of"]) == (96, bytes, None)
+    shown = capsys.readouterr().out
+    assert "nats/token" in shown and f"{row['valid_bpb']:.3f}" in shown
+
+
+def test_a_scorer_that_is_named_measures_the_text_of_the_same_rows(models, text_file, letters, tmp_path, capsys):
+    """`letters` is uniform over 300 tokens, in the words of the data: the same text has the same bytes."""
+    argv = [models["autoregressive"], "--likelihood", text_file]
+    own, causal = rows_of([*argv, "--scorer", "letters"], tmp_path / "m.json")
+    assert (own["model"], causal["model"], causal["text"]) == (str(models["autoregressive"]), "letters", own["text"])
+    assert causal["valid_nelbo"] == pytest.approx(math.log(300))
+    assert (causal["bytes"], causal["rows"], causal["truncated"]) == (own["bytes"], 6, 0)
+    assert causal["valid_bpb"] == pytest.approx(causal["tokens"] * math.log2(300) / causal["bytes"])
+    stamp = causal["protocol"]
+    assert (stamp["scorer"], stamp["scorer_precision"], stamp["borders"]) == ("letters", "fp32", "kept")
+    assert stamp["weights"] is None and own["protocol"]["scorer"] is None
+    assert "letters: a causal model, exact" in capsys.readouterr().out
+    assert len(rows_of(argv, tmp_path / "m.json")) == 1  # the default is not named
+    refused(capsys, [*argv, "--scorer-precision", "bf16"], "--scorer-precision: does nothing", "one that is named")
+    refused(capsys, [*argv, "--scorer", "none"], "--scorer: does nothing")
+    refused(capsys, [*argv, "--scorer", "letters", "--averaging", "per-sample"], "--averaging: does nothing")
 
 
 @pytest.mark.heavy
@@ -240,8 +263,11 @@ def test_the_likelihood_of_answers_says_what_it_counts(models, tiny_data, tmp_pa
     argv = ["eval", str(models["masked"]), "--likelihood", "qa", "--out", "l.json", *SHORT]
     assert main(argv) == 0
     row = json.loads((tmp_path / "l.json").read_text())["rows"][0]
+    assert row["bytes"] == row["rows"] * len("people")
     assert row["counted"].startswith("answers with their first end of text") and row["counted"].endswith(words)
     assert f"qa: {row['counted']}" in capsys.readouterr().out
+    assert main([*argv, "--scorer", "smollm2"]) == 2
+    assert "--scorer smollm2: qa holds answers" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -260,6 +286,8 @@ def speaker(tiny_denoiser, tmp_path, monkeypatch):
 def test_likelihood_of_a_language_is_over_fresh_rows_of_it(speaker, text_file, tmp_path, capsys):
     (row,) = rows_of([speaker, "--likelihood", "hmm", "--draws", "3"], tmp_path / "m.json")
     assert (row["text"], row["rows"], row["wrap"]) == ("hmm", 6, False)
+    assert row["valid_bpb"] is None and row["bytes"] is None and row["valid_nelbo"] > 0
+    refused(capsys, [speaker, "--likelihood", "hmm", "--scorer", "smollm2"], "--scorer smollm2: hmm holds symbols")
     language = LANGUAGES["hmm"]()
     (x0, diffused, _), loader = text_rows(
         "hmm", from_pretrained(str(speaker)), word_tokenizer(language.symbols), 400, LikelihoodOptions()

@@ -77,7 +77,8 @@ IDLE = [
         (f"eval masked --likelihood theirs.txt --out m.json {option}", "--likelihood")
         for option in ("--steps 3", "--temperature 0.5", "--scorer none", "--averaging pooled", "--borders kept")
     ),
-    ("eval masked --likelihood theirs.txt --out m.json --reference data", "needs no scorer"),
+    ("eval masked --likelihood theirs.txt --out m.json --reference data", "compares no samples"),
+    ("eval masked --likelihood data --out m.json --scorer smollm2 --averaging pooled", "compares no samples"),
     ("eval ar --likelihood data --out m.json --draws 2", "exact"),
     ("eval masked --likelihood data --out m.json --wrap", "prepared already"),
     ("eval masked --likelihood data --out m.json --eos-token X", "prepared already"),
@@ -149,6 +150,7 @@ def test_an_option_without_effect_is_refused(command, reason, here, monkeypatch,
         "eval control --reference data --out m.json --num 4",
         "eval masked --out m.json --steps 2 --order stratified --temperature 0.7 --weights ema --borders dropped",
         "eval masked --likelihood data theirs.txt --wrap --draws 2 --weights ema --length 8 --out m.json",
+        "eval masked --likelihood data --scorer gpt2 --scorer-precision bf16 --borders dropped --out m.json",
         "eval hmm --out m.json --scorer none",
         "sample masked --sampler cad --greedy --steps 4",
         "train --init masked --out r --length 8 --warm-start 0",

@@ -23,7 +23,7 @@ TOGETHER = {
 """Numbers that the tables show together: a row that has the first has all of them."""
 MAY_LACK = (
     *("round", "steps", "nfe", "gen_ppl", "gen_ppl_lo", "gen_ppl_hi", "mauve", "mauve_ceiling", "valid_nelbo_se"),
-    *("coverage", "grammatical"),
+    *("coverage", "grammatical", "valid_bpb", "valid_bpb_lo", "valid_bpb_hi"),
 )
 """Numbers that are null where they do not apply."""
 

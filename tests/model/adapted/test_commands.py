@@ -32,11 +32,13 @@ def distil(method, teacher, text, out, *more):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("method, kind", [("mcd", "bert"), ("sdtt", "dream"), ("cd4lm", "llada")])
-def test_a_folder_is_distilled_and_the_student_sampled(published, text, tmp_path, method, kind):
+def test_a_folder_is_distilled_and_the_student_sampled(published, text, tmp_path, method, kind, capsys):
     teacher, out = published(kind).folder, tmp_path / "student"
     assert distil(method, teacher, text, out) == 0
+    assert "bits per byte are of the decoded text" in capsys.readouterr().err  # words without their spaces
     rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4 and rows[-1]["loss"] > 0 and 1.0 < rows[-1]["valid_nelbo"] < 30.0
+    assert 0.1 < rows[-1]["valid_bpb"] < 60.0
     student = from_pretrained(str(out))
     assert student.config == from_pretrained(str(teacher)).config
     assert load_file(out / "model.safetensors").keys() == load_file(teacher / "model.safetensors").keys()
