@@ -72,7 +72,7 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
         found = next((wanted for one, arg in zip(value, hints, strict=True) if (wanted := fault(one, arg))), None)
         return found and f"{found}, each"
     kind, *bounds = args if origin is Annotated else (hint,)
-    if get_origin(kind) is not None:
+    if bounds and get_origin(kind) is not None:  # Annotated around a tuple or a union
         return fault(value, kind, infinite)
     if kind not in (bool, int, float) or type(value).__name__ == "MISSING_TYPE":  # tyro's, while it looks for defaults
         return None

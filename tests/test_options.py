@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from mcd.cli.arguments import Flat, parse
 from mcd.errors import UsageError
-from mcd.options import Count, Decay, NotNegative, Options, Positive, Seed, Share, interval
+from mcd.options import Count, Decay, NotNegative, Options, Positive, Seed, Share, fault, interval
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,8 @@ def test_help_shows_bounds_and_a_command_line_is_held_to_them(capsys):
     with pytest.raises(UsageError, match=r"^--decay 1\.5: must be in \[0, 1\)$"):  # of the outermost dataclass
         parse(Outer, ["--decay", "1.5"], "test")
     assert parse(Outer, ["--betas", "0", "0.5"], "test").betas == (0.0, 0.5)
+
+
+def test_a_field_of_another_type_takes_any_value():
+    assert fault({"a": 1}, dict[str, int]) is None
+    assert fault((1, 2), Annotated[tuple[Annotated[int, Ge(2)], ...], "note"]) == "at least 2, each"
