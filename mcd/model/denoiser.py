@@ -31,8 +31,9 @@ class DenoiserConfig(Options):
     """What a model is: its backbone, its process, and which row is the mask.
 
     `mask_id` is the last row of a `DiT`, beyond the tokens, or None for uniform diffusion. Of an adapted network it is
-    one of the tokens, and forbidden. An autoregressive model (a causal backbone) uses that last row as its start of
-    text. A time-conditioned network sees sigma = -log alpha_t; MDLM's sees 0, and adapted ones have no such input.
+    one of the tokens, and forbidden; in uniform diffusion each of its rows is a token, and none is forbidden. An
+    autoregressive model (a causal backbone) uses that last row as its start of text. A time-conditioned network sees
+    sigma = -log alpha_t; MDLM's sees 0, and adapted ones have no such input.
     """
 
     backbone: DiTConfig | AdaptedConfig
@@ -43,7 +44,10 @@ class DenoiserConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.backbone, AdaptedConfig):
-            if self.mask_id not in self.backbone.forbidden:
+            network = self.backbone
+            if self.mask_id is None and (network.forbidden or network.tokens < network.rows):
+                raise ValueError("mask_id null: noise is of all rows, so each must be a token and none forbidden")
+            if self.mask_id is not None and self.mask_id not in network.forbidden:
                 raise ValueError(f"mask_id {self.mask_id}: must be an id that is forbidden")
             if self.time_conditioned:
                 raise ValueError("time_conditioned: an adapted network has no input of time")

@@ -19,9 +19,14 @@ from mcd.errors import ModelError
 from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids
 from mcd.model.adapted.families import FAMILIES
 from mcd.model.denoiser import Denoiser, DenoiserConfig
+from mcd.objective.base import Clock
+from mcd.objective.duo import Duo
+from mcd.process.draws import Draws
 from mcd.process.schedule import Cosine
+from mcd.sampler import sample
+from mcd.sampler.uniform import Uniform
 
-MASK, FORBIDDEN = 4, (0, 4, 5, 39, 40)
+K, MASK, FORBIDDEN = 41, 4, (0, 4, 5, 39, 40)
 
 
 def change(folder, **changes):
@@ -316,10 +321,28 @@ def test_without_the_library_the_extra_is_named(published, monkeypatch):
 @pytest.mark.parametrize("mask_id", [None, 7, 41])
 def test_the_mask_is_forbidden(published, mask_id):
     config = from_pretrained(str(published("bert").folder)).config
-    with pytest.raises(ValueError, match="must be an id that is forbidden"):
+    with pytest.raises(ValueError, match=r"mask_id null|must be an id that is forbidden"):
         replace(config, mask_id=mask_id)
     with pytest.raises(ValueError, match="no input of time"):
         replace(config, time_conditioned=True)
+
+
+def test_a_network_of_uniform_diffusion(published, tmp_path):
+    """Without a mask all rows are tokens, and none is forbidden: it trains, is saved, read back, and sampled."""
+    settings = from_pretrained(str(published("bert").folder)).config.backbone.settings
+    model = Denoiser(DenoiserConfig(AdaptedConfig(settings, (), K), None)).eval()
+    assert (model.config.process, model.config.vocab_size) == ("uniform", K)
+    save_pretrained(model, tmp_path / "uniform")
+    read = from_pretrained(str(tmp_path / "uniform"))
+    assert read.config == model.config
+    x0 = torch.randint(K, (4, 12), generator=torch.Generator().manual_seed(0))
+    loss = Duo().loss(model, None, x0, Clock(), Draws(torch.Generator().manual_seed(1), 4, 12)).total
+    loss.backward()
+    assert loss.isfinite() and model.backbone.table().grad.abs().sum() > 0
+    ids, _ = sample(Uniform(4), read, 3, 12)
+    assert ids.shape == (3, 12) and int(ids.max()) < K
+    with pytest.raises(ValueError, match=r"mask_id null: .* each must be a token"):
+        DenoiserConfig(AdaptedConfig(settings, (), 39), None)
 
 
 def test_only_rotary_positions_grow(published, z):
