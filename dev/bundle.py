@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mcd.checkpoints.folder import DEMO, from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
+from mcd.checkpoints.locate import DEMO
 
 run = Path(sys.argv[1])
 model = from_pretrained(str(run))

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.data.prepare.hub import HubRecords, commit_of
 from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer

@@ -17,6 +17,7 @@ from mcd.model.adapted.config import AdaptedConfig, ids_of_ranges, ranges_of_ids
 from mcd.model.adapted.families import Settings, family_of
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.lora import Base
 from mcd.process.schedule import config_of_schedule, schedule_of_config
 
 FORMAT = "mcd-model-1"
@@ -36,7 +37,8 @@ def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
     if isinstance(backbone, AdaptedConfig):
         forbidden = ranges_of_ids(backbone.forbidden)
         section = {"format": FORMAT, "mask_id": config.mask_id, "schedule": schedule, "length": backbone.length}
-        return {**_of_network(backbone.settings), "mcd": section | {"tokens": backbone.tokens, "forbidden": forbidden}}
+        section |= {} if backbone.start is None else {"start": backbone.start}
+        return {**of_network(backbone.settings), "mcd": section | {"tokens": backbone.tokens, "forbidden": forbidden}}
     return {
         "format": FORMAT,
         "backbone": asdict(backbone),
@@ -61,9 +63,9 @@ def config_of_json(value: Any) -> DenoiserConfig:
         schedule = schedule_of_config(ours["schedule"])
         if ours is value:
             return DenoiserConfig(DiTConfig(**ours["backbone"]), ours["mask_id"], schedule, ours["time_conditioned"])
-        settings = _of_network(value)
+        settings = of_network(value)
         forbidden = ids_of_ranges(ours["forbidden"], rows_of(settings))
-        backbone = AdaptedConfig(settings, forbidden, ours["tokens"], ours["length"])
+        backbone = AdaptedConfig(settings, forbidden, ours["tokens"], ours["length"], ours.get("start"))
         return DenoiserConfig(backbone, ours["mask_id"], schedule)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"config.json is damaged: {error}") from None
@@ -86,7 +88,22 @@ def read_config(folder: Path) -> DenoiserConfig:
         raise ModelError(f"{folder}: {error}") from None
 
 
-def _of_network(settings: Settings) -> Settings:
+def base_of(folder: Path) -> Base | None:
+    """The published network next to which the factors in a model's folder were trained; None for a whole network.
+
+    config.json is one that `read_config` has read. Raises ModelError where it names a base and no hash of it.
+    """
+    section = read_json(folder / "config.json").get("mcd", {})
+    if not isinstance(section, dict) or "base" not in section:
+        return None
+    match section["base"]:
+        case {"name": str(name), "sha256": str(digest)}:
+            return Base(name, digest)
+    raise ModelError(f'{folder}/config.json: its "base" is no name and sha256 of a network')
+
+
+def of_network(settings: Settings) -> Settings:
+    """Settings without what speaks of a file's own weights, or is ours."""
     return {key: value for key, value in settings.items() if key not in NOT_OF_NETWORK}
 
 
@@ -96,10 +113,12 @@ def _published_config(folder: Path, settings: Settings) -> DenoiserConfig:
 
     Raises KeyError, TypeError or ValueError for an unknown network, and without a tokenizer.json or a mask.
     """
+    if family_of(settings).causal:
+        raise ValueError("is autoregressive: `mcd adapt` makes a masked model out of it")
     rows = rows_of(settings)
-    tokenizer = _tokenizer(folder)
-    notes = [_note(folder / name) for name in NOTES]
-    ids = {kind: _special_id(kind, settings, notes, tokenizer) for kind in ("mask", "pad", "eos", "sep")}
+    tokenizer = tokenizer_in(folder)
+    notes = notes_in(folder)
+    ids = {kind: special_id(kind, settings, notes, tokenizer) for kind in ("mask", "pad", "eos", "sep")}
     if ids["mask"] is None:
         ids["mask"] = next((i for i in map(tokenizer.token_to_id, MASKS) if i is not None), None)
     if ids["mask"] is None:
@@ -111,11 +130,12 @@ def _published_config(folder: Path, settings: Settings) -> DenoiserConfig:
         token = tokenizer.id_to_token(i)
         if token is None or _UNUSED.fullmatch(token):
             never.add(i)
-    backbone = AdaptedConfig(_of_network(settings), tuple(sorted(never)), tokenizer.get_vocab_size())
+    backbone = AdaptedConfig(of_network(settings), tuple(sorted(never)), tokenizer.get_vocab_size())
     return DenoiserConfig(backbone, ids["mask"])
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def tokenizer_in(folder: Path) -> Tokenizer:
+    """The tokenizer.json of a folder. Raises ValueError where there is none, or a damaged one."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ValueError(
@@ -127,6 +147,11 @@ def _tokenizer(folder: Path) -> Tokenizer:
         raise ValueError(f"tokenizer.json: is no tokenizer ({error})") from None
 
 
+def notes_in(folder: Path) -> list[dict[str, Any]]:
+    """The files NOTES of a folder, {} for one that is not there. Raises ValueError for one that is damaged."""
+    return [_note(folder / name) for name in NOTES]
+
+
 def _note(path: Path) -> dict[str, Any]:
     try:
         return optional_object(path)
@@ -134,7 +159,7 @@ def _note(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: cannot be read ({error})") from None
 
 
-def _special_id(kind: str, settings: Settings, notes: list[dict[str, Any]], tokenizer: Tokenizer) -> int | None:
+def special_id(kind: str, settings: Settings, notes: list[dict[str, Any]], tokenizer: Tokenizer) -> int | None:
     """The id of a special token, as config.json says it by number, or a file of the tokenizer by name."""
     number = settings.get(f"{kind}_token_id")
     if type(number) is int:

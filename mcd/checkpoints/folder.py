@@ -3,39 +3,35 @@
 `from_pretrained` reads one by its name, `save_pretrained` writes one.
 """
 
-import contextlib
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from mcd.checkpoints.config import NOTES, config_to_json, read_config
+from mcd.checkpoints.autoregressive import open_autoregressive, with_weights_of
+from mcd.checkpoints.config import NOTES, base_of, config_to_json, read_config
+from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, unfilled_model
+from mcd.checkpoints.locate import FETCHED, locate
 from mcd.checkpoints.weights import (
-    PICKLED,
+    FACTORS,
+    FACTORS_CONFIG,
     WEIGHTS,
     check_finite,
     header_shapes,
-    is_pickle,
     parts_of_weights,
     write_tensors,
 )
 from mcd.errors import ModelError
-from mcd.files import atomic_file, optional_object, write_durably, write_json
-from mcd.hub_access import hub_access
+from mcd.files import atomic_file, optional_object, read_json, write_durably, write_json
 from mcd.model.adapted.config import AdaptedConfig
+from mcd.model.adapted.network import Adapted
 from mcd.model.denoiser import Denoiser, DenoiserConfig
-from mcd.model.dit import DiTConfig
-from mcd.model.lora import adapter_of, merged
+from mcd.model.lora import Base, adapter_of, add_adapter, merged
 
-DEMO = Path(__file__).resolve().parent.parent / "assets" / "demo"
 OF_TOKENIZER = (
     *NOTES,
     "added_tokens.json",
@@ -49,48 +45,6 @@ OF_TOKENIZER = (
 COMPANIONS = (*OF_TOKENIZER, "generation_config.json", "LICENSE*", "NOTICE*")
 """Files that a model keeps, besides config.json, weights and tokenizer.json, when it is saved again: without them
 `transformers` would guess (and lower the case of a cased BERT's text), or know no chat template."""
-FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*", "NOTICE*")
-"""What is fetched of a model on the hub. Its code (.py) is kept for `transformers`; nothing here runs it."""
-MODEST = 1 << 26
-"""Numbers (256 MiB of float32) up to which a model is built before the file of its weights is compared with it."""
-
-
-def locate(name: str, revision: str | None = None, files: list[str] | None = None) -> Path:
-    """The folder of MODEL: "demo" (the bundled teacher), a local folder, or a hub id (needs the `hub` extra).
-
-    revision: a branch, tag or commit of the hub. files: patterns of what is fetched; all by default. Raises ModelError
-    when there is no such model, or no such revision.
-    """
-    if name == "demo":
-        return DEMO
-    path = Path(name)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            if (path / "run.json").is_file():
-                raise ModelError(f"{name}: is a run that is not finished; to resume it, run its command again")
-            raise ModelError(f"{name}: no config.json in this folder; a model is config.json + model.safetensors")
-        return path
-    if path.is_file():
-        fix = f"of a checkpoint of MDLM, SDTT or Duo `mcd import {path} --out DIR` makes one"
-        if path.suffix in PICKLED or is_pickle(path):
-            raise ModelError(
-                f"{path}: is a pickle, which can run code when it is read; a model is a folder: {fix} and runs nothing"
-            )
-        raise ModelError(
-            f"{path}: is a file; a model is a folder" + (f": {fix}" if path.suffix == ".safetensors" else "")
-        )
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"{name}: no such model folder (a model is a folder, a hub id OWNER/NAME, or demo)")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ModelError(f"{name}: no such folder; for a hub id, pip install 'mcd-lm[hub]'") from None
-    with hub_access() as access:
-        try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=files))
-        except Exception as error:  # the hub client raises many kinds; all mean the same to the user
-            asked = name if revision is None else f"{name} at revision {revision}"
-            raise ModelError(f"{asked}: no such folder, and {access.refusal(error)}") from None
 
 
 def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: torch.dtype = torch.float32) -> Denoiser:
@@ -101,85 +55,47 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
     fit; ImportError, which names the extra, for a network of Hugging Face without its library.
     """
     folder = locate(name, files=list(FETCHED))
-    config = read_config(folder)
+    config, base = read_config(folder), base_of(folder)
+    if base is not None:
+        return _with_factors(folder, config, base, folder / FACTORS[weights], dtype)
     path = folder / WEIGHTS[weights]
     parts = parts_of_weights(path)
-    _check_size(path, [shape for part in parts for shape in header_shapes(part)], config)
-    tensors: dict[str, Tensor] = {}
-    for part in parts:
-        try:
-            tensors |= load_file(part)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{part}: truncated or not a safetensors file ({error})") from None
+    check_size(path, parts, config)
+    tensors = read_tensors(parts)
     try:
-        model = _unfilled(config, dtype)
+        model = unfilled_model(config, dtype)
     except ValueError as error:
         raise ModelError(f"{folder}: config.json is damaged: {error}") from None
-    _load_strictly(model, tensors, str(path))
+    load_strictly(model, tensors, str(path))
     check_finite(tensors, str(path))
     model.folder = folder
     return model.eval()
 
 
-def _check_size(path: Path, shapes: list[list[int]], config: DenoiserConfig) -> None:
-    """Raise ModelError when the weights at `path`, of these shapes, are far from those that a configuration asks for.
+def _with_factors(folder: Path, config: DenoiserConfig, base: Base, path: Path, dtype: torch.dtype) -> Denoiser:
+    """The model of a folder that holds factors of LoRA at `path`, and names the network they are added to.
 
-    For an adapted network only its largest matrices and its layers are compared.
+    Raises ModelError where that network has other weights than when they were trained, and for damaged factors.
     """
-    held, backbone = sum(map(math.prod, shapes)), config.backbone
-    if isinstance(backbone, DiTConfig):
-        needed, layers = backbone.parameters, backbone.layers
-    else:
-        inner, layers = (backbone.settings.get(key, 0) for key in ("intermediate_size", "num_hidden_layers"))
-        sizes = [n if type(n) is int else 0 for n in (inner, layers)]
-        needed, layers = max(held, backbone.hidden * max(backbone.rows, sizes[0])), sizes[1]
-    if max(held, needed) > max(2 * min(held, needed), MODEST) or layers > max(len(shapes), 1000):
-        raise ModelError(
-            f"{path}: does not fit its config.json: it holds {held:,} numbers in {len(shapes):,} tensors, "
-            f"and the configuration is of {needed:,} in {layers:,} layers"
-        )
-
-
-class _NoInitialisation(TorchFunctionMode):
-    """Leaves new weights unfilled, since loading overwrites them. Random ones for 170M parameters take 1 s."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def _unfilled(config: DenoiserConfig, dtype: torch.dtype = torch.float32) -> Denoiser:
-    """A model whose weights are whatever was in memory, and are to be overwritten."""
-    with contextlib.ExitStack() as stack:
-        if isinstance(config.backbone, AdaptedConfig):
-            from mcd.model.adapted.network import unfilled
-
-            stack.enter_context(unfilled())
-        stack.enter_context(_NoInitialisation())
-        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.set_default_dtype(dtype)
-        return Denoiser(config)
-
-
-def _load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> None:
-    """Load weights, every key and shape accounted for, or raise ModelError with the list of those that are not."""
-    own = {model.backbone.stored_name(name.removeprefix("backbone.")): p for name, p in model.state_dict().items()}
     try:
-        tensors = model.backbone.tidied(tensors)
-    except ValueError as error:
-        raise ModelError(f"{source}: {error}") from None
-    faults = [f"missing {name}" for name in own if name not in tensors]
-    faults += [f"unexpected {name}" for name in tensors if name not in own]
-    faults += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(p.shape)}"
-        for name, p in own.items()
-        if name in tensors and p.shape != tensors[name].shape
-    ]
-    if faults:
-        raise ModelError(f"{source}: does not fit its config.json: {listed(faults)}")
-    for name, p in own.items():
-        p.copy_(tensors[name])
+        source = open_autoregressive(base.name)
+    except ModelError as error:
+        raise ModelError(f"{folder}: needs the network that its factors are added to: {error}") from None
+    if source.base.sha256 != base.sha256:
+        raise ModelError(
+            f"{folder}: its factors belong to other weights of {base.name} than are there (SHA-256 {base.sha256[:12]}, "
+            f"not {source.base.sha256[:12]}); take the version of {base.name} that they were trained with"
+        )
+    header_shapes(path)
+    model, factors = with_weights_of(source, config, dtype), read_tensors([path])
+    assert isinstance(model.backbone, Adapted)
+    check_finite(factors, str(path))
+    try:
+        add_adapter(model.backbone, read_json(folder / FACTORS_CONFIG), factors)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from None
+    model.folder = folder
+    return model
 
 
 def lengthened(model: Denoiser, length: int) -> Denoiser:
@@ -187,9 +103,9 @@ def lengthened(model: Denoiser, length: int) -> Denoiser:
 
     Raises ValueError for an adapted network that has learnt its positions, and fewer.
     """
-    longer = _unfilled(replace(model.config, backbone=replace(model.config.backbone, length=length)))
+    longer = unfilled_model(replace(model.config, backbone=replace(model.config.backbone, length=length)))
     longer.load_state_dict(model.state_dict())
-    longer.folder = model.folder
+    longer.folder, longer.base = model.folder, model.base
     return longer.eval()
 
 
@@ -207,12 +123,16 @@ def save_pretrained(
     to write by the names of their files; they replace those of the folder that `model` was read from, which are copied
     (`copy_companions`). An adapted network is written as Hugging Face publishes it, so that `transformers` reads it
     too, with the dtype of what is stored; what LoRA has learnt is added to its weights, and also written by itself in
-    the folder "adapter", as PEFT reads it.
+    the folder "adapter", as PEFT reads it. Of a model with LoRA that knows its `base` only that is written, and
+    config.json names the base and a hash of its weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_to_json(model.config)
     if isinstance(model.config.backbone, AdaptedConfig):  # `transformers` rounds what it loads to what it reads here
         config |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
+    base = None if model.lora is None else model.base
+    if base is not None:
+        config["mcd"]["base"] = base._asdict()
     write_json(folder / "config.json", config)
     if model.folder is not None and model.folder != folder:
         copy_companions(model.folder, folder)
@@ -220,15 +140,28 @@ def save_pretrained(
     for name, text in {**tokenizer, **(beside or {})}.items():
         write_durably(folder / name, text)
     for kind, tensors in (("raw", raw), ("ema", model.state_dict())):
-        if tensors is not None:
-            plain = tensors if model.lora is None else merged(tensors, model.lora)
+        if tensors is not None and base is not None:
+            _write_factors(model, tensors, base.name, folder, FACTORS[kind])
+        elif tensors is not None:
+            plain = tensors if model.lora is None else merged(tensors, model.lora, _transposed(model))
             names = {name: model.backbone.stored_name(name.removeprefix("backbone.")) for name in plain}
             write_tensors(folder / WEIGHTS[kind], {names[name]: value.to(dtype) for name, value in plain.items()})
-    if model.lora is not None:
+    if model.lora is not None and base is None:
         (folder / "adapter").mkdir(exist_ok=True)
-        settings, factors = adapter_of(model.lora, model.backbone, model.state_dict(), model.folder)
-        write_json(folder / "adapter" / "adapter_config.json", settings)
-        write_tensors(folder / "adapter" / "adapter_model.safetensors", factors)
+        beside_base = None if model.folder is None else str(model.folder)
+        _write_factors(model, model.state_dict(), beside_base, folder / "adapter", FACTORS["ema"])
+
+
+def _write_factors(model: Denoiser, tensors: dict[str, Tensor], base: str | None, folder: Path, name: str) -> None:
+    """adapter_config.json and a file of factors. base: where the network is that they were trained next to."""
+    assert model.lora is not None and isinstance(model.backbone, Adapted)
+    settings, factors = adapter_of(model.lora, model.backbone, tensors, base)
+    write_json(folder / FACTORS_CONFIG, settings)
+    write_tensors(folder / name, factors)
+
+
+def _transposed(model: Denoiser) -> bool:
+    return isinstance(model.backbone, Adapted) and model.backbone.config.family.transposed
 
 
 def companions_of(folder: Path, names: tuple[str, ...] | None = None) -> list[Path]:
@@ -245,8 +178,3 @@ def copy_companions(source: Path, target: Path, names: tuple[str, ...] | None = 
         copy.parent.mkdir(exist_ok=True)
         with atomic_file(copy) as partial:
             shutil.copyfile(path, partial)
-
-
-def listed(faults: list[str]) -> str:
-    """The first eight of some faults, and how many more there are."""
-    return "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")

@@ -22,6 +22,9 @@ from mcd.files import LARGEST, JSONError, atomic_file, parse_json, read_json
 
 WEIGHTS = {"ema": "model.safetensors", "raw": "model.raw.safetensors"}
 """The files of the two weight sets of a model folder: the average, and the weights as trained."""
+FACTORS = {"ema": "adapter_model.safetensors", "raw": "adapter_model.raw.safetensors"}
+"""The same of a folder that holds only factors of LoRA and names the network they belong to."""
+FACTORS_CONFIG = "adapter_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -96,12 +99,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def parts_of_weights(path: Path) -> list[Path]:
-    """The files of a weight set: model.safetensors, or those that an index of Hugging Face names in its place.
+    """The files of a weight set: model.safetensors, those that an index of Hugging Face names in its place, or factors.
 
     Raises ModelError as `files_of_index`.
     """
     index = path.with_name(path.name + ".index.json")
-    return [path] if path.exists() or not index.is_file() else files_of_index(index)
+    if path.exists():
+        return [path]
+    if index.is_file():
+        return files_of_index(index)
+    factors = {WEIGHTS[kind]: path.with_name(name) for kind, name in FACTORS.items()}.get(path.name)
+    return [path if factors is None or not factors.is_file() else factors]
 
 
 def files_of_index(index: Path) -> list[Path]:

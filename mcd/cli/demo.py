@@ -77,7 +77,8 @@ def main(argv: list[str]) -> int:
         return show_dry_run({key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()})
     check_out(args.out, folder=True)
 
-    from mcd.checkpoints.folder import from_pretrained, locate
+    from mcd.checkpoints.folder import from_pretrained
+    from mcd.checkpoints.locate import locate
     from mcd.cli import distill, report
     from mcd.cli.data_option import prepared
     from mcd.eval.laboratory.lab import load_once

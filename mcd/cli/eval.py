@@ -201,7 +201,7 @@ class Evaluation:
         A file may be small: without a model's tokenizer it is read by the bundled one, since it may not support a
         vocabulary of its own.
         """
-        from mcd.checkpoints.folder import locate
+        from mcd.checkpoints.locate import locate
         from mcd.cli.data_option import prepared
         from mcd.data.manifest import is_prepared
         from mcd.data.prepare.corpus import BUNDLED

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     check_out(args.out, folder=True)
     check_empty(args.out, f"--out {args.out}")
     from mcd.checkpoints.export import export_mdlm
-    from mcd.checkpoints.folder import locate
+    from mcd.checkpoints.locate import locate
 
     with atomic_folder(args.out) as partial:
         export_mdlm(locate(args.model), partial, args.weights)

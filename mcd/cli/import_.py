@@ -87,8 +87,9 @@ def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:
 
 
 def _import(args: ImportArgs, time_conditioned: bool | None) -> int:
-    from mcd.checkpoints.folder import COMPANIONS, OF_TOKENIZER, copy_companions, locate
+    from mcd.checkpoints.folder import COMPANIONS, OF_TOKENIZER, copy_companions
     from mcd.checkpoints.import_ import origin_of, understand, write_import
+    from mcd.checkpoints.locate import locate
     from mcd.checkpoints.source import open_source
     from mcd.files import file_sha256
 

@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("mcd.cli.doctor", "check the installation, the device, and that training and sampling work"),
     "prepare": ("mcd.cli.prepare", "turn text into packed tokens"),
     "train": ("mcd.cli.train", "train a teacher: masked, uniform or autoregressive"),
+    "adapt": ("mcd.cli.adapt", "make a masked teacher out of an autoregressive model of the hub"),
     "distill": ("mcd.cli.distill", "distil a teacher into a few-step student"),
     "sample": ("mcd.cli.sample", "draw text, or fill in a template"),
     "eval": ("mcd.cli.eval", "measure Gen PPL, entropy, repetition, likelihood, controls, with intervals"),
@@ -27,10 +28,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mcd.cli.demo", "run the main job on the bundled text and teacher"),
 }
 
-SHARED = ("train", "distill", "sample", "eval")
+SHARED = ("train", "adapt", "distill", "sample", "eval")
 """Commands that the processes of a torchrun job share; any other command is run only by the first process."""
 
-COMPUTING = ("train", "distill", "sample", "eval", "frontier", "reproduce", "demo")
+COMPUTING = ("train", "adapt", "distill", "sample", "eval", "frontier", "reproduce", "demo")
 """Commands whose work is that of a network."""
 
 HELP = """usage: mcd COMMAND [options]

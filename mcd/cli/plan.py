@@ -116,7 +116,7 @@ def _setup(args: PlanArgs) -> "Setup":
 def config_of(size: str, length: int, dropout: float) -> "DiTConfig":
     """The backbone of --size. Raises UsageError for an unknown name, and ModelError for a folder without a model."""
     from mcd.checkpoints.config import read_config
-    from mcd.checkpoints.folder import locate
+    from mcd.checkpoints.locate import locate
     from mcd.model.dit import SIZES, DiTConfig
 
     sizes: dict[str, dict[str, Any]] = {name: {"rows": GPT2, **widths} for name, widths in SIZES.items()}

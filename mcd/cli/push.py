@@ -40,8 +40,8 @@ class PushArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(PushArgs, argv, "push")
-    from mcd.checkpoints.folder import locate
     from mcd.checkpoints.hub import HUB_ID, is_folder_name, published, push_to_hub, write_published
+    from mcd.checkpoints.locate import locate
 
     local = is_folder_name(args.hub_id)
     if not local and not HUB_ID.fullmatch(args.hub_id):

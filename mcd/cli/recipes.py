@@ -1,4 +1,4 @@
-"""Named starting points of `mcd train` and `mcd distill`; every option on the command line overrides them.
+"""Named starting points of `mcd train`, `mcd adapt` and `mcd distill`; every option on the command line overrides them.
 
 Each is a complete set of options, with the reason for what differs from the papers.
 """
@@ -92,6 +92,39 @@ TRAIN = {
         ),
         Budget(steps=1_000_000),
         size=ModelSize(hidden=768, layers=12, heads=12, cond_dim=128, dropout=0.1, gate_init=0.0),
+    ),
+}
+
+ADAPT = {
+    # A network of 0.1 to 1 billion parameters on one GPU. The rate is that of dLLM's recipes; DiffuLLaMA's is 3e-4 for
+    # GPT-2 medium and 1.5e-5 for 7 billion.
+    "gpu": Recipe(
+        TrainConfig(
+            batch_size=32,
+            lr=1e-4,
+            warmup_steps=500,
+            lr_decay=0.1,
+            precision="bf16-mixed",
+            checkpoint_activations=True,
+            checkpoint_every=500,
+            log_every=50,
+            valid_every=1_000,
+        ),
+        Budget(steps=20_000),
+    ),
+    # Hours of CPU with SmolLM2-135M: short rows, a larger rate and a shorter memory of the average.
+    "cpu": Recipe(
+        TrainConfig(
+            batch_size=8,
+            length=64,
+            lr=3e-4,
+            warmup_steps=50,
+            lr_decay=0.2,
+            ema_decay=0.995,
+            checkpoint_every=100,
+            valid_every=250,
+        ),
+        Budget(steps=1_000),
     ),
 }
 

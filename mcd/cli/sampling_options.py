@@ -13,7 +13,7 @@ from docstring_parser import parse_from_object
 from tokenizers import Tokenizer
 
 from mcd.checkpoints.config import read_config
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.cli.arguments import Flat, Threads, choose, refused
 from mcd.cli.idle_options import typed

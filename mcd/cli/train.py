@@ -27,8 +27,8 @@ class TrainArgs(Options):
     """Train a teacher. To resume, run the same command again.
 
     The training loss is chosen by --method, and each method has its own options (`--method NAME --help` lists them):
-    nelbo is the bound of masked diffusion (MDLM); duo is that of uniform diffusion (its curriculum is off by default);
-    ar trains an autoregressive model.
+    nelbo is the bound of masked diffusion (MDLM); adapt is the loss of `mcd adapt`, for a model that it made; duo is
+    the bound of uniform diffusion (its curriculum is off by default); ar trains an autoregressive model.
 
     Examples:
       mcd train --recipe cpu --out runs/teacher
@@ -45,7 +45,7 @@ class TrainArgs(Options):
     recipe: str = "cpu"
     """Starting point: sotu (the bundled teacher's), cpu, or mdlm (the paper's scale)."""
     method: str = "nelbo"
-    """Training loss: nelbo, duo or ar."""
+    """Training loss: nelbo, adapt, duo or ar."""
     init: str | None = None
     """Continue from this model (a folder, a hub id, or demo) instead of random weights."""
     steps: Count | None = None
@@ -130,7 +130,8 @@ def main(argv: list[str]) -> int:
 
 def _idle_options(args: TrainArgs) -> dict[str, str]:
     """The options that have no effect on what is trained, with the reason (`refuse_idle`)."""
-    idle = {"--teacher-ema": "`mcd train` has no teacher"} | args.objective.idle_options(rounds=1)
+    idle = {"--teacher-ema": "`mcd train` has no teacher", "--align": "only `mcd adapt` has a model to align with"}
+    idle |= args.objective.idle_options(rounds=1)
     if args.init is not None:
         idle |= dict.fromkeys(map(option_name, args.size.chosen()), f"the network is that of --init {args.init}")
         idle["--vocab-size"] = f"the tokenizer is that of --init {args.init}"

@@ -1,4 +1,4 @@
-"""What `mcd train` and `mcd distill` share: the run folder, validation, progress, and how they end."""
+"""What `mcd train`, `mcd adapt` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
 import hashlib
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from tokenizers import Tokenizer
 
+from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.cli.arguments import refused
 from mcd.cli.data_checks import check_ids
 from mcd.cli.data_option import print_notes
@@ -45,7 +46,7 @@ def train_run(
 ) -> int:
     """Train `student` on rows of `length` of the prepared folder `data`, and show how it goes; returns the exit status.
 
-    args: those of `mcd train` or `mcd distill`. config: what run.json keeps. fabric: that of this process
+    args: those of the command. config: what run.json keeps. fabric: that of this process
     (`mcd.train.launch.join`); of several, the first one has the run folder.
     """
     loader = open_loader(data, "train", args.train.batch_size, length, args.train.seed)
@@ -93,7 +94,8 @@ def train_run(
         except Interrupted as stop:
             return fail(str(stop), 1) if rank() == 0 else 1
     if rank() == 0:
-        print(f"{args.out}: done; model.safetensors (EMA) and model.raw.safetensors are in it", file=sys.stderr)
+        ema, raw = (parts_of_weights(args.out / name)[0].name for name in (WEIGHTS["ema"], WEIGHTS["raw"]))
+        print(f"{args.out}: done; {ema} (EMA) and {raw} are in it", file=sys.stderr)
     leave()
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mcd.checkpoints import smollm
 from mcd.errors import MissingScorer
 from mcd.hub_access import hub_access
 
@@ -53,6 +54,34 @@ def pretrained(name: str) -> tuple[Any, Any]:
             f"so that it would see what it is to predict; {_OTHER}"
         )
     return model, tokenizer
+
+
+def bundled() -> tuple[Any, Any]:
+    """(model in float32, tokenizer) of `mcd.checkpoints.smollm`. Raises MissingScorer where its file is not there, and
+    KeyError when it holds another network."""
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = smollm.installed()
+    if path is None:
+        raise MissingScorer(f"--scorer {smollm.NAME}: {smollm.PACKAGE}/{smollm.FILE} is not there. {INSTALL}")
+    file = smollm.SmolLM2(path)
+    settings = {key: value for key, value in file.settings.items() if key not in ("model_type", "architectures")}
+    weights = file.tensors()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    read: Any = LlamaForCausalLM.from_pretrained(
+        None, config=LlamaConfig(**settings), state_dict=weights, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = read
+    if any(report[kind] for kind in ("missing_keys", "mismatched_keys", "unexpected_keys")):  # they would be random
+        raise KeyError(f"{report}")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=file.tokenizer(),
+        bos_token=file.token_strings[settings["bos_token_id"]],
+        eos_token=file.token_strings[settings["eos_token_id"]],
+        pad_token=smollm.END,
+        model_max_length=settings["max_position_embeddings"],
+    )
+    return model.eval(), tokenizer
 
 
 @torch.inference_mode()

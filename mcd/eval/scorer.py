@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcd.checkpoints import smollm
 from mcd.errors import MissingScorer
-from mcd.eval import smollm
-from mcd.eval.causal_lm import INSTALL, pretrained, quiet_transformers
+from mcd.eval.causal_lm import INSTALL, bundled, pretrained, quiet_transformers
 from mcd.model.linear import use_linear
 
-DEFAULT = "smollm2"
+DEFAULT = smollm.NAME
 Text = str | Sequence[str]
 """What is scored: a text, or the documents of one in order, between which the scorer reads its end of text."""
 ENDS = ("<|endoftext|>", "<|end_of_text|>")
@@ -215,20 +214,11 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
     if missing:
         raise MissingScorer(f"--scorer {name} needs {', '.join(missing)}, which is not installed. {INSTALL}")
     with quiet_transformers():
-        model, tokenizer = _smollm2() if name == DEFAULT else pretrained(name)
+        model, tokenizer = bundled() if name == DEFAULT else pretrained(name)
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()
     use_linear(model)
     context = getattr(model.config, "max_position_embeddings", None) or 1024  # MDLM's max_length when none is given
     return Scorer(name, model, tokenizer, precision, int(context), device)
-
-
-def _smollm2() -> tuple[Any, Any]:
-    spec = importlib.util.find_spec(smollm.PACKAGE)  # found, never imported: the package itself needs `llm`
-    assert spec is not None and spec.origin is not None
-    path = Path(spec.origin).with_name(smollm.FILE)
-    if not path.is_file():
-        raise MissingScorer(f"--scorer {DEFAULT}: {path} is not there. {INSTALL}")
-    return smollm.smollm2(path)
 
 
 def _body_and_head(model: Any, device: str) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:

@@ -18,7 +18,7 @@ from mcd.model.backbone import Backbone
 from mcd.model.dit import DiT, DiTConfig
 from mcd.model.head import HeadLoss, head_loss
 from mcd.model.linear import linear
-from mcd.model.lora import LoRA, add_factors
+from mcd.model.lora import Base, LoRA, add_factors
 from mcd.model.targets import Target, tempered
 from mcd.options import Options
 from mcd.process.schedule import LogLinear, Schedule
@@ -92,6 +92,8 @@ class Denoiser(nn.Module):
 
     folder: Path | None = None
     lora: LoRA | None = None
+    base: Base | None = None
+    """The published network whose weights these are, next to which factors are trained; None once they are added."""
 
     def __init__(self, config: DenoiserConfig, backbone: Backbone | None = None):
         """backbone: the network; by default a new one as `config.backbone` says."""

@@ -2,8 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,9 @@ from mcd.options import Decay, Natural, Options, Positive
 
 ADAPTER = "default"
 """The name of the one adapter that PEFT is asked for."""
+PUBLISHED = "base_model.model."
+"""How PEFT begins the names of the factors in a file."""
+_UNREAD = ("alpha_pattern", "modules_to_save", "rank_pattern", "use_dora", "use_rslora")
 _FACTOR = re.compile(rf"(.*)\.lora_(A|B)\.{ADAPTER}\.weight")
 
 
@@ -30,10 +32,13 @@ class LoRA(Options):
     blocks."""
     lora_dropout: Decay = 0.0
     """Dropout on the input of LoRA's factors."""
+    lora_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers of the published factors of LoRA; bfloat16 halves their file. They are trained in float32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets or self.lora_dropout):
+        others = (self.lora_alpha, self.lora_targets, self.lora_dropout, self.lora_dtype)
+        if not self.lora_rank and others != (None, (), 0.0, "float32"):
             raise ValueError("--lora-rank 0: there is no LoRA, so give --lora-rank or leave the other options out")
 
     @property
@@ -45,6 +50,13 @@ class LoRA(Options):
     def scale(self) -> float:
         """What the product of the factors is multiplied by."""
         return self.alpha / self.lora_rank
+
+
+class Base(NamedTuple):
+    """The published network that factors were trained next to: its name as MODEL, and the hash of its weights."""
+
+    name: str
+    sha256: str
 
 
 def add_factors(lora: LoRA, backbone: Backbone, seed: int) -> None:
@@ -64,6 +76,7 @@ def add_factors(lora: LoRA, backbone: Backbone, seed: int) -> None:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number works
         lora_dropout=lora.lora_dropout,
         target_modules=_layers(backbone, lora.lora_targets),
+        fan_in_fan_out=backbone.config.family.transposed,
     )
     backbone.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
@@ -77,7 +90,7 @@ def add_factors(lora: LoRA, backbone: Backbone, seed: int) -> None:
 
 def _layers(backbone: Adapted, targets: tuple[str, ...]) -> list[str]:
     """Paths in the body of the layers that get factors."""
-    inside = {id(m) for layer in backbone.shardable_layers() for m in layer.modules() if isinstance(m, nn.Linear)}
+    inside = {id(m) for layer in backbone.shardable_layers() for m in layer.modules() if _is_linear(m)}
     paths = [path for path, m in backbone.body.named_modules() if id(m) in inside]
     for target in targets:
         if not any(path.endswith("." + target) for path in paths):
@@ -86,10 +99,14 @@ def _layers(backbone: Adapted, targets: tuple[str, ...]) -> list[str]:
     return [path for path in paths if not targets or path.endswith(tuple("." + target for target in targets))]
 
 
-def merged(tensors: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # GPT-2's
+
+
+def merged(tensors: dict[str, Tensor], lora: LoRA, transposed: bool = False) -> dict[str, Tensor]:
     """Tensors of a `state_dict` with LoRA, as those of the same model without: factors are multiplied and added.
 
-    The sum is made in float32, and has the dtype of the frozen weight.
+    transposed: as of the family. The sum is made in float32, and has the dtype of the frozen weight.
     """
     plain: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -98,35 +115,67 @@ def merged(tensors: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
         layer, base, kind = name.rpartition(".base_layer")
         if base and kind == ".weight":
             a, b = (tensors[f"{layer}.lora_{factor}.{ADAPTER}.weight"].float() for factor in "AB")
-            value = (value.float() + lora.scale * (b @ a)).to(value.dtype)
+            value = _sum(value, a, b, lora.scale, transposed)
         plain[layer + kind if base else name] = value
     return plain
 
 
+def _sum(weight: Tensor, a: Tensor, b: Tensor, scale: float, transposed: bool) -> Tensor:
+    product = b @ a
+    return (weight.float() + scale * (product.t() if transposed else product)).to(weight.dtype)
+
+
 def adapter_of(
-    lora: LoRA, backbone: Backbone, tensors: dict[str, Tensor], base: Path | None
+    lora: LoRA, backbone: Adapted, tensors: dict[str, Tensor], base: str | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """adapter_config.json and the tensors of adapter_model.safetensors, as PEFT reads them for the frozen network.
 
-    tensors: the `state_dict` of a denoiser with LoRA. base: the folder of the frozen network.
+    tensors: the `state_dict` of a denoiser with LoRA. base: where the frozen network is: a folder, or MODEL.
     """
     stored: dict[str, Tensor] = {}
     layers: dict[str, None] = {}
     for name, value in tensors.items():
         if match := _FACTOR.fullmatch(name):
             path = backbone.stored_name(match[1].removeprefix("backbone.") + ".weight").removesuffix(".weight")
-            stored[f"base_model.model.{path}.lora_{match[2]}.weight"] = value
+            stored[f"{PUBLISHED}{path}.lora_{match[2]}.weight"] = value.to(getattr(torch, lora.lora_dtype))
             layers[path] = None
     config = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": None if base is None else str(base),
+        "base_model_name_or_path": base,
         "r": lora.lora_rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.lora_dropout,
         "target_modules": list(layers),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": backbone.config.family.transposed,
         "inference_mode": True,
     }
     return config, stored
+
+
+@torch.no_grad()
+def add_adapter(backbone: Adapted, settings: dict[str, Any], factors: dict[str, Tensor]) -> None:
+    """Add the product of the factors of `adapter_of` to the weights of the network that they were trained next to.
+
+    Raises ValueError for an adapter that is no plain LoRA, and for factors that do not fit the network.
+    """
+    unread = [key for key in _UNREAD if settings.get(key)]
+    if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none" or unread:
+        raise ValueError(f"adapter_config.json: is no plain LoRA ({', '.join(unread) or 'peft_type, bias'})")
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise ValueError(f"adapter_config.json: r {rank!r:.20} and lora_alpha {alpha!r:.20} are no rank and no scale")
+    weights = {backbone.stored_name(name): p for name, p in backbone.named_parameters() if p.ndim == 2}
+    paths = {name.removeprefix(PUBLISHED).rpartition(".lora_")[0] for name in factors}
+    names = {f"{PUBLISHED}{path}.lora_{factor}.weight" for path in paths for factor in "AB"}
+    if not names or names != factors.keys():
+        raise ValueError(f"holds {min(names ^ factors.keys(), default='no factors')!r:.80}, or lacks it")
+    transposed = backbone.config.family.transposed
+    for path in sorted(paths):
+        a, b = (factors[f"{PUBLISHED}{path}.lora_{factor}.weight"] for factor in "AB")
+        weight = weights.get(f"{path}.weight")
+        shape = None if weight is None else tuple(weight.t().shape if transposed else weight.shape)
+        if weight is None or a.shape != (rank, shape[-1]) or b.shape != (shape[0], rank):  # type: ignore[index]
+            raise ValueError(f"the factors of {path} ({tuple(b.shape)}, {tuple(a.shape)}) fit no layer {shape or ''}")
+        weight.copy_(_sum(weight, a.float(), b.float(), alpha / rank, transposed))

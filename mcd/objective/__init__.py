@@ -1,5 +1,6 @@
 """What is learnt: one file is one method, and `OBJECTIVES` lists them all."""
 
+from mcd.objective.adapt import Adapt
 from mcd.objective.ar import AR
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.cd4lm import CD4LM
@@ -11,4 +12,4 @@ from mcd.objective.sdtt import SDTT
 
 __all__ = ["OBJECTIVES", "Clock", "Loss", "Objective"]
 
-OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (NELBO, Duo, AR, MCD, SDTT, CD4LM, DuoDCD)}
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (NELBO, Adapt, Duo, AR, MCD, SDTT, CD4LM, DuoDCD)}

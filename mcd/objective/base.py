@@ -39,7 +39,7 @@ class Loss(NamedTuple):
 class Objective(Options, ABC):
     """A method of training. Its fields are options of the command line, and the string below a field is its help.
 
-    distils: whether `loss` needs a teacher; a distillation runs in rounds. process: the kind of model it trains.
+    distils: whether it is a distillation, which has a teacher and runs in rounds. process: the kind of model it trains.
     snapshots: whether each round begins with teacher := student; otherwise the run keeps its first teacher.
     """
 
@@ -47,6 +47,11 @@ class Objective(Options, ABC):
     distils: ClassVar[bool]
     process: ClassVar[Process] = "masked"
     snapshots: ClassVar[bool] = True
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether `loss`, with these options, is given a teacher."""
+        return self.distils
 
     @abstractmethod
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:

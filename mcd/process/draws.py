@@ -76,5 +76,12 @@ class Draws:
         rows = [torch.randn(self.L, K, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(rows).to(self.device)
 
+    def whole(self) -> "Draws":
+        """The draws of all rows of the batch, from here on, on the CPU; this stream stays where it is."""
+        generator = torch.Generator()
+        generator.set_state(self.generator.get_state())
+        diffused = None if self._diffused_of_all is None else self._diffused_of_all.cpu()
+        return Draws(generator, self.B, self.L, diffused=diffused)
+
     def _own(self, of_all: Tensor) -> Tensor:
         return of_all[self.rows].to(self.device)

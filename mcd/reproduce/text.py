@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.data.prepare.corpus import documents
 from mcd.data.text import writer_of
 from mcd.data.token_texts import token_texts

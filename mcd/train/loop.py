@@ -100,7 +100,7 @@ class Trainer:
         student, config = self.student, self.config
         student.backbone.checkpointing = config.checkpoint_activations
         self.skeleton = Skeleton(student)
-        teacher = teacher_of(student, shared=config.strategy != "fsdp") if self.objective.distils else None
+        teacher = teacher_of(student, shared=config.strategy != "fsdp") if self.objective.needs_teacher else None
         self.module: Any = fabric.setup_module(LossOfStudent(self.objective, student, teacher))
         self.state = TrainState(student, teacher, EMA(student, config.ema_decay), make_optimizers(student, config))
         load_checkpoint(self.run.checkpoints, self.state)

@@ -12,6 +12,7 @@ from mcd.checkpoints.weights import WEIGHTS
 from mcd.errors import RunConflict
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
 from mcd.machine import environment
+from mcd.model.lora import LoRA
 from mcd.train.config import TrainConfig
 from mcd.train.optimizer import lr_factor
 from mcd.train.ranks import rank
@@ -27,8 +28,10 @@ done are not those of the new length.
 
 _MOMENTS = 1000
 """Two schedules are compared at no more than this many of the steps done, evenly spread."""
-_DEFAULTS = {f"train.{field.name}": field.default for field in fields(TrainConfig)}
-"""Value of a training option in a run that was begun before the option existed."""
+_DEFAULTS = {
+    f"{part}.{o.name}": o.default for part, kind in (("train", TrainConfig), ("lora", LoRA)) for o in fields(kind)
+}
+"""Value of an option in a run that was begun before the option existed."""
 
 
 class RunFolder:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.data.languages.known import LANGUAGES, language_of_data
 from mcd.data.manifest import is_prepared, read_manifest
 from mcd.data.prepare.corpus import documents

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from mcd.checkpoints.folder import DEMO, from_pretrained
+from mcd.checkpoints.folder import from_pretrained
+from mcd.checkpoints.locate import DEMO
 from mcd.cli.import_ import fitted
 from mcd.cli.main import main
 from mcd.data.tokenizer import tokenizer_of_model
@@ -255,7 +256,7 @@ ROW |= {"gen_ppl_hi": 126.0, "entropy": 5.321, "protocol": PROTOCOL}
 
 @pytest.fixture
 def run(tmp_path):
-    from mcd.checkpoints.folder import DEMO
+    from mcd.checkpoints.locate import DEMO
 
     shutil.copytree(DEMO, tmp_path / "run", ignore=shutil.ignore_patterns("run.json", "README.md"))
     (tmp_path / "run" / "run.json").write_text(json.dumps(RUN))

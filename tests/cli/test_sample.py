@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import mcd.data.tokenizer
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.cli.main import main
 from mcd.cli.sample import states_as_text
 from mcd.data.loader import open_loader

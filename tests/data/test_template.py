@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.data.encoder import text_tokenizer
 from mcd.data.template import parse_template, read_template
 from mcd.data.token_texts import token_texts

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from mcd.checkpoints.folder import locate
+from mcd.checkpoints.locate import locate
 from mcd.data.token_texts import UNFINISHED, token_texts, word_of
 from mcd.data.tokenizer import tokenizer_of_model, train_bpe, word_tokenizer
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mcd.checkpoints.folder import DEMO, from_pretrained
+from mcd.checkpoints.folder import from_pretrained
+from mcd.checkpoints.locate import DEMO
 from mcd.checkpoints.weights import WEIGHTS
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST

@@ -17,14 +17,16 @@ class AdaptedConfig(Options):
     """A network of `transformers`. Its K rows of embedding and head are the ids of its tokenizer, and perhaps more.
 
     settings: its config.json as published. forbidden: ids that are never predicted (the mask, rows without a token),
-    ascending. tokens: how many the tokenizer has. length: the longest sequence; that of the settings when None.
-    Raises ValueError for settings of an unknown or unfit network.
+    ascending. tokens: how many the tokenizer has. length: the longest sequence; that of the settings when 0. start: the
+    token that a causal family reads in front of each row, so that the output there predicts the first one; it takes a
+    position of its own. Raises ValueError for settings of an unknown or unfit network.
     """
 
     settings: Settings
     forbidden: tuple[int, ...]
     tokens: Count
     length: Natural = 0
+    start: Natural | None = None
     causal = False
 
     def __post_init__(self) -> None:
@@ -38,7 +40,7 @@ class AdaptedConfig(Options):
             if type(settings.get(key)) is not int or settings[key] < 1:
                 raise ValueError(f"{key} {settings.get(key)!r:.60}: must be a whole number, at least 1")
         try:
-            longest = settings[family.length] - family.before(settings)
+            longest = settings[family.length] - family.before(settings) - (self.start is not None)
             family.settings(settings)
         except (KeyError, TypeError) as error:
             raise ValueError(f"a setting is missing or of another kind ({error})") from None
@@ -46,6 +48,10 @@ class AdaptedConfig(Options):
             object.__setattr__(self, "length", longest)
         if type(self.length) is not int or self.length < 1 or (family.positions and self.length > longest):
             raise ValueError(f"length {self.length!r:.60}: must be 1 to {longest}, its learnt positions")
+        if family.causal == (self.start is None):
+            raise ValueError(f"start {self.start}: a start of text is read by autoregressive families, and by no other")
+        if self.start is not None and (self.start >= self.tokens or self.start in self.forbidden):
+            raise ValueError(f"start {self.start}: must be one of the {self.tokens} tokens, and not forbidden")
         if self.tokens > self.rows:
             raise ValueError(f"a tokenizer of {self.tokens} tokens: the network has rows for 1 to {self.rows}")
         if any(not 0 <= i < self.rows for i in self.forbidden):

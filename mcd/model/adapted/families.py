@@ -2,6 +2,7 @@
 
 A family is what config.json calls `model_type`. LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487) publish code of
 their own with their weights; it is not run: their networks are those of Llama and Qwen2 with full attention.
+A causal family is published as an autoregressive model, and is a masked one after `mcd adapt`.
 """
 
 import re
@@ -18,11 +19,13 @@ class Family:
 
     config, network: classes of `transformers`. body: all but the head. layers: in the body, its blocks. transform: what
     is between the body and the vocabulary, in order, where "" is a GELU that is not a module. decoder: the projection
-    onto the vocabulary; bias: the name of its bias, where it has one. rows, width, length: keys of the settings: K, the
-    width of the embedding, and the longest sequence; positions: are they learnt, so that it cannot grow?
-    before: number of learnt positions before the first token's. unread: tensors of other heads, which are dropped.
-    shifted: does the output at position l - 1 predict the token at l? names: pairs of a pattern of our tensor names and
-    theirs, where paths do not tell. settings: what the class of `transformers` is given.
+    onto the vocabulary; bias: the name of its bias, where it has one. rows, width, length, depth: keys of the settings:
+    K, the width of the embedding, the longest sequence, and the number of layers; positions: are they learnt, so that
+    it cannot grow? before: number of learnt positions before the first token's. transposed: are its layers GPT-2's
+    Conv1D, whose weights are (in, out)? unread: tensors of other heads, which are dropped. shifted: does the output at
+    position l - 1 predict the token at l? causal: is it published as an autoregressive model? It is shifted then, and
+    reads a start of text in front of a row. names: pairs of a pattern of our tensor names and theirs, where paths do
+    not tell. settings: what the class of `transformers` is given.
     """
 
     config: str
@@ -35,10 +38,13 @@ class Family:
     rows: str = "vocab_size"
     width: str = "hidden_size"
     length: str = "max_position_embeddings"
+    depth: str = "num_hidden_layers"
     positions: bool = False
     before: Callable[[Settings], int] = lambda settings: 0
+    transposed: bool = False
     unread: str = r"(?!)"
     shifted: bool = False
+    causal: bool = False
     names: tuple[tuple[str, str], ...] = ()
     settings: Callable[[Settings], Settings] = lambda settings: settings
 
@@ -99,12 +105,18 @@ def _llama_of_llada(settings: Settings) -> Settings:
     }
 
 
-def _qwen_of_dream(settings: Settings) -> Settings:
-    """Settings of Qwen2 that make the network of a Dream. Raises ValueError for attention that is not full."""
-    for key in ("use_sliding_window", "use_mrope", "rope_scaling"):
-        if settings.get(key):
-            raise ValueError(f"{key} is {settings[key]!r}; only a Dream without it is known")
-    return settings | {"sliding_window": None, "is_causal": False, "use_cache": False}
+def _without(*keys: str) -> Callable[[Settings], Settings]:
+    """Settings for full attention over a whole row. Raises ValueError where one of the keys asks for something else."""
+
+    def full(settings: Settings) -> Settings:
+        for key in keys:
+            if settings.get(key):
+                raise ValueError(f"{key} is {settings[key]!r:.60}; only a {settings['model_type']} without it is known")
+        if any(kind != "full_attention" for kind in settings.get("layer_types") or ()):
+            raise ValueError(f"layer_types {settings['layer_types']!r:.60}: only full_attention is known")
+        return settings | {"sliding_window": None, "is_causal": False, "use_cache": False}
+
+    return full
 
 
 _LLADA = r"body\.layers\.(\d+)\."
@@ -126,6 +138,12 @@ _LLADA_NAMES = (
         }.items()
     ),
 )
+
+
+def _decoder(config: str, network: str, *refused: str) -> Family:
+    """A causal network laid out as Llama is."""
+    full = _without(*refused)
+    return Family(config, network, "model", "layers", "lm_head", shifted=True, causal=True, settings=full)
 
 
 def _roberta(config: str, network: str) -> Family:
@@ -174,6 +192,7 @@ FAMILIES: dict[str, Family] = {
         decoder="vocab_projector",
         transform=("vocab_transform", "activation", "vocab_layer_norm"),
         width="dim",
+        depth="n_layers",
         positions=True,
     ),
     "electra": Family(
@@ -195,6 +214,7 @@ FAMILIES: dict[str, Family] = {
         rows="embedding_size",
         width="d_model",
         length="max_sequence_length",
+        depth="n_layers",
         names=_LLADA_NAMES,
         settings=_llama_of_llada,
     ),
@@ -205,7 +225,26 @@ FAMILIES: dict[str, Family] = {
         layers="layers",
         decoder="lm_head",
         shifted=True,
-        settings=_qwen_of_dream,
+        settings=_without("use_sliding_window", "use_mrope", "rope_scaling"),
+    ),
+    "llama": _decoder("LlamaConfig", "LlamaForCausalLM"),
+    "qwen2": _decoder("Qwen2Config", "Qwen2ForCausalLM", "use_sliding_window", "use_mrope"),
+    "qwen3": _decoder("Qwen3Config", "Qwen3ForCausalLM", "use_sliding_window"),
+    "gpt2": Family(
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        body="transformer",
+        layers="h",
+        decoder="lm_head",
+        width="n_embd",
+        length="n_positions",
+        depth="n_layer",
+        positions=True,
+        transposed=True,
+        unread=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
+        shifted=True,
+        causal=True,
+        settings=_without("add_cross_attention"),
     ),
 }
 """Known families by the `model_type` of their config.json, in small letters."""

@@ -37,6 +37,8 @@ class Adapted(Backbone):
     `NEVER`.
     A tied projection is the embedding itself, one tensor. Attention is full and no position is padding; there is no
     input of time, so sigma changes nothing. For `rows` only the head's transform is spared, not the last block.
+    Where the configuration has a start of text, the network reads it in front of every row of L tokens, at L + 1
+    positions, and the first L outputs predict the tokens.
     Raises ImportError without that library, ValueError for settings that it refuses.
     """
 
@@ -76,15 +78,50 @@ class Adapted(Backbone):
     def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
         if self.checkpointing != self._recomputes:
             self._recompute(self.checkpointing)
-        L = x.shape[1]
+        B, L, _ = x.shape
+        start, shifted = self.config.start, self.config.family.shifted
+        if start is not None:
+            x = torch.cat((self.table()[start].expand(B, 1, -1).to(x.dtype), x), dim=1)
         features = self.body(inputs_embeds=x)[0]
         if rows is None:
-            if self.config.family.shifted:
+            if start is not None:
+                features = features[:, :-1]
+            elif shifted:
                 features = torch.cat((features[:, :1], features[:, :-1]), dim=1)
             return self.transform(features)
-        if self.config.family.shifted:
+        if start is not None:
+            rows = rows + rows // L
+        elif shifted:
             rows = torch.where(rows % L > 0, rows - 1, rows)
         return in_groups(group, self.transform, features.flatten(0, 1)[rows])
+
+    @contextlib.contextmanager
+    def causally(self) -> Iterator[None]:
+        """Within it, a position attends to itself and to those before it, as in the network that was published."""
+        modules = [module for module in self.body.modules() if hasattr(module, "is_causal")]
+        try:
+            for owner in (self.body.config, *modules):
+                owner.is_causal = True
+            yield
+        finally:
+            for owner in (self.body.config, *modules):
+                owner.is_causal = False
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[list[Tensor]]:
+        """Within it, each call of the network appends to the list what its blocks give, in order, (B, L, width) each,
+        or (B, L + 1, width) with a start of text."""
+        states: list[Tensor] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            states.append(output[0] if isinstance(output, tuple) else output)  # a tuple in transformers 4
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.shardable_layers()]
+        try:
+            yield states
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _recompute(self, on: bool) -> None:
         kind = "activation" if hasattr(self.body, "activation_checkpointing_enable") else "gradient"  # transformers 4
@@ -100,13 +137,16 @@ class Adapted(Backbone):
         return f"{family.decoder}.bias" if name == "bias" and self.weight is not None else family.stored_name(name)
 
     def tidied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Without other heads, buffers, and second copies of what is tied; old names of norms made new.
+        """Without other heads, buffers, and second copies of what is tied; old names of norms made new; of a causal
+        network without its head, the names as they are with it.
 
         A head of BERT or RoBERTa has two names for its bias. Where it is tied they are one tensor, and must agree. If
         not, transformers 5 stores two tensors and computes with the projection's; transformers 4 had one there too, and
         stored it under the other name.
         """
         family, found = self.config.family, {}
+        if family.causal and not any(name.startswith(f"{family.body}.") for name in tensors):  # GPT-2's own file
+            tensors = {f"{family.body}.{name}": value for name, value in tensors.items()}
         for name, value in tensors.items():
             name = re.sub(r"(LayerNorm)\.(gamma|beta)$", _of_old_norm, name)
             if not re.fullmatch(family.unread, name) and not name.endswith((".position_ids", ".rotary_emb.inv_freq")):
@@ -148,7 +188,7 @@ def _network(config: AdaptedConfig) -> Any:
     except Exception as error:  # the library raises many kinds; all mean that the settings are not its own
         raise ValueError(f"transformers refuses the settings: {error}") from None
     for module in network.modules():
-        if hasattr(module, "is_causal"):  # Llama and Qwen2 are made for text from left to right
+        if hasattr(module, "is_causal"):  # Llama and its relatives are made for text from left to right
             module.is_causal = False
     return network
 

@@ -44,6 +44,38 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llada": SMALL | {"max_position_embeddings": 24, "num_key_value_heads": 1, "rope_theta": 500_000.0},
     "dream": SMALL | {"max_position_embeddings": 24, "num_key_value_heads": 1, "rope_theta": 1e6},
 }
+CAUSAL: dict[str, dict[str, Any]] = {
+    "llama": SMALL
+    | {
+        "max_position_embeddings": 24,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 12,
+        },
+    },
+    "qwen2": SMALL | {"max_position_embeddings": 24, "num_key_value_heads": 1, "tie_word_embeddings": False},
+    "qwen3": SMALL
+    | {"max_position_embeddings": 24, "num_key_value_heads": 1, "head_dim": 12, "tie_word_embeddings": True},
+    "gpt2": {
+        "vocab_size": K,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 24,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+}
+"""Autoregressive networks: Llama 3's rotary scaling, Qwen2's biases and a head of its own, Qwen3's width of a head."""
+BEGIN, END, SPARE = 0, 1, 4
+"""Of their tokenizer: BOS, EOS, and the token that nothing uses."""
 LLADA_NAMES = {
     "model.embed_tokens": "model.transformer.wte",
     "model.norm": "model.transformer.ln_f",
@@ -236,3 +268,36 @@ def z(seeded: Callable[[int], torch.Generator]) -> Tensor:
     """Rows (3, 16) of tokens that are said, half of them masked."""
     tokens = torch.randint(6, 39, (3, 16), generator=seeded(5))
     return tokens.masked_fill(torch.rand(tokens.shape, generator=seeded(6)) < 0.5, MASK)
+
+
+def causal_tokenizer(rows: int = K - 2, spare: bool = True) -> Tokenizer:
+    """A tokenizer of `rows` tokens, whose special ones are BOS, EOS, two of dialogues, and one that nothing uses."""
+    special = ["<|begin|>", "<|end|>", "<|user|>", "<|answer|>", *(["<|reserved_0|>"] if spare else [])]
+    tokens = [*special, *(f"w{i}" for i in range(rows - len(special)))]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def write_causal(folder: Path, kind: str, tokenizer: Tokenizer | None = None, **settings: Any) -> Any:
+    """A folder of an autoregressive model, as the library itself saves it, and the network that is in it."""
+    torch.manual_seed(0)
+    ids = {"bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": None}
+    config = transformers.AutoConfig.for_model(kind, **CAUSAL[kind] | ids | settings)
+    network = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    network.save_pretrained(folder)
+    (tokenizer or causal_tokenizer()).save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<|user|>{{ m.content }}<|answer|>{% endfor %}"
+    names = {"bos_token": "<|begin|>", "eos_token": {"content": "<|end|>"}, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return network.eval()
+
+
+@pytest.fixture(params=CAUSAL)
+def causal(request: pytest.FixtureRequest, tmp_path: Path) -> Published:
+    """The folder and the network of each autoregressive family."""
+    return Published(request.param, tmp_path / request.param, write_causal(tmp_path / request.param, request.param))
