@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 from mcd.report.comparison import PAPER_FACTOR, BySteps, Comparison, Saving, Verdict, best, compare, entropy_order
-from mcd.report.runs import Estimate, MeasuredRow
+from mcd.report.rows import Estimate, MeasuredRow
 
 NONE = "\N{EN DASH}"
 """Stands in a table where there is no value."""

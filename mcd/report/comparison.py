@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from mcd.report.runs import Estimate, MeasuredRow
+from mcd.report.rows import Estimate, MeasuredRow
 
 PAPER_FACTOR = 16
 """The paper's claim: the student at N steps is as good as the teacher at 16 N."""

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mcd.report.plotting import VARIABLE, log_axis, share_axis, steps_axis, svg
-from mcd.report.runs import MeasuredRow
+from mcd.report.rows import MeasuredRow
 
 LOOKS = {
     "teacher": ("teacher", "o", False, False),

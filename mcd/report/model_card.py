@@ -136,28 +136,59 @@ def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
 
 
 def _figures(rows: list[Any]) -> str:
-    """Measured rows; a Gen PPL is shown only with its entropy and its protocol."""
-    needed = ("gen_ppl", "entropy", "steps")
+    """Measured rows with their protocols: of samples, a Gen PPL only with its entropy; of the likelihood of text."""
     whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("protocol"), dict)]
-    whole = [row for row in whole if all(isinstance(row.get(key), float | int) for key in needed)]
-    if not whole:
-        return "## Figures\n\nNone were published with this model.\n"
-    lines: list[list[str]] = []
     stamps: dict[str, int] = {}
-    for row in whole:
-        stamp = ", ".join(
-            f"{key} {value}" for key, value in said_by(row["protocol"]).items() if value is not None and key != "digest"
-        )
-        number = stamps.setdefault(stamp, len(stamps) + 1)
-        ends = (row.get("gen_ppl_lo"), row.get("gen_ppl_hi"))
-        interval = f" ({ends[0]:.1f} to {ends[1]:.1f})" if all(isinstance(end, float | int) for end in ends) else ""
-        nfe = f"{row['nfe']:.1f}" if isinstance(row.get("nfe"), float | int) else ""
-        cells = [_last(row.get("model", "")), str(row.get("round") or ""), str(row["steps"]), nfe]
-        lines.append([*cells, f"{row['gen_ppl']:.1f}{interval}", f"{row['entropy']:.3f}", f"[{number}]"])
-    headings = ("model", "round", "steps", "NFE", "Gen PPL (95 % interval)", "entropy, nats", "protocol")
+    tables = [table for table in (_of_samples(whole, stamps), _of_likelihoods(whole, stamps)) if table]
+    if not tables:
+        return "## Figures\n\nNone were published with this model.\n"
     notes = "".join(f"[{number}] {stamp}  \n" for stamp, number in stamps.items())
+    return "## Figures\n\n" + "\n".join([*tables, notes])
+
+
+def _of_samples(rows: list[dict[str, Any]], stamps: dict[str, int]) -> str:
+    lines = []
+    for row in rows:
+        if not all(_is_number(row.get(key)) for key in ("gen_ppl", "entropy", "steps")):
+            continue
+        nfe = f"{row['nfe']:.1f}" if _is_number(row.get("nfe")) else ""
+        cells = [_last(row.get("model", "")), str(row.get("round") or ""), str(row["steps"]), nfe]
+        lines.append([*cells, _with_interval(row, "gen_ppl", 1), f"{row['entropy']:.3f}", _note(row, stamps)])
+    headings = ("model", "round", "steps", "NFE", "Gen PPL (95 % interval)", "entropy, nats", "protocol")
     advice = "Gen PPL falls when text repeats itself: read it together with the entropy."
-    return f"## Figures\n\n{advice}\n\n{markdown_table(headings, lines)}\n{notes}"
+    return f"{advice}\n\n{markdown_table(headings, lines)}" if lines else ""
+
+
+def _of_likelihoods(rows: list[dict[str, Any]], stamps: dict[str, int]) -> str:
+    lines = []
+    for row in rows:
+        if not (_is_number(row.get("valid_nelbo")) and _is_number(row.get("valid_ppl"))):
+            continue
+        per_byte = _with_interval(row, "valid_bpb", 3) if _is_number(row.get("valid_bpb")) else ""
+        cells = [_last(row.get("model", "")), _last(row.get("text", "")), f"{row['valid_nelbo']:.3f}"]
+        cells += [f"{row['valid_ppl']:.1f}", per_byte + " of the decoded text" * bool(row.get("bytes_of"))]
+        lines.append([*cells, "exact" if row.get("exact") is True else "bound", _note(row, stamps)])
+    headings = ("model", "text", "nats per token", "PPL", "bits per byte (95 % interval)", "kind", "protocol")
+    advice = "Of models with different tokenizers, only the bits per byte of a text compare."
+    return f"{advice}\n\n{markdown_table(headings, lines)}" if lines else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int)
+
+
+def _with_interval(row: dict[str, Any], key: str, digits: int) -> str:
+    """A number of a row with its interval, where it has one."""
+    lo, hi = row.get(f"{key}_lo"), row.get(f"{key}_hi")
+    interval = f" ({lo:.{digits}f} to {hi:.{digits}f})" if _is_number(lo) and _is_number(hi) else ""
+    return f"{row[key]:.{digits}f}{interval}"
+
+
+def _note(row: dict[str, Any], stamps: dict[str, int]) -> str:
+    """The mark of a row's protocol; `stamps` numbers them in the order in which they come."""
+    said = said_by(row["protocol"]).items()
+    stamp = ", ".join(f"{key} {value}" for key, value in said if value is not None and key != "digest")
+    return f"[{stamps.setdefault(stamp, len(stamps) + 1)}]"
 
 
 def _papers(run: dict[str, Any], origin: dict[str, Any]) -> str:

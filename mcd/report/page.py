@@ -11,7 +11,8 @@ from mcd.report import figures, texts, training
 from mcd.report.claims import NONE, claims, number, tiles
 from mcd.report.comparison import comparisons, differences, sign
 from mcd.report.plotting import PAGE
-from mcd.report.runs import MeasuredRow, Run, printable
+from mcd.report.rows import MeasuredRow
+from mcd.report.runs import Run, printable
 from mcd.report.texts import reveal, side_by_side
 from mcd.train.run_folder import flat_config
 
@@ -37,6 +38,7 @@ def page(runs: Sequence[Run], title: str) -> str:
         colours=PAGE,
         runs=runs,
         rows=rows,
+        likelihoods=[row for run in runs for row in run.likelihoods],
         compared=compared,
         series=series,
         figures=_figures(series),

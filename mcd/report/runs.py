@@ -1,15 +1,14 @@
 """Reads run folders for the report: measured rows, samples, trajectories, logs and configurations."""
 
-import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mcd.errors import UsageError
-from mcd.eval.protocol import said_by
 from mcd.files import JSONError, json_lines, parse_json, read_json
+from mcd.report.rows import LikelihoodRow, MeasuredRow, is_likelihood, likelihood_row, mapping, measured_row
 from mcd.train.run_folder import read_stats
 
 DEPTH = 3
@@ -18,44 +17,6 @@ SKIPPED = ("checkpoints", "data", "rounds")
 FILES = ("metrics.json", "stats.jsonl", "run.json", "trajectory.jsonl")
 SAMPLES = re.compile(r"samples_(?P<model>.+?)(?:_r(?P<round>\d+))?(?:_s(?P<steps>\d+))?\.jsonl")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured value and its 95 % interval; lo and hi are None where no interval was measured."""
-
-    value: float
-    lo: float | None = None
-    hi: float | None = None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The interval; the value itself replaces an end that was not measured."""
-        return self.value if self.lo is None else self.lo, self.value if self.hi is None else self.hi
-
-
-@dataclass(frozen=True)
-class MeasuredRow:
-    """A row of a metrics.json: a model at one number of steps. None: not measured, or it does not apply."""
-
-    run: str
-    model: str
-    round: int | None = None
-    steps: int | None = None
-    samples: int | None = None
-    tokens: int | None = None
-    nfe: float | None = None
-    gen_ppl: Estimate | None = None
-    entropy: Estimate | None = None
-    repetition_4: float | None = None
-    distinct_2: float | None = None
-    temperature: float | None = None
-    protocol: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def order(self) -> tuple[float, float]:
-        """The position of the row among those of its model: by steps, then by temperature."""
-        return self.steps or 0, self.temperature or 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +47,7 @@ class Run:
 
     name: str
     measured: list[MeasuredRow]
+    likelihoods: list[LikelihoodRow]
     samples: list[SampleFile]
     trajectories: list[Trajectory]
     stats: list[dict[str, Any]]
@@ -138,51 +100,19 @@ def _read_run(folder: Path) -> Run:
         raise UsageError(f'{folder / "metrics.json"}: "rows" is not a list')
     name = printable(folder.as_posix())
     command = metrics.get("command") or run.get("command")
+    numbered = [(f"{folder / 'metrics.json'}: row {i}", row) for i, row in enumerate(rows)]
     return Run(
         name=name,
-        measured=[
-            _measured_row(name, row, f"{folder / 'metrics.json'}: row {i}")
-            for i, row in enumerate(rows)
-            if not (isinstance(row, dict) and "valid_nelbo" in row)  # `mcd eval --likelihood`: of a model and a text
-        ],
+        measured=[measured_row(name, row, where) for where, row in numbered if not is_likelihood(row)],
+        likelihoods=[likelihood_row(name, row, where) for where, row in numbered if is_likelihood(row)],
         samples=[one for path in _by_number(folder.glob("samples_*.jsonl")) if (one := _samples(path))],
         trajectories=_trajectories(folder / "trajectory.jsonl"),
         stats=read_stats(folder) if (folder / "stats.jsonl").is_file() else [],
-        config=_mapping(run.get("config")),
-        environment=_mapping(run.get("environment")),
-        schedule=_mapping(_read_object(folder / "config.json").get("schedule")) or None,
+        config=mapping(run.get("config")),
+        environment=mapping(run.get("environment")),
+        schedule=mapping(_read_object(folder / "config.json").get("schedule")) or None,
         command=command and str(command),
     )
-
-
-def _measured_row(run: str, row: Any, where: str) -> MeasuredRow:
-    if not isinstance(row, dict) or not isinstance(row.get("model"), str):
-        raise UsageError(f'{where} has no "model"')
-    protocol = said_by(_mapping(row.get("protocol")))
-
-    def number(name: str, default: Any = None) -> float | None:
-        value = row.get(name, default)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UsageError(f"{where}: {name} is {value!r}, not a number")
-        if value is None or not math.isfinite(value):
-            return None
-        if name in ("gen_ppl", "steps") and value <= 0:
-            raise UsageError(f"{where}: {name} is {value}, which is not positive")
-        return float(value)
-
-    def whole(name: str) -> int | None:
-        value = number(name)
-        return None if value is None else int(value)
-
-    def estimate(name: str) -> Estimate | None:
-        value, lo, hi = number(name), number(f"{name}_lo"), number(f"{name}_hi")
-        return None if value is None else Estimate(value, lo, hi)
-
-    values: dict[str, Any] = {name: whole(name) for name in ("round", "steps", "samples", "tokens")}
-    values |= {name: estimate(name) for name in ("gen_ppl", "entropy")}
-    values |= {name: number(name) for name in ("nfe", "repetition_4", "distinct_2")}
-    values["temperature"] = number("temperature", protocol.get("temperature"))
-    return MeasuredRow(run, row["model"], protocol=protocol, **values)
 
 
 def _samples(path: Path) -> SampleFile | None:
@@ -248,10 +178,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             raise UsageError(f"{path}: line {i} is not a JSON object")
         rows.append(row)
     return rows
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _by_number(paths: Iterator[Path]) -> list[Path]:

@@ -95,6 +95,16 @@ def losses_figure(run: Run) -> Markup:
     return figures.losses(lines, round_ends(run), f"Loss terms against optimiser steps, {run.name}")
 
 
+def validation(run: Run) -> str:
+    """The last validation of a run in words; "" where it had none."""
+    rows = [row for row in run.stats if _is_number(row.get("valid_nelbo"))]
+    if not rows:
+        return ""
+    per_byte = rows[-1].get("valid_bpb")
+    more = f", {per_byte:.3f} bits per byte" if _is_number(per_byte) else ""
+    return f"Validation at step {rows[-1]['step']}: {rows[-1]['valid_nelbo']:.3f} nats per token{more}."
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -143,7 +143,10 @@ def test_likelihood_of_several_texts_and_of_a_preset_from_a_copy(models, tiny_da
     assert all(row["draws"] == 2 and not row["exact"] and math.isfinite(row["valid_nelbo"]) for row in rows)
     assert rows == rows_of(argv, tmp_path / "metrics.json")  # a file of such rows is one of ours, and is written anew
     (run,) = read_runs([tmp_path])
-    assert run.measured == []  # no samples: nothing for the report's tables
+    assert run.measured == []  # no samples
+    assert [(one.text, one.bpb.value, one.is_exact) for one in run.likelihoods] == [
+        (row["text"].rpartition("/")[2], row["valid_bpb"], False) for row in rows
+    ]
 
 
 @pytest.mark.heavy

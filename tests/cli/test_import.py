@@ -283,6 +283,19 @@ def test_the_card_says_how_it_was_made_and_measured(run):
     assert 'mcd.from_pretrained("me/student")' in card and "/home/someone" not in card
 
 
+def test_the_card_shows_likelihoods_per_token_and_per_byte(run):
+    bound = {"model": "/home/someone/run", "text": "sotu", "valid_nelbo": 3.8071, "valid_ppl": 45.01, "exact": False}
+    bound |= {"valid_bpb": 1.5374, "valid_bpb_lo": 1.4, "valid_bpb_hi": 1.7, "protocol": {"samples": 32}}
+    causal = bound | {"model": "smollm2", "exact": True, "bytes_of": "less", "protocol": {"scorer": "smollm2"}}
+    words = bound | {"text": "hmm", "valid_bpb": None}
+    (run / "metrics.json").write_text(json.dumps({"rows": [ROW, bound, causal, words, {"valid_nelbo": 3.0}]}))
+    card = model_card(run, "me/student")
+    assert "| run | sotu | 3.807 | 45.0 | 1.537 (1.400 to 1.700) | bound | [2] |" in card
+    assert "| smollm2 | sotu | 3.807 | 45.0 | 1.537 (1.400 to 1.700) of the decoded text | exact | [3] |" in card
+    assert "| run | hmm | 3.807 | 45.0 |  | bound | [2] |" in card and "/home/someone" not in card
+    assert "[2] samples 32" in card and "118.1" in card and "[3] scorer smollm2" in card
+
+
 def test_the_card_of_an_import_names_its_origin(tmp_path):
     assert main(["import", str(FIXTURES / "duo.ckpt"), "--out", str(tmp_path / "duo")]) == 0
     card = model_card(tmp_path / "duo", "me/duo")

@@ -3,7 +3,7 @@
 import pytest
 
 from mcd.report.comparison import saving
-from mcd.report.runs import Estimate, MeasuredRow
+from mcd.report.rows import Estimate, MeasuredRow
 
 
 def measured(steps, gen_ppl, entropy=4.0):

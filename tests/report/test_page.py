@@ -63,6 +63,27 @@ def test_without_scorer_or_metrics(row, metrics, distillation, page_of):
     assert "No metrics.json was found" in text and "Counted in" in text
 
 
+def test_likelihoods_are_shown_per_token_and_per_byte(metrics, distillation, page_of):
+    row = {"model": "mine", "text": "data/letters.txt", "valid_ppl": 45.01, "rows": 64, "protocol": {}}
+    row |= {
+        "valid_nelbo": 3.80712,
+        "valid_nelbo_lo": 3.6,
+        "valid_nelbo_hi": 4.0,
+        "exact": False,
+        "bytes_of": "the rest",
+    }
+    row |= {"valid_bpb": 1.53744, "valid_bpb_lo": 1.4, "valid_bpb_hi": 1.7, "counted": None}
+    words = {"model": "exact", "text": "hmm", "valid_nelbo": 1.5, "valid_ppl": 4.5, "exact": True, "valid_bpb": None}
+    text = page_of(metrics([row, words])).text
+    assert "mineletters.txt 3.807 [3.600, 4.000]45.01.537 [1.400, 1.700] 64bound" in text  # cells, one after the other
+    assert "exacthmm 1.5004.50\u2013 \u2013exact" in text
+    assert "mine, letters.txt: bytes of the rest." in text and "No measurements were found" not in text
+    folder = distillation(1 / 16, rounds=2)
+    with (folder / "stats.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 9, "loss": 1.0, "valid_nelbo": 3.80712, "valid_bpb": 1.53744}) + "\n")
+    assert "Validation at step 9: 3.807 nats per token, 1.537 bits per byte." in page_of(folder).text
+
+
 def test_unlike_protocols_are_named_and_not_compared(row, metrics, said, page_of):
     text = page_of(metrics([row("teacher", 128, 100, 4.4, length=256), row("student", 8, 90, 4.4, 1)])).text
     assert "they differ in length (256 / 128)" in text
