@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from mcd.cli.arguments import Flat
 from mcd.cli.idle_options import typed
@@ -70,6 +70,10 @@ class LikelihoodOptions(Options):
     """Rows of text begin and end with the end-of-text token, as in MDLM's figures."""
     eos_token: str | None = None
     """The name of the token that ends a text, for models whose files name none or another."""
+    infill: tuple[Annotated[float, Gt(0), Le(1)], ...] = ()
+    """Shares of the words of each row, such as 0.1 0.2 0.5. For each, that many words are masked, the model fills them
+    in by one network call, the likeliest token everywhere, and the share of restored words is reported. It needs no
+    scorer, and compares models with different tokenizers. For masked models."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class EvalArgs(Options):
       mcd eval control --reference sotu --out control.json
       mcd eval demo --likelihood sotu letters.txt --num 256 --draws 8 --out likelihood.json
       mcd eval demo --likelihood sotu --scorer smollm2 --num 256 --out compared.json
+      mcd eval demo --likelihood sotu --infill 0.1 0.2 0.5 --out words.json
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -159,7 +164,7 @@ def idle_options(args: EvalArgs, kind: str, argv: list[str]) -> dict[str, str]:
         if scores_likelihood(args, argv):
             return idle
         return idle | dict.fromkeys(("--scorer", *SCORED), "--likelihood has no scorer but one that is named")
-    idle |= dict.fromkeys(("--draws", "--wrap", "--eos-token"), "it is an option of --likelihood")
+    idle |= dict.fromkeys(("--draws", "--wrap", "--eos-token", "--infill"), "it is an option of --likelihood")
     if args.scoring.scorer == "none":
         idle |= dict.fromkeys(SCORED, "there is no scorer")
     elif not args.scoring.retokenise:

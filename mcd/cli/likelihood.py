@@ -25,6 +25,7 @@ from mcd.data.token_bytes import LOSSY, reads_back, row_bytes
 from mcd.data.tokenizer import tokenizer_of_model, tokenizer_sha256
 from mcd.errors import DataError, UsageError
 from mcd.eval.bits_per_byte import causal_figures
+from mcd.eval.infilling import word_accuracy
 from mcd.eval.laboratory.measure import check_scorer
 from mcd.eval.likelihood import likelihood_of
 from mcd.eval.metrics import Scoring
@@ -69,15 +70,32 @@ def likelihood_rows(
             **no_steps,
             **likelihood_of(denoiser, text, args.likelihood.draws, args.seed, bytes),
             "bytes_of": None if bytes is None or reads_back(tokenizer) else LOSSY,
+            **(
+                {"infilled": _infilled(denoiser, name, text, loader, tokenizer, args)} if args.likelihood.infill else {}
+            ),
             "wrap": loader is not None and loader.wrap,
             "protocol": protocol.stamp(),
         }
     ]
+    if args.likelihood.infill:
+        rows[0]["infilled"] = _infilled(denoiser, name, text, loader, tokenizer, args)
     if scorer is not None and loader is not None:
         causal = scorer()
         found = _causal_figures(causal, text.x0, loader, tokenizer, protocol, args)
         rows.append({"model": causal.name, **no_steps, **found})
     return rows
+
+
+def _infilled(
+    denoiser: Denoiser, name: str, text: Batch, loader: Loader | None, tokenizer: Tokenizer, args: EvalArgs
+) -> list[dict[str, Any]]:
+    """The share of masked words that the model restores, for each rate of --infill."""
+    if loader is None or language_of_data(name) is not None or loader.spans or loader.frame is not None:
+        raise UsageError(f"--infill: {name} holds no plain text whose words could be masked; leave it out")
+    try:
+        return [word_accuracy(denoiser, tokenizer, text.x0, rate, args.seed) for rate in args.likelihood.infill]
+    except ValueError as error:
+        raise UsageError(f"--infill: {error}; leave it out") from None
 
 
 def _causal_figures(

@@ -19,6 +19,10 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
     _print(likelihoods, _likelihood, "text", "nats/token", "s.e.", "PPL", "bits/byte", "95 % interval", "rows")
+    infilled = [
+        one | {key: row[key] for key in ("model", "text")} for row in likelihoods for one in row.get("infilled", ())
+    ]
+    _print(infilled, _infilled, "text", "masked", "words restored", "95 % interval", "tokens", "words")
     for note in (note for row in likelihoods for note in likelihood_notes(row)):
         print(note)
 
@@ -109,4 +113,16 @@ def _likelihood(row: dict[str, Any]) -> tuple[str, ...]:
         shown(row.get("valid_bpb"), ".3f"),
         "-" if lo is None or hi is None else f"{lo:.3f}-{hi:.3f}",
         str(row["rows"]),
+    )
+
+
+def _infilled(row: dict[str, Any]) -> tuple[str, ...]:
+    lo, hi = row["word_accuracy_lo"], row["word_accuracy_hi"]
+    return (
+        Path(row["text"]).name,
+        f"{row['rate']:.0%}",
+        f"{row['word_accuracy']:.1%}",
+        "-" if lo is None or hi is None else f"{lo:.1%}-{hi:.1%}",
+        f"{row['token_accuracy']:.1%}",
+        f"{row['words']:,}",
     )

@@ -150,6 +150,23 @@ def test_likelihood_of_several_texts_and_of_a_preset_from_a_copy(models, tiny_da
 
 
 @pytest.mark.heavy
+def test_words_are_filled_in_at_each_rate(models, text_file, tmp_path, capsys):
+    argv = [models["masked"], "--likelihood", text_file, "--infill", "0.2", "1"]
+    (row,) = rows_of(argv, tmp_path / "m.json")
+    some, all_words = row["infilled"]
+    assert (some["rate"], all_words["rate"]) == (0.2, 1.0) and 0 < some["words"] < all_words["words"]
+    assert all(
+        0 <= one["word_accuracy_lo"] <= one["word_accuracy"] <= one["word_accuracy_hi"] <= 1
+        for one in (some, all_words)
+    )
+    assert "words restored" in capsys.readouterr().out
+    refused(
+        capsys, [models["autoregressive"], "--likelihood", text_file, "--infill", "0.2"], "--infill", "masked models"
+    )
+    refused(capsys, [models["masked"], "--infill", "0.2"], "--infill", "an option of --likelihood")
+
+
+@pytest.mark.heavy
 def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys):
     refused(capsys, [models["masked"], "--likelihood", "nothing.txt"], "--likelihood nothing.txt", "no such file")
     short = tmp_path / "short.txt"
