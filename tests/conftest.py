@@ -82,7 +82,13 @@ def tiny_denoiser(noisy: Callable[..., Denoiser]) -> Callable[..., Denoiser]:
         backbone = DiTConfig(rows, hidden, layers, heads, length, cond_dim=8, dropout=dropout, causal=causal)
         mask_id = None if process == "uniform" else V
         config = DenoiserConfig(backbone, mask_id, schedule or LogLinear(), time_conditioned)
-        return noisy(Denoiser(config), seed, scale).eval()
+        model = noisy(Denoiser(config), seed, scale).eval()
+        if process == "locked":
+            model.add_locked(("draft", "when"), length)
+            with torch.no_grad():
+                for p in model.locked.parameters():
+                    p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))
+        return model
 
     return build
 

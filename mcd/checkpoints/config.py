@@ -34,18 +34,20 @@ def config_to_json(config: DenoiserConfig) -> dict[str, Any]:
     """The JSON form of a model's configuration; `config_of_json` reads it back."""
     schedule = config_of_schedule(config.schedule)
     backbone = config.backbone
+    locked = {"locked": list(config.locked)} if config.locked else {}
     if isinstance(backbone, AdaptedConfig):
         forbidden = ranges_of_ids(backbone.forbidden)
         section = {"format": FORMAT, "mask_id": config.mask_id, "schedule": schedule, "length": backbone.length}
         section |= {} if backbone.start is None else {"start": backbone.start}
-        return {**of_network(backbone.settings), "mcd": section | {"tokens": backbone.tokens, "forbidden": forbidden}}
+        section |= {"tokens": backbone.tokens, "forbidden": forbidden} | locked
+        return {**of_network(backbone.settings), "mcd": section}
     return {
         "format": FORMAT,
         "backbone": asdict(backbone),
         "mask_id": config.mask_id,
         "schedule": schedule,
         "time_conditioned": config.time_conditioned,
-    }
+    } | locked
 
 
 def config_of_json(value: Any) -> DenoiserConfig:
@@ -60,13 +62,14 @@ def config_of_json(value: Any) -> DenoiserConfig:
         except ValueError as error:
             raise ModelError(str(error)) from None
     try:
-        schedule = schedule_of_config(ours["schedule"])
+        schedule, locked = schedule_of_config(ours["schedule"]), tuple(ours.get("locked", ()))
         if ours is value:
-            return DenoiserConfig(DiTConfig(**ours["backbone"]), ours["mask_id"], schedule, ours["time_conditioned"])
+            backbone, conditioned = DiTConfig(**ours["backbone"]), ours["time_conditioned"]
+            return DenoiserConfig(backbone, ours["mask_id"], schedule, conditioned, locked)
         settings = of_network(value)
         forbidden = ids_of_ranges(ours["forbidden"], rows_of(settings))
         backbone = AdaptedConfig(settings, forbidden, ours["tokens"], ours["length"], ours.get("start"))
-        return DenoiserConfig(backbone, ours["mask_id"], schedule)
+        return DenoiserConfig(backbone, ours["mask_id"], schedule, locked=locked)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"config.json is damaged: {error}") from None
 

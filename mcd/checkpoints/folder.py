@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mcd.checkpoints.autoregressive import open_autoregressive, with_weights_of
 from mcd.checkpoints.config import NOTES, base_of, config_to_json, read_config
-from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, unfilled_model
+from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, stored_name, unfilled_model
 from mcd.checkpoints.locate import FETCHED, locate
 from mcd.checkpoints.weights import (
     FACTORS,
@@ -124,13 +124,13 @@ def save_pretrained(
     (`copy_companions`). An adapted network is written as Hugging Face publishes it, so that `transformers` reads it
     too, with the dtype of what is stored; what LoRA has learnt is added to its weights, and also written by itself in
     the folder "adapter", as PEFT reads it. Of a model with LoRA that knows its `base` only that is written, and
-    config.json names the base and a hash of its weights.
+    config.json names the base and a hash of its weights; not where it is shown locked noise, which is no factor.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_to_json(model.config)
     if isinstance(model.config.backbone, AdaptedConfig):  # `transformers` rounds what it loads to what it reads here
         config |= dict.fromkeys(("dtype", "torch_dtype"), str(dtype).removeprefix("torch."))
-    base = None if model.lora is None else model.base
+    base = None if model.lora is None or model.locked is not None else model.base
     if base is not None:
         config["mcd"]["base"] = base._asdict()
     write_json(folder / "config.json", config)
@@ -144,8 +144,8 @@ def save_pretrained(
             _write_factors(model, tensors, base.name, folder, FACTORS[kind])
         elif tensors is not None:
             plain = tensors if model.lora is None else merged(tensors, model.lora, _transposed(model))
-            names = {name: model.backbone.stored_name(name.removeprefix("backbone.")) for name in plain}
-            write_tensors(folder / WEIGHTS[kind], {names[name]: value.to(dtype) for name, value in plain.items()})
+            stored = {stored_name(model, name): value.to(dtype) for name, value in plain.items()}
+            write_tensors(folder / WEIGHTS[kind], stored)
     if model.lora is not None and base is None:
         (folder / "adapter").mkdir(exist_ok=True)
         beside_base = None if model.folder is None else str(model.folder)

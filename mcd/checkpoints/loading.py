@@ -75,9 +75,15 @@ def unfilled_model(config: DenoiserConfig, dtype: torch.dtype = torch.float32) -
         return Denoiser(config)
 
 
+def stored_name(model: Denoiser, name: str) -> str:
+    """The name in a model file of a tensor of `state_dict`: what is not of the network is ours, and keeps its own."""
+    inside = name.removeprefix("backbone.")
+    return name if inside == name else model.backbone.stored_name(inside)
+
+
 def load_strictly(model: Denoiser, tensors: dict[str, Tensor], source: str) -> None:
     """Load weights, every key and shape accounted for, or raise ModelError with the list of those that are not."""
-    own = {model.backbone.stored_name(name.removeprefix("backbone.")): p for name, p in model.state_dict().items()}
+    own = {stored_name(model, name): p for name, p in model.state_dict().items()}
     try:
         tensors = model.backbone.tidied(tensors)
     except ValueError as error:

@@ -118,8 +118,8 @@ def main(argv: list[str]) -> int:
         student = from_pretrained(args.teacher, args.weights)
     assert student.folder is not None
     process, longest = student.config.process, student.config.backbone.length
-    if process != args.objective.process:
-        fitting = " or ".join(name for name, kind in methods.items() if kind.process == process)
+    if not args.objective.takes(process):
+        fitting = " or ".join(name for name, kind in methods.items() if kind.takes(process))
         advice = f"and {name} distils {args.objective.process} models; distil it with {fitting}"
         raise UsageError(
             f"--teacher {args.teacher}: is {process}"

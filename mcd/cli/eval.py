@@ -156,6 +156,10 @@ class Evaluation:
                 self.argv, dict.fromkeys(("--wrap", "--eos-token"), "data is prepared already, in rows of its own")
             )
         denoiser = open_model(args.source, args.sampling.weights)
+        if denoiser.config.process == "locked":
+            raise UsageError(
+                f"{args.source}: maps noise to text, and has no likelihood that a bound could be of; eval its samples"
+            )
         if denoiser.config.process == "autoregressive":
             refuse_idle(self.argv, {"--draws": "the likelihood of an autoregressive model is exact"})
         args.sampling.length_for(denoiser)

@@ -104,11 +104,13 @@ def main(argv: list[str]) -> int:
     if args.init is not None:
         with first_alone():
             student = from_pretrained(args.init)
-        if student.config.process != args.objective.process:
-            fitting = " or ".join(name for name, kind in methods.items() if kind.process == student.config.process)
+        process = student.config.process
+        if not args.objective.takes(process):
+            fitting = " or ".join(name for name, kind in methods.items() if kind.takes(process))
+            distilling = " or ".join(name for name, kind in OBJECTIVES.items() if kind.distils and kind.takes(process))
             raise UsageError(
-                f"--init {args.init}: is {student.config.process}, and --method {args.method} trains "
-                f"{args.objective.process} models; continue with --method {fitting}"
+                f"--init {args.init}: is {process}, and --method {args.method} trains {args.objective.process} models; "
+                f"continue with {f'--method {fitting}' if fitting else f'mcd distill {distilling}'}"
             )
         check_language(f"--init {args.init}", student, args.data)
         if args.train.length is not None:  # before the data is prepared

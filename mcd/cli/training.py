@@ -73,7 +73,7 @@ def train_run(
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
         write_samples(args.out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader)
-        return nelbo(model, batches, bytes=bytes)
+        return {} if model.config.process == "locked" else nelbo(model, batches, bytes=bytes)  # it has no likelihood
 
     run = RunFolder(args.out, config, command, args.objective.at_progress)
     with run, progress_bar(args.out.name) as update:

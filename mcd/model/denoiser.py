@@ -5,7 +5,7 @@ log_x_theta = denoiser.log_x_theta(h)    # (n, V): clean-token log-probs after S
 loss = denoiser.head_loss(h, target)     # what autograd through log_x_theta would give, without its memory
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,12 +18,13 @@ from mcd.model.backbone import Backbone
 from mcd.model.dit import DiT, DiTConfig
 from mcd.model.head import HeadLoss, head_loss
 from mcd.model.linear import linear
+from mcd.model.locked import LockedInput, Shown
 from mcd.model.lora import Base, LoRA, add_factors
 from mcd.model.targets import Target, tempered
 from mcd.options import Options
 from mcd.process.schedule import LogLinear, Schedule
 
-Process = Literal["masked", "uniform", "autoregressive"]
+Process = Literal["masked", "locked", "uniform", "autoregressive"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,22 @@ class DenoiserConfig(Options):
     one of the tokens, and forbidden; in uniform diffusion each of its rows is a token, and none is forbidden. An
     autoregressive model (a causal backbone) uses that last row as its start of text. A time-conditioned network sees
     sigma = -log alpha_t; MDLM's sees 0, and adapted ones have no such input.
+    locked: what a model of masked diffusion is shown of its row's locked noise (`mcd.model.locked`). Such a model maps
+    noise to text: only samplers that carry the noise can draw from it, and it has no likelihood.
     """
 
     backbone: DiTConfig | AdaptedConfig
     mask_id: int | None
     schedule: Schedule = field(default_factory=LogLinear)
     time_conditioned: bool = False
+    locked: tuple[Shown, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(set(self.locked)) < len(self.locked):
+            raise ValueError(f"locked {' '.join(self.locked)}: names something twice")
+        if self.locked and (self.mask_id is None or self.backbone.causal):
+            raise ValueError("locked: only a model of masked diffusion can be shown locked noise")
         if isinstance(self.backbone, AdaptedConfig):
             network = self.backbone
             if self.mask_id is None and (network.forbidden or network.tokens < network.rows):
@@ -67,7 +75,7 @@ class DenoiserConfig(Options):
         """What kind of model it is; an objective or a sampler works on one kind."""
         if self.mask_id is None:
             return "uniform"
-        return "autoregressive" if self.backbone.causal else "masked"
+        return "autoregressive" if self.backbone.causal else "locked" if self.locked else "masked"
 
     @property
     def vocab_size(self) -> int:
@@ -100,6 +108,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = _backbone(config.backbone) if backbone is None else backbone
+        self.locked = self._locked_input() if config.locked else None
 
     @property
     def mask_id(self) -> int:
@@ -140,8 +149,11 @@ class Denoiser(nn.Module):
 
         z_t: (B, L) ids or (B, L, K) soft tokens; t: (B,) times in [0, 1]; noise: (B, L, D) added to the embedded
         tokens; rows: flat positions b * L + l, int64 (n,), without repetition, all of them when None; group: as in
-        `Backbone.forward`. Returns (n, D). Raises ValueError when L is longer than the model's.
+        `Backbone.forward`. Returns (n, D). Raises ValueError when L is longer than the model's, and where a model that
+        is shown locked noise gets none.
         """
+        if self.locked is not None and noise is None:
+            raise ValueError("this model is shown locked noise, and got none")
         if z_t.shape[1] > self.config.backbone.length:
             raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
         x = self.embed(z_t)
@@ -195,6 +207,24 @@ class Denoiser(nn.Module):
             raise ValueError(f"--lora-rank {lora.lora_rank}: the model has LoRA already")
         add_factors(lora, self.backbone, seed)
         self.lora = lora
+
+    def add_locked(self, shown: tuple[Shown, ...], length: int) -> None:
+        """Show a model of masked diffusion, in place, the locked noise of its rows; its predictions stay as they are.
+
+        The first drafts are drawn from what it predicts of a row of `length` masks, on average over positions. (With
+        rotary positions alone, all positions have the same prediction, up to rounding.)
+        """
+        z, training = torch.full((1, length), self.mask_id, device=self.device), self.training
+        self.eval()
+        with torch.no_grad():
+            p = self.log_x_theta(self.hidden(z, torch.ones(1, device=self.device))).double().exp().mean(0)
+        self.train(training)
+        self.config = replace(self.config, locked=shown)
+        self.locked = self._locked_input().to(self.device)
+        self.locked.prior.copy_(p.log().clamp(min=-1e6))
+
+    def _locked_input(self) -> LockedInput:
+        return LockedInput(self.config.locked, self.config.vocab_size, self.backbone.table().shape[1])
 
     def shardable_layers(self) -> list[nn.Module]:
         """The transformer blocks, in order: what FSDP2 shards one by one, before the whole model."""

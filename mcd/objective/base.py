@@ -53,6 +53,14 @@ class Objective(Options, ABC):
         """Whether `loss`, with these options, is given a teacher."""
         return self.distils
 
+    @classmethod
+    def takes(cls, process: Process) -> bool:
+        """Whether a run of this method can start from a model of that kind, which in a distillation is the teacher."""
+        return process == cls.process
+
+    def equip(self, student: Denoiser, length: int) -> None:
+        """Give the student, before a run on rows of `length`, what the method needs and its start does not have."""
+
     @abstractmethod
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The loss of clean rows x0 (B, L), a batch or a part of one; a pure function of its arguments.

@@ -12,12 +12,11 @@ from annotated_types import Ge
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import rows_of_chunk
 from mcd.model.targets import TeacherTarget
 from mcd.objective.base import Clock, Loss, flat_rows
 from mcd.objective.rounds import WideningGap
+from mcd.objective.trajectory import drawn
 from mcd.options import Count, Decay, Positive
-from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.draws import Draws
 from mcd.process.masked import mask, reveal_probability
 from mcd.process.schedule import Schedule
@@ -125,10 +124,7 @@ def _teacher_passes(
         if not len(rows):
             continue
         hidden = teacher.hidden(z, time, rows=rows)
-        size = rows_of_chunk(teacher.config.vocab_size)
-        parts = zip(hidden.split(size), v.flatten()[rows].split(size), strict=True)
-        drawn = torch.cat([sample_inverse_cdf(teacher.logits(h), v_part) for h, v_part in parts])
-        z = z.flatten().index_copy(0, rows, drawn).view_as(z)
+        z = z.flatten().index_copy(0, rows, drawn(teacher, hidden, v.flatten()[rows])).view_as(z)
         passes.append((rows, hidden))
     rows = flat_rows(z == teacher.mask_id)
     passes.append((rows, teacher.hidden(z, grid[-1][0], rows=rows)))

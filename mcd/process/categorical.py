@@ -24,15 +24,27 @@ def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p
     _check(temperature, top_p)
     if top_p < 1.0:
         log_p, temperature = temper(log_p, temperature, top_p), 1.0
+    return _search(log_p, v[:, None], temperature)[:, 0]
+
+
+def sample_shared_cdf(log_p: Tensor, v: Tensor) -> Tensor:
+    """`sample_inverse_cdf` where all draws are from one law: log_p (V,) and v of any shape to ids of that shape."""
+    if not ((v >= 0) & (v <= 1)).all():
+        raise ValueError("v must lie in [0, 1]")
+    return _search(log_p, v)
+
+
+def _search(log_p: Tensor, v: Tensor, temperature: float = 1.0) -> Tensor:
+    """The first index whose cumulative probability exceeds v: log_p (n, V) and v (n, m), or (V,) and any shape."""
     cdf = log_p.to(torch.float64, copy=True).sub_(log_p.amax(-1, keepdim=True))
     if temperature != 1.0:
         cdf.div_(temperature)
     cdf = cdf.exp_().cumsum_(-1)
-    total = cdf[:, -1:]  # at least 1, the likeliest's own
+    total = cdf[..., -1:]  # at least 1, the likeliest's own
     if not torch.isfinite(total).all():
         raise NoMass("log_p has a row without mass or with NaN: the network's output is not finite")
-    level = torch.minimum(v.double()[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, level, right=True)[:, 0]
+    level = torch.minimum(v.double() * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, level, right=True)
 
 
 def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:

@@ -103,6 +103,8 @@ def _what(config: dict[str, Any], origin: dict[str, Any]) -> str:
     backbone, adapted = _section(config, "backbone"), "model_type" in config  # the key of Hugging Face; always masked
     masked = adapted or config.get("mask_id") is not None
     kind = "autoregressive" if backbone.get("causal") else "masked diffusion" if masked else "uniform diffusion"
+    if config.get("locked") or _section(config, "mcd").get("locked"):
+        kind += " (of locked noise: --sampler locked)"
     shown = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d_model") if adapted else SIZES
     sizes = ", ".join(f"{key} {value}" for key, value in (config if adapted else backbone).items() if key in shown)
     text = f"A {kind} language model ({sizes or 'sizes in config.json'}), in the format of `mcd` {mcd.__version__}.\n"

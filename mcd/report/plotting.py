@@ -31,6 +31,7 @@ COLOURS = {
     "exact": "#222222",
     "ar": "#e69f00",
     "cd4lm": "#cc79a7",
+    "ltd": "#b8860b",
     "cooled": "#56b4e9",
     "text": "#222222",
 }

@@ -6,14 +6,15 @@ from mcd.sampler.cad import CAD
 from mcd.sampler.causal import Causal
 from mcd.sampler.confidence import Confidence
 from mcd.sampler.gumbel_race import GumbelRace
+from mcd.sampler.locked import Locked
 from mcd.sampler.remdm import ReMDM
 from mcd.sampler.uniform import Uniform
 
 __all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Sampler", "Step", "sample"]
 
 SAMPLERS: dict[str, type[Sampler]] = {
-    kind.name: kind for kind in (Ancestral, CAD, Causal, Confidence, GumbelRace, ReMDM, Uniform)
+    kind.name: kind for kind in (Ancestral, CAD, Causal, Confidence, GumbelRace, Locked, ReMDM, Uniform)
 }
 
-DEFAULT_SAMPLER = {"masked": "ancestral", "uniform": "uniform", "autoregressive": "causal"}
+DEFAULT_SAMPLER = {"masked": "ancestral", "locked": "locked", "uniform": "uniform", "autoregressive": "causal"}
 """The sampler of each kind of model when none is named."""

@@ -47,7 +47,7 @@ class Ancestral(Sampler):
         alpha = denoiser.config.schedule.alpha(grid)
         masked = (z == denoiser.mask_id).cpu()
         u, v = self.locked_scalars(masked, rows, seed, float(alpha[0]))
-        step = torch.searchsorted(alpha[1:-1], u)  # the first with u <= alpha_s, or the last: alpha_0 may round below 1
+        step = self.steps_of(u, alpha)
         yield from self.reveal_locked(denoiser, z, step.masked_fill(~masked, -1), v.to(z.device), grid)
 
     def locked_scalars(self, masked: Tensor, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
@@ -56,8 +56,17 @@ class Ancestral(Sampler):
         Both are drawn per row from its own stream; u in (alpha_1, 1] of masked tokens, else 0; v in [0, 1).
         """
         streams = [row_generator(seed, row) for row in rows]
+        return self.thresholds(masked, streams, alpha_1), uniforms(streams, masked)
+
+    def thresholds(self, masked: Tensor, streams: Sequence[torch.Generator], alpha_1: float) -> Tensor:
+        """u (N, L) as of `locked_scalars`, from the streams of the rows."""
         u = [sample_u_of_row(self.order, row, alpha_1, stream) for row, stream in zip(masked, streams, strict=True)]
-        return torch.stack(u), uniforms(streams, masked)
+        return torch.stack(u)
+
+    @staticmethod
+    def steps_of(u: Tensor, alpha: Tensor) -> Tensor:
+        """The step that reveals each token: the first with u <= alpha_s, or the last: alpha_0 may round below 1."""
+        return torch.searchsorted(alpha[1:-1], u)
 
     def reveal_locked(self, denoiser: Denoiser, z: Tensor, step: Tensor, v: Tensor, times: Tensor) -> Iterator[Step]:
         """The trajectory of rows z (N, L), of which the token at (n, i) is revealed in step `step[n, i]`, drawn at v.

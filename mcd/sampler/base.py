@@ -93,15 +93,22 @@ class Sampler(Options, ABC):
         tokens = min(CALL_TOKENS, CALL_SIZE // denoiser.config.backbone.hidden)
         return self.rows_per_call or max(1, tokens // length)
 
-    def hidden(self, denoiser: Denoiser, z: Tensor, t: Tensor, where: Tensor, group: int = FEW) -> Tensor:
+    def hidden(
+        self,
+        denoiser: Denoiser,
+        z: Tensor,
+        t: Tensor,
+        where: Tensor,
+        group: int = FEW,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """Features (m, D) at the flat positions `where` (m,) of z (n, L) at times t (n,), n <= `rows_for`: one call.
 
-        The call is padded to `rows_for` rows.
+        noise: as of `Denoiser.hidden`, of all `rows_for` rows. The call is padded to `rows_for` rows.
         """
-        short = self.rows_for(denoiser, z.shape[1]) - len(z)
-        if short:
-            z, t = (torch.cat((x, x[:1].expand(short, *x.shape[1:]))) for x in (z, t))
-        return denoiser.hidden(z, t, rows=where, group=group)
+        rows = self.rows_for(denoiser, z.shape[1])
+        z, t = padded(z, rows), padded(t, rows)
+        return denoiser.hidden(z, t, noise, rows=where, group=group)
 
     def draw(self, denoiser: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
         """Ids (m,) at features (m, D), by inverse CDF at v (m,) in float64, with `temperature` and `top_p`."""
@@ -125,6 +132,11 @@ class Sampler(Options, ABC):
             where = revealed[chunk].flatten().nonzero(as_tuple=True)[0]
             hidden.append(self.hidden(denoiser, z[chunk], torch.full((len(chunk),), t, device=z.device), where))
         return z.masked_scatter(revealed, self.draw(denoiser, torch.cat(hidden), v[revealed])), calls.cpu().long()
+
+
+def padded(x: Tensor, rows: int) -> Tensor:
+    """x (n, ...) and copies of its first row, (rows, ...), n <= rows."""
+    return x if len(x) == rows else torch.cat((x, x[:1].expand(rows - len(x), *x.shape[1:])))
 
 
 def parts(hidden: Tensor, group: int = FEW) -> Iterator[Tensor]:

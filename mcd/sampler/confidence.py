@@ -50,8 +50,8 @@ class Confidence(Sampler):
     block: Natural = 0
     """Masked tokens per block; blocks are filled from left to right. 0: the whole row is one block."""
     greedy: bool = False
-    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows then differ
-    only in the order of equal scores."""
+    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows of
+    confidence and cad then differ only in the order of equal scores."""
 
     def protocol(self) -> dict[str, Any]:
         """The score is the `order`, and a greedy draw has temperature 0."""

@@ -86,7 +86,7 @@ class Trainer:
         is gone; UsageError for a model that is not of the objective's process, and as `join`.
         """
         process = self.student.config.process
-        if self.objective.process != process:
+        if not self.objective.takes(process):
             raise UsageError(f"{self.objective.name} trains {self.objective.process} models; this one is {process}")
         check_teacher(self.objective, self.config)
         self.fabric = self.fabric or join(self.config)
@@ -99,8 +99,9 @@ class Trainer:
         """Make the state of the run, or read it from its last checkpoint."""
         student, config = self.student, self.config
         student.backbone.checkpointing = config.checkpoint_activations
-        self.skeleton = Skeleton(student)
         teacher = teacher_of(student, shared=config.strategy != "fsdp") if self.objective.needs_teacher else None
+        self.objective.equip(student, self.loader.length)
+        self.skeleton = Skeleton(student)
         self.module: Any = fabric.setup_module(LossOfStudent(self.objective, student, teacher))
         self.state = TrainState(student, teacher, EMA(student, config.ema_decay), make_optimizers(student, config))
         load_checkpoint(self.run.checkpoints, self.state)

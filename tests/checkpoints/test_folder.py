@@ -55,6 +55,22 @@ def test_round_trip_of_both_weight_sets(model, tiny_denoiser, tmp_path, seeded):
     assert torch.equal(ema.hidden(z, torch.ones(2)), model.hidden(z, torch.ones(2)))
 
 
+def test_locked_noise_is_read_back_and_older_folders_have_none(model, folder, tiny_denoiser, tmp_path, seeded):
+    assert (
+        "locked" not in json.loads((folder / "config.json").read_text()) and from_pretrained(str(folder)).locked is None
+    )
+    shown = tiny_denoiser(process="locked")
+    save(shown, tmp_path / "shown", '{"a": 1}')
+    again, longer = from_pretrained(str(tmp_path / "shown")), lengthened(shown, 20)
+    assert same(again, shown) and again.config == shown.config and same(longer, shown)
+    v = torch.rand(2, 16, generator=seeded(0))
+    assert torch.equal(again.locked.first_drafts(v), shown.locked.first_drafts(v))
+    config = json.loads((tmp_path / "shown" / "config.json").read_text())
+    for wrong in ({"locked": ["nose"]}, {"locked": 3}, {"locked": ["draft", "draft"]}):
+        with pytest.raises(ModelError, match=r"config\.json is damaged"):
+            config_of_json(config | wrong)
+
+
 def test_no_random_weights_are_made_to_be_overwritten(model, folder):
     before = torch.get_rng_state()
     longer = lengthened(from_pretrained(str(folder)), 20)

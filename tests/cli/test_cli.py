@@ -503,13 +503,54 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     refused(capsys, ["prepare", "--data", "hmm", "--wrap", "--out", str(tmp_path / "no")], "--wrap", "no end-of-text")
 
 
+@pytest.fixture(scope="session")
+def locked_student(teacher, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "ltd"
+    options = "--rounds 1 --steps-per-round 2 --batch-size 2 --threads 1 --trajectory-steps 4 --valid-every 1".split()
+    assert main(["distill", "ltd", "--teacher", str(teacher), "--out", str(out), *options]) == 0
+    return out
+
+
+@pytest.mark.heavy
+def test_a_student_of_locked_noise_is_never_taken_for_a_plain_model(locked_student, data, tmp_path, capsys):
+    """It is drawn from, filled in, swept over temperatures and distilled again; all else says why not."""
+    model, new = str(locked_student), str(tmp_path / "new")
+    few = "--steps-per-round 2 --batch-size 2 --threads 1 --rounds 1 --trajectory-steps 2".split()
+    assert main(["distill", "ltd", "--teacher", model, "--out", str(tmp_path / "second"), *few]) == 0
+    argv = [
+        "sample",
+        model,
+        "--template",
+        "The house[MASK:3] letter[MASK]",
+        "--length",
+        "16",
+        "--threads",
+        "1",
+        "--greedy",
+    ]
+    assert main(argv) == 0
+    assert "The house" in (shown := capsys.readouterr().out) and " letter" in shown
+    refused(capsys, [*argv, "--temperature", "0.5"], "--temperature: does nothing here", "--greedy")
+    out = tmp_path / "m.json"
+    assert (
+        main(["eval", model, "--scorer", "none", "--num", "2", "--steps", "2", "--length", "8", "--out", str(out)]) == 0
+    )
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["protocol"]["sampler"] == "locked" and row["protocol"]["order"] == "low-discrepancy" and row["nfe"] == 2
+    refused(capsys, ["eval", model, "--likelihood", str(data), "--out", str(out)], "no likelihood")
+    refused(capsys, ["sample", model, "--sampler", "remdm"], "draws from masked models, and this one is locked")
+    refused(capsys, ["distill", "mcd", "--teacher", model, "--out", new], "is locked", "distil it with ltd")
+    refused(capsys, ["train", "--init", model, "--data", str(data), "--out", new], "is locked", "mcd distill ltd")
+    refused(capsys, ["export", model, "--out", new], "locked kind")
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_draws_from_the_command_line(sampler, data, teacher, tmp_path, capsys):
+def test_every_sampler_draws_from_the_command_line(sampler, data, teacher, locked_student, tmp_path, capsys):
     """With a model of its process; and one of another process is refused."""
     process = SAMPLERS[sampler].process
-    model = teacher
-    if process != "masked":
+    model = locked_student if process == "locked" else teacher
+    if process not in ("masked", "locked"):
         model = tmp_path / "model"
         method = "duo" if process == "uniform" else "ar"
         argv = ["train", "--method", method, "--data", str(data), "--out", str(model), "--steps", "2"]

@@ -23,12 +23,24 @@ def objective(request):
 
 @pytest.fixture
 def tiny(objective, tiny_denoiser):
-    """`tiny_denoiser` of the method's process."""
-    return partial(tiny_denoiser, process=objective.process)
+    """`tiny_denoiser` of the kind that the method starts from."""
+    return partial(tiny_denoiser, process="masked" if objective.takes("masked") else objective.process)
 
 
-def test_finite_and_accounted_for(objective, tiny, x0, loss_of):
-    loss = loss_of(objective, (tiny(), tiny(seed=1)), x0)
+@pytest.fixture
+def student_of(objective, tiny):
+    """The same with what the method adds to a student."""
+
+    def build(**options):
+        model = tiny(**options)
+        objective.equip(model, 16)
+        return model
+
+    return build
+
+
+def test_finite_and_accounted_for(objective, student_of, tiny, x0, loss_of):
+    loss = loss_of(objective, (student_of(), tiny(seed=1)), x0)
     assert loss.total.ndim == 0 and loss.total.requires_grad
     readings = loss.as_floats()
     assert all(torch.isfinite(torch.tensor(value)) for value in readings.values())
@@ -40,8 +52,10 @@ def test_finite_and_accounted_for(objective, tiny, x0, loss_of):
 
 
 @pytest.mark.parametrize("time_conditioned", [False, True])
-def test_gradient_reaches_every_student_weight_and_no_teacher_weight(objective, tiny, x0, time_conditioned, loss_of):
-    student = tiny(time_conditioned=time_conditioned)
+def test_gradient_reaches_every_student_weight_and_no_teacher_weight(
+    objective, student_of, tiny, x0, time_conditioned, loss_of
+):
+    student = student_of(time_conditioned=time_conditioned)
     teacher = tiny(time_conditioned=time_conditioned, seed=1)
     loss_of(objective, (student, teacher), x0).total.backward()
     for name, p in student.named_parameters():
@@ -53,8 +67,8 @@ def test_gradient_reaches_every_student_weight_and_no_teacher_weight(objective, 
     assert head.weight.grad[V].abs().sum() == 0 and head.bias.grad[V] == 0  # the last row is no prediction
 
 
-def test_a_function_of_its_arguments_alone(objective, tiny, x0, loss_of):
-    student, teacher = tiny(), tiny(seed=1)
+def test_a_function_of_its_arguments_alone(objective, student_of, tiny, x0, loss_of):
+    student, teacher = student_of(), tiny(seed=1)
     before = [p.clone() for p in (*student.parameters(), *teacher.parameters())]
     torch.manual_seed(1)
     first = loss_of(objective, (student, teacher), x0, seed=5)
@@ -69,21 +83,25 @@ def test_a_function_of_its_arguments_alone(objective, tiny, x0, loss_of):
 @pytest.mark.parametrize("name", DISTILLING)
 def test_nothing_to_distil_at_zero_gap_with_equal_weights(name, tiny_denoiser, x0, loss_of):
     objective = OBJECTIVES[name]().without_gap()
-    tiny = partial(tiny_denoiser, process=objective.process)
-    loss = loss_of(objective, (tiny(), tiny()), x0)
+    tiny = partial(tiny_denoiser, process="masked" if objective.takes("masked") else objective.process)
+    student = tiny()
+    objective.equip(student, 16)
+    loss = loss_of(objective, (student, tiny()), x0)
     assert abs(loss.total.item()) < 1e-6
-    differing = loss_of(objective, (tiny(), tiny(seed=1)), x0)
+    differing = loss_of(objective, (student, tiny(seed=1)), x0)
     assert differing.terms["distillation"].item() > 1e-3
 
 
 def test_options_go_through_json(objective):
-    assert type(objective)(**json.loads(json.dumps(asdict(objective)))) == objective
+    read = json.loads(json.dumps(asdict(objective)))
+    read = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+    assert type(objective)(**read) == objective
     assert objective == replace(objective)
     json.dumps([objective.schedule_of_round(r) for r in range(5)])
 
 
-def test_bfloat16_is_close_to_float32(objective, tiny, x0, loss_of):
-    student, teacher = tiny(scale=0.5), tiny(seed=1, scale=0.5)
+def test_bfloat16_is_close_to_float32(objective, student_of, tiny, x0, loss_of):
+    student, teacher = student_of(scale=0.5), tiny(seed=1, scale=0.5)
     exact = loss_of(objective, (student, teacher), x0)
     with torch.autocast("cpu", torch.bfloat16):
         rough = loss_of(objective, (student, teacher), x0)
@@ -94,9 +112,9 @@ def test_bfloat16_is_close_to_float32(objective, tiny, x0, loss_of):
 
 
 @pytest.mark.heavy
-def test_one_row_of_one_token_is_a_batch(objective, tiny, loss_of):
+def test_one_row_of_one_token_is_a_batch(objective, student_of, tiny, loss_of):
     for seed in range(20):  # among them draws with nothing masked, and with nothing to distil
-        loss = loss_of(objective, (tiny(), tiny(seed=1)), torch.zeros(1, 1, dtype=torch.int64), seed)
+        loss = loss_of(objective, (student_of(), tiny(seed=1)), torch.zeros(1, 1, dtype=torch.int64), seed)
         assert loss.total.isfinite()
         json.dumps(loss.as_floats(), allow_nan=False)
 
@@ -115,6 +133,10 @@ def test_one_row_of_one_token_is_a_batch(objective, tiny, loss_of):
         ("sdtt", {"k": 0}, "--k 0: must be at least 1"),
         ("cd4lm", {"student_min": 0.95}, "--student-min 0.95 --student-max 0.9: the first must not be above"),
         ("cd4lm", {"clamp": 0.0}, "--clamp 0.0: must be positive"),
+        ("ltd", {"order": "wild"}, "--order wild: known are iid, stratified"),
+        ("ltd", {"pairs": 0}, "--pairs 0: must be at least 1"),
+        ("ltd", {"student_steps": ()}, "--student-steps: name at least one"),
+        ("ltd", {"shown": ("draft", "draft")}, "--shown draft draft: name at least one thing, and each once"),
         ("duo-dcd", {"tau_min": 0.0}, "--tau-min 0.0: must be positive"),
     ],
 )

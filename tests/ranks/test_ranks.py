@@ -28,6 +28,8 @@ CASES = {
     "mcd fsdp": {"strategy": "fsdp", "accumulate": 2},
     "sdtt": {"method": "sdtt"},
     "cd4lm fsdp": {"method": "cd4lm", "objective": {}, "strategy": "fsdp"},
+    "ltd": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "accumulate": 2},
+    "ltd fsdp": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "strategy": "fsdp"},
     "nelbo": {"method": "nelbo", "objective": {}, "checkpoint_activations": True},
     "following teacher fsdp": {"strategy": "fsdp", "teacher_ema": 0.5},
 }
@@ -75,6 +77,8 @@ def final_state(folder, case):
     """All tensors of the last checkpoint, read on one process whoever wrote it."""
     student = from_pretrained(str(folder.parents[1] / "model")).double()
     teacher = None if case.get("method") == "nelbo" else teacher_of(student, shared=True)
+    if case.get("method") == "ltd":
+        student.add_locked(("draft", "when"), 16)
     state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
     assert load_checkpoint(folder / "checkpoints", state) and state.counters.step == 6
     return state.tensors()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.locked import LockedInput
 from mcd.process.schedule import LogLinear
 
 
@@ -74,7 +75,7 @@ class Table(Denoiser):
 
     def __init__(self, config, seed):
         torch.nn.Module.__init__(self)
-        self.config = config
+        self.config, self.locked = config, LockedInput((), config.vocab_size, 1)  # nothing is shown
         rows, L, columns = config.backbone.rows, config.backbone.length, config.vocab_size
         generator = torch.Generator().manual_seed(seed)
         self.base, self.slope = (1.5 * torch.randn(rows**L, L, columns, generator=generator) for _ in range(2))

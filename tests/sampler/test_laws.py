@@ -22,6 +22,7 @@ from mcd.sampler.cad import CAD
 from mcd.sampler.causal import Causal
 from mcd.sampler.confidence import Confidence
 from mcd.sampler.gumbel_race import GumbelRace
+from mcd.sampler.locked import Locked
 from mcd.sampler.remdm import ReMDM
 from mcd.sampler.uniform import Uniform
 
@@ -299,6 +300,7 @@ def causal(walk, start):
 LAWS = {
     "ancestral": ancestral,
     "gumbel-race": gumbel_race,
+    "locked": ancestral,  # of a network that its noise tells nothing; tests/sampler/test_locked_noise.py has the others
     "confidence": confidence,
     "cad": confidence,
     "remdm": remdm,
@@ -314,6 +316,8 @@ CASES = [
     (Ancestral, {"steps": 4, "order": "blockwise"}),
     (GumbelRace, {"steps": 2}),
     (GumbelRace, {"steps": 3, "precision": "fp32"}),
+    (Locked, {"steps": 3}),
+    (Locked, {"steps": 2, "order": "blockwise"}),
     (Confidence, {"steps": 2}),
     (Confidence, {"steps": 5, "score": "margin", "block": 2}),
     (Confidence, {"steps": 2, "score": "entropy", "block": 1}),

@@ -24,6 +24,7 @@ from mcd.errors import Diverged, MissingCompiler, RunConflict
 from mcd.model.ema import EMA
 from mcd.objective import Loss
 from mcd.objective.cd4lm import CD4LM
+from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
 from mcd.train.config import Budget
@@ -160,7 +161,9 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}, {"accumulate": 2}], ids=str
+    "options",
+    [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}, {"accumulate": 2}, {"objective": LTD(8, pairs=2)}],
+    ids=str,
 )
 @pytest.mark.parametrize(  # before the first checkpoint, at a round's border, in the middle of one
     "step", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 6]

@@ -49,6 +49,22 @@ def test_a_folder_is_distilled_and_the_student_sampled(published, text, tmp_path
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("more", [[], ["--lora-rank", "2"]], ids=" ".join)
+def test_a_student_of_locked_noise_keeps_its_table_beside_the_network(published, text, tmp_path, more):
+    """What `transformers` knows has its own names; ours are left over for it, and read back by us."""
+    teacher, out = published("bert").folder, tmp_path / "student"
+    assert distil("ltd", teacher, text, out, "--trajectory-steps", "4", "--lr", "0.01", *more) == 0
+    rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 4 and rows[-1]["loss"] > 0 and "valid_nelbo" not in rows[-1]
+    student = from_pretrained(str(out))
+    assert student.config.locked == ("draft", "when") and student.locked.table.abs().max() > 0
+    ours = load_file(out / "model.safetensors").keys() - load_file(teacher / "model.safetensors").keys()
+    assert ours == {"locked.table", "locked.waves", "locked.prior"}
+    assert main(["sample", str(out), "--num", "2", "--steps", "2", "--length", "16", "--threads", "1"]) == 0
+    assert distil("ltd", out, text, tmp_path / "second", "--trajectory-steps", "4") == 0
+
+
+@pytest.mark.heavy
 def test_lora_from_the_command_line(published, text, tmp_path, capsys):
     teacher, out = published("bert").folder, tmp_path / "student"
     lora = ["--lora-rank", "2", "--lora-targets", "query", "value"]

@@ -12,6 +12,7 @@ from mcd.model.targets import DIRECTIONS, TeacherTarget, TokenTarget
 from mcd.objective import Clock
 from mcd.objective import mcd as mcd_module
 from mcd.objective.cd4lm import CD4LM
+from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
 from mcd.objective.sdtt import SDTT
@@ -19,7 +20,13 @@ from mcd.process.draws import Draws
 
 K, MASK, B, L = 41, 4, 4, 16
 FEW = ["electra", "dream"]
-METHODS = {"mcd": MCD(delta0=0.25), "sdtt": SDTT(delta0=0.25), "cd4lm": CD4LM(), "nelbo": NELBO()}
+METHODS = {
+    "mcd": MCD(delta0=0.25),
+    "sdtt": SDTT(delta0=0.25),
+    "cd4lm": CD4LM(),
+    "ltd": LTD(4, pairs=3),
+    "nelbo": NELBO(),
+}
 
 
 @pytest.fixture
@@ -49,6 +56,7 @@ def method(request):
 
 
 def loss_of(method, models, x0, seed=0, diffused=None, round=0):
+    method.equip(models[0], L)
     draws = Draws(torch.Generator().manual_seed(seed), *x0.shape, diffused=diffused)
     return method.loss(*models, x0, Clock(round=round), draws)
 
@@ -117,10 +125,10 @@ def test_a_function_of_its_arguments_alone(method, models, x0):
 
 
 @pytest.mark.parametrize("theirs", FEW, indirect=True)
-@pytest.mark.parametrize("name", ["mcd", "sdtt", "cd4lm"])
+@pytest.mark.parametrize("name", ["mcd", "sdtt", "cd4lm", "ltd"])
 def test_nothing_to_distil_at_zero_gap_with_equal_weights(name, models, x0):
-    still = METHODS[name].without_gap()
-    assert abs(loss_of(still, (models[0], copy.deepcopy(models[0])), x0).total.item()) < 1e-6
+    still, same = METHODS[name].without_gap(), copy.deepcopy(models[0])
+    assert abs(loss_of(still, (models[0], same), x0).total.item()) < 1e-6
     assert loss_of(still, models, x0).terms["distillation"].item() > 1e-3
 
 

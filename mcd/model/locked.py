@@ -1,0 +1,62 @@
+"""What a network is shown of the locked noise of its row: a draft of each masked token, and when it is revealed.
+
+Two numbers lock a token: u says when it is revealed, and v which token is drawn. A network that sees them can predict
+what a sampler of many steps makes of them, and tokens that are revealed together then agree with each other
+(`mcd.objective.ltd`). With a real vocabulary v itself says little to the *other* positions. A draft says it in words:
+it is the token that the position would become if it were drawn now, the inverse CDF of the present prediction at v.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mcd.process.categorical import sample_shared_cdf
+
+Shown = Literal["draft", "when", "value", "hash"]
+"""draft: the token that the position would become now. when: u. value: v itself. hash: noise that v determines."""
+FREQUENCIES = {"when": (0.5, 1.0, 2.0, 4.0), "value": (0.5, 1.0, 2.0, 4.0), "hash": (1009.0, 2003.0, 4001.0, 8009.0)}
+"""Of the waves in u ("when") or v, each a sine and a cosine. Those of "hash" are too fast to say where in [0, 1] v is:
+they are as good as independent noise of eight dimensions."""
+
+
+class LockedInput(nn.Module):
+    """Vectors that are added to the embedding of each masked token; zero at first, so that no prediction changes.
+
+    table: (V, D), a row for each token that may be a draft; None without drafts. waves: (F, D), a row for each wave.
+    prior: (V,) log-probabilities from which the first drafts are drawn.
+    """
+
+    prior: Tensor
+
+    def __init__(self, shown: tuple[Shown, ...], V: int, width: int):
+        super().__init__()
+        self.shown = shown
+        self.table = nn.Parameter(torch.zeros(V, width)) if "draft" in shown else None
+        waves = 2 * sum(len(FREQUENCIES.get(name, ())) for name in shown)
+        self.waves = nn.Parameter(torch.zeros(waves, width)) if waves else None
+        self.register_buffer("prior", torch.zeros(V))
+
+    def first_drafts(self, v: Tensor) -> Tensor:
+        """The drafts where nothing is predicted yet: the inverse CDF of the prior at v, (B, L) to ids (B, L)."""
+        return sample_shared_cdf(self.prior, v)
+
+    def forward(self, masked: Tensor, draft: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """What to add to the embedded tokens, (B, L, D); zero where `masked` (B, L) is not.
+
+        draft: (B, L) ids; u, v: (B, L) in [0, 1]. Where a token is visible, they have no effect.
+        """
+        shown = masked[..., None]
+        added = torch.zeros((), device=masked.device)
+        if self.table is not None:
+            added = added + nn.functional.embedding(draft, self.table) * shown
+        if self.waves is not None:
+            turns = [
+                frequency * (u if name == "when" else v).double() % 1.0
+                for name in self.shown
+                for frequency in FREQUENCIES.get(name, ())
+            ]
+            angles = (2.0 * math.pi * torch.stack(turns, -1)).to(self.waves.dtype)
+            added = added + (torch.cat((angles.sin(), angles.cos()), -1) @ self.waves) * shown
+        return added

@@ -1,0 +1,79 @@
+"""Sampling from a model that is shown the locked noise of its row: few steps that agree within themselves."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mcd.model.denoiser import Denoiser, Process
+from mcd.process.timestep import descending_grid
+from mcd.sampler.ancestral import Ancestral
+from mcd.sampler.base import MANY, Step, padded, parts, row_generator, uniforms
+
+
+@dataclass(frozen=True)
+class Locked(Ancestral):
+    """The steps of `ancestral` for a student of `mcd distill ltd`, which sees u, v and drafts (`mcd.model.locked`).
+
+    A call predicts all tokens that are masked, and each becomes what is drawn from its prediction: those with
+    alpha_t < u <= alpha_s for good, the others as drafts for the next call. The first drafts need no call: they are
+    drawn from the prior that the model carries. Drawn from the prediction, with a number of the row's own stream that
+    the model has not seen, a token keeps the law that the model gives it; `greedy` follows the noise instead, as the
+    model was trained to, and is a deterministic map from u and v to text.
+
+    Drafts cost no network call, but vocabulary rows: with N steps of equal counts (N + 1) / 2 rows a token, where
+    `ancestral` has one.
+    """
+
+    name: ClassVar[str] = "locked"
+    process: ClassVar[Process] = "locked"
+    likeliest: ClassVar[str] = "--greedy takes the likeliest tokens"
+
+    order: str = "low-discrepancy"
+    greedy: bool = False
+    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say)."""
+
+    def protocol(self) -> dict[str, Any]:
+        """A greedy draw has temperature 0."""
+        said = super().protocol()
+        return said | {"temperature": 0.0, "top_p": 1.0} if said.pop("greedy") else said
+
+    @torch.inference_mode()
+    def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        """The states of the class; see `Sampler.trajectory`."""
+        assert denoiser.locked is not None
+        grid = descending_grid(self.steps)
+        alpha = denoiser.config.schedule.alpha(grid)
+        streams, masked = [row_generator(seed, row) for row in rows], (z == denoiser.mask_id).cpu()
+        u = self.thresholds(masked, streams, float(alpha[0]))
+        v, fresh = uniforms(streams, z), uniforms(streams, z)
+        step = self.steps_of(u, alpha).masked_fill(~masked, -1).to(z.device)
+        z, u, draft = z.clone(), u.to(z.device), denoiser.locked.first_drafts(v)
+        nfe = torch.zeros(len(rows), dtype=torch.int64)
+        yield Step(z.clone(), 1.0, nfe.clone())
+        for k, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
+            active = (step == k).any(dim=1).nonzero(as_tuple=True)[0]
+            for chunk in active.split(self.rows_for(denoiser, z.shape[1])) if len(active) else ():
+                draft[chunk] = self._drafts(denoiser, t, *(x[chunk] for x in (z, draft, u, v, fresh)))
+            z = torch.where(step == k, draft, z)
+            nfe[active.cpu()] += 1
+            yield Step(z.clone(), s, nfe.clone())
+
+    def _drafts(
+        self, denoiser: Denoiser, t: float, z: Tensor, draft: Tensor, u: Tensor, v: Tensor, fresh: Tensor
+    ) -> Tensor:
+        """What each masked token of at most `rows_for` rows z (n, L) becomes if it is drawn now, (n, L)."""
+        assert denoiser.locked is not None
+        masked = z == denoiser.mask_id
+        where = masked.flatten().nonzero(as_tuple=True)[0]
+        times = torch.full((len(z),), t, device=z.device)
+        rows = self.rows_for(denoiser, z.shape[1])
+        noise = denoiser.locked(*(padded(x, rows) for x in (masked, draft, u, v)))
+        hidden = self.hidden(denoiser, z, times, where, MANY, noise)
+        if self.greedy:
+            ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden, MANY)])[: len(where)]
+        else:
+            ids = self.draw(denoiser, hidden, fresh.flatten()[where])
+        return draft.flatten().index_copy(0, where, ids).view_as(draft)
