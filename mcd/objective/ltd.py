@@ -128,7 +128,7 @@ class LTD(Objective):
         revealed = masked & ((u <= alpha(s)[:, None]) | (j + 1 == N)[:, None])
         noise = student.locked(masked, draft, u, v)
         rows = flat_rows(revealed if self.region == "revealed" else masked)
-        hidden = student.hidden(x.masked_fill(masked, mask_id), t.float(), noise, rows)
+        hidden = student.hidden(x.masked_fill(masked, mask_id), t.float(), noise, rows=rows)
         weight = 1.0 / (draws.divisor * K)
         if self.target == "token":
             target = TokenTarget(x.flatten()[rows], weight)
@@ -158,7 +158,7 @@ class LTD(Objective):
         rows = flat_rows(masked)
         with torch.no_grad():
             noise = student.locked(masked, draft, u, v)
-            hidden = student.hidden(x.masked_fill(masked, student.mask_id), t.float(), noise, rows)
+            hidden = student.hidden(x.masked_fill(masked, student.mask_id), t.float(), noise, rows=rows)
             return draft.flatten().index_copy(0, rows, likeliest(student, hidden)).view_as(draft)
 
 

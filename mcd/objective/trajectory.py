@@ -44,7 +44,7 @@ def locked_trajectory(teacher: Denoiser, z: Tensor, u: Tensor, v: Tensor, steps:
         still = z == teacher.mask_id
         rows = flat_rows(due if locked is None else still & due.any(dim=1, keepdim=True))
         noise = None if locked is None else locked(still, draft, u, v)
-        hidden = teacher.hidden(z, torch.full((len(z),), t, device=z.device), noise, rows)
+        hidden = teacher.hidden(z, torch.full((len(z),), t, device=z.device), noise, rows=rows)
         ids = drawn(teacher, hidden, v.flatten()[rows]) if locked is None else likeliest(teacher, hidden)
         draft = draft.flatten().index_copy(0, rows, ids).view_as(z)
         z = torch.where(due, draft, z)

@@ -28,7 +28,7 @@ def model(plain, sampler, seeded):
     if sampler.process == "locked":
         plain.add_locked(("draft", "when"), L)
         for p in plain.locked.parameters():
-            p.copy_(plain.backbone.table().std() * torch.randn(p.shape, generator=seeded(0)))
+            p.data.copy_(plain.backbone.table().std() * torch.randn(p.shape, generator=seeded(0)))
     return plain
 
 
