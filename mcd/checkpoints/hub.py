@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcd.checkpoints.config import read_config
+from mcd.checkpoints.config import base_of, read_config
 from mcd.checkpoints.folder import companions_of
 from mcd.checkpoints.import_ import ORIGIN
-from mcd.checkpoints.weights import WEIGHTS, check_finite, open_safetensors, parts_of_weights
+from mcd.checkpoints.weights import FACTORS_CONFIG, WEIGHTS, check_finite, open_safetensors, parts_of_weights
 from mcd.errors import HubError, ModelError
 
 CARD = "README.md"
@@ -19,18 +19,27 @@ def published(model: Path, card: str) -> dict[str, Path | bytes]:
     """The files of a model that are published, by name: configuration, weights, adapter, tokenizer, origin, card.
 
     The records of a run (run.json, metrics.json) are not published, since they name paths of a machine.
-    Raises ModelError when the folder holds no whole model, or weights that are not finite.
+    Raises ModelError when the folder holds no whole model, weights that are not finite, or factors whose base is a
+    folder of this machine.
     """
     read_config(model)
+    base = base_of(model)
+    if base is not None and is_folder_name(base.name):
+        raise ModelError(
+            f"{model}: holds factors of LoRA for {base.name}, a folder that nobody else has; `mcd adapt` a hub id "
+            "instead, or train without --lora-rank"
+        )
     weights = parts_of_weights(model / WEIGHTS["ema"])
     for part in weights:
         if not part.is_file():
             raise ModelError(f"{part}: missing; is this run still training, or the copy incomplete?")
-    for path in (*weights, model / WEIGHTS["raw"]):
+    raw = parts_of_weights(model / WEIGHTS["raw"])
+    for path in (*weights, *raw):
         if path.is_file():
             for name, tensor in open_safetensors([path])[0].items():
                 check_finite({name: tensor.read()}, str(path))
-    names = ["config.json", *(part.name for part in weights), f"{WEIGHTS['ema']}.index.json", WEIGHTS["raw"]]
+    names = ["config.json", *(part.name for part in (*weights, *raw)), f"{WEIGHTS['ema']}.index.json"]
+    names += [FACTORS_CONFIG] if base is not None else []
     names += ["tokenizer.json", ORIGIN, *(path.relative_to(model).as_posix() for path in companions_of(model))]
     names += [f"adapter/{path.name}" for path in sorted((model / "adapter").glob("adapter_*"))]
     files: dict[str, Path | bytes] = {name: model / name for name in names if (model / name).is_file()}

@@ -70,7 +70,7 @@ class AdaptArgs(Options):
 
 def main(argv: list[str]) -> int:
     recipe = choose(peek(argv, "--recipe") or AdaptArgs.recipe, ADAPT, "--recipe")
-    default = AdaptArgs(model=MISSING, out=MISSING, objective=Adapt(), train=recipe.train)
+    default = AdaptArgs(model=MISSING, out=MISSING, objective=recipe.objective(Adapt), train=recipe.train)
     args = parse(AdaptArgs, argv, "adapt", default)
     budget = recipe.budget
     if args.steps is not None or args.minutes is not None:
@@ -107,7 +107,8 @@ def main(argv: list[str]) -> int:
         longest = student.config.backbone.length
         if (args.train.length or 1) > longest:
             raise UsageError(
-                f"--length {args.train.length}: {args.model} takes 1 to {longest} tokens and the start of text"
+                f"--length {args.train.length}: {args.model} takes rows of 1 to {longest} tokens; give a smaller "
+                "--length"
             )
         student.folder = _tokenizer_folder(source, made, cache)
         folder = prepared(args.data, cache, student.folder / "tokenizer.json")

@@ -4,7 +4,7 @@ Each is a complete set of options, with the reason for what differs from the pap
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
@@ -12,6 +12,8 @@ from mcd.model.dit import DiTConfig
 from mcd.objective import Objective
 from mcd.options import Options
 from mcd.train.config import Budget, TrainConfig
+
+Method = TypeVar("Method", bound=Objective)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Recipe:
     method: dict[str, float] = field(default_factory=dict)
     size: ModelSize = OURS
 
-    def objective(self, kind: type[Objective]) -> Objective:
+    def objective(self, kind: type[Method]) -> Method:
         """A method with the options that the recipe presets."""
         known = {field.name for field in fields(kind)}
         return kind(**{name: value for name, value in self.method.items() if name in known})
@@ -111,6 +113,7 @@ ADAPT = {
             valid_every=1_000,
         ),
         Budget(steps=20_000),
+        method={"max_weight": 10.0},
     ),
     # Hours of CPU with SmolLM2-135M: short rows, a larger rate and a shorter memory of the average.
     "cpu": Recipe(
@@ -125,6 +128,7 @@ ADAPT = {
             valid_every=250,
         ),
         Budget(steps=1_000),
+        method={"max_weight": 10.0},
     ),
 }
 

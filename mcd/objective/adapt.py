@@ -4,6 +4,7 @@ Sources: DiffuLLaMA (arXiv 2410.17891), whose loss is masked cross-entropy weigh
 REPR-ALIGN (of Open-dLLM), which holds the hidden states of all layers to those of the frozen causal network.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -44,8 +45,8 @@ class Adapt(Objective):
 
     weights: Literal["mean", "bound"] = "mean"
     """Weights of the times: mean counts each masked token equally, whatever its row's t; bound is the NELBO's 1/t."""
-    max_weight: Positive = 10.0
-    """Largest weight of a time in bound (inf: no limit)."""
+    max_weight: Positive = math.inf
+    """Largest weight of a time in bound; the bound itself has no limit."""
     t_min: Decay = 1e-3
     """Smallest time."""
     align: NotNegative = 0.0

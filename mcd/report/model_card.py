@@ -18,11 +18,18 @@ PAPERS = {
         2024,
     ),
     "duo": ("2506.10892", "The Diffusion Duality", "Sahoo et al.", 2025),
+    "adapt": (
+        "2410.17891",
+        "Scaling Diffusion Language Models via Adaptation from Autoregressive Models",
+        "Gong et al.",
+        2024,
+    ),
     "cd4lm": ("2601.02236", "CD4LM", "Liang et al.", 2026),
 }
 """Papers by method: arXiv number, title, authors, year."""
 _METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}
 SIZES = ("layers", "hidden", "heads", "length")
+SIZES_OF_HUB = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d_model", "n_layer", "n_embd")
 _USE = """## How to use it
 
 ```bash
@@ -53,7 +60,7 @@ def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
         _front(licence, asked, origin),
         f"# {hub_id.rstrip('/').split('/')[-1]}\n",
         _what(config, origin),
-        _made(asked, origin),
+        _made(asked, origin, bool(_section(config, "mcd").get("base"))),
         _figures(rows if isinstance(rows, list) else []),
         _USE.format(hub_id=hub_id),
         f"## Licence\n\n{licence or 'Not stated by those who published this model.'}\n",
@@ -88,7 +95,7 @@ def _front(licence: str | None, run: dict[str, Any], origin: dict[str, Any]) -> 
     """The YAML that the hub reads."""
     from huggingface_hub import ModelCardData
 
-    base = run.get("teacher") or origin.get("source")
+    base = run.get("teacher") or run.get("base") or origin.get("source")
     data = ModelCardData(
         library_name="mcd-lm",
         pipeline_tag="text-generation",
@@ -105,7 +112,7 @@ def _what(config: dict[str, Any], origin: dict[str, Any]) -> str:
     kind = "autoregressive" if backbone.get("causal") else "masked diffusion" if masked else "uniform diffusion"
     if config.get("locked") or _section(config, "mcd").get("locked"):
         kind += " (of locked noise: --sampler locked)"
-    shown = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d_model") if adapted else SIZES
+    shown = SIZES_OF_HUB if adapted else SIZES
     sizes = ", ".join(f"{key} {value}" for key, value in (config if adapted else backbone).items() if key in shown)
     text = f"A {kind} language model ({sizes or 'sizes in config.json'}), in the format of `mcd` {mcd.__version__}.\n"
     if origin:
@@ -117,7 +124,7 @@ def _what(config: dict[str, Any], origin: dict[str, Any]) -> str:
     return text
 
 
-def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
+def _made(run: dict[str, Any], origin: dict[str, Any], only_factors: bool) -> str:
     objective, train, lora = (_section(run, key) for key in ("objective", "train", "lora"))
     if not objective:
         return "" if origin else "## How it was made\n\nNot recorded in its folder.\n"
@@ -125,7 +132,12 @@ def _made(run: dict[str, Any], origin: dict[str, Any]) -> str:
     lines = ["## How it was made", "", f"- Method: {objective.get('name')}{f' ({options})' if options else ''}"]
     if lora:
         rank = lora.get("lora_rank")
-        lines.append(f"- LoRA of rank {rank}: it is merged into the weights, and `adapter/` holds it by itself")
+        where = "it is merged into the weights, and `adapter/` holds it by itself"
+        if only_factors:
+            where = "only its factors are here; the weights that they are added to are fetched from the base model"
+        lines.append(f"- LoRA of rank {rank}: {where}")
+    if run.get("base"):
+        lines.append(f"- Base: {_last(run['base'])}, autoregressive (weights, SHA-256 {run.get('base_sha256')})")
     if run.get("teacher"):
         lines.append(f"- Teacher: {_last(run['teacher'])} (weights: {run.get('weights', 'ema')})")
     data = _last(run["data"]) if run.get("data") else "what the teacher was trained on"

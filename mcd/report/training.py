@@ -20,6 +20,7 @@ TERMS = {
     "distillation": ("distilled", "distillation (divergence from the teacher)"),
     "reconstruction": ("revealed", "reconstruction (cross-entropy on what only the teacher sees)"),
     "cross_entropy": ("distilled", "cross-entropy of masked tokens"),
+    "alignment": ("revealed", "alignment (1 - cosine to the autoregressive network)"),
     "loss": ("teacher", "loss"),
     "valid_nelbo": ("ink", "validation NELBO"),
 }

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mcd.checkpoints.weights import WEIGHTS
+from mcd.checkpoints.weights import FACTORS, WEIGHTS
 from mcd.errors import RunConflict
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
 from mcd.machine import environment
@@ -97,6 +97,9 @@ class RunFolder:
             rows = [row for row in read_stats(self.path) if row["step"] <= step]
             write_durably(path, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def _is_finished(self) -> bool:
+        return any((self.path / name).exists() for name in (WEIGHTS["ema"], FACTORS["ema"]))
+
     def _steps_done(self) -> int:
         """The step of the newest checkpoint."""
         names = [path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*")]
@@ -115,7 +118,7 @@ class RunFolder:
                 for key in sorted((was.keys() | now.keys()) - may_change)
                 if was.get(key, _DEFAULTS.get(key)) != now.get(key, _DEFAULTS.get(key))
             ]
-            if changed and ((path / WEIGHTS["ema"]).exists() or any(self.checkpoints.glob("step-*"))):
+            if changed and (self._is_finished() or any(self.checkpoints.glob("step-*"))):
                 raise RunConflict(
                     f"--out {path}: holds a run of another configuration (it differs in {', '.join(changed)}); "
                     "name a new folder, or repeat the old options to resume it"
@@ -142,13 +145,12 @@ class RunFolder:
             before, after = (length.progress(step, seconds * step / done) for length in (was, now))
             lr = [lr_factor(step, progress, 0, was.lr_decay) for progress in (before, after)]
             if lr[0] != lr[1] or self.at_progress(before) != self.at_progress(after):
-                finished = (self.path / WEIGHTS["ema"]).exists()
                 more = f" (`mcd train --init {self.path}` continues from its weights, with a schedule of its own)"
                 raise RunConflict(
                     f"--out {self.path}: of the {done} steps done, those from {step} on followed the schedule of a "
                     f"run of {was}; one of {now} has another there, since its learning rate (--lr-decay) or what the "
                     f"method changes during the run (--warm-start) depends on the length. Ask for {was}, or name a new "
-                    f"folder{more if finished else ''}"
+                    f"folder{more if self._is_finished() else ''}"
                 )
 
     def _earlier(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 
 from mcd.checkpoints.folder import from_pretrained
 from mcd.checkpoints.locate import DEMO
-from mcd.checkpoints.weights import WEIGHTS
+from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST
 from mcd.errors import WorkFailed
@@ -213,5 +213,5 @@ def _read(cell: Cell, path: Path) -> MeasuredCell:
 @cache
 def _weights(source: str) -> str:
     """A hash of a model's weights; a hub id stands for itself."""
-    path = (DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"]
+    path = parts_of_weights((DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"])[0]
     return file_sha256(path) if path.is_file() else source

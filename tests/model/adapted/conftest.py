@@ -301,3 +301,24 @@ def write_causal(folder: Path, kind: str, tokenizer: Tokenizer | None = None, **
 def causal(request: pytest.FixtureRequest, tmp_path: Path) -> Published:
     """The folder and the network of each autoregressive family."""
     return Published(request.param, tmp_path / request.param, write_causal(tmp_path / request.param, request.param))
+
+
+@pytest.fixture
+def full_vocabulary() -> Callable[..., Published]:
+    """Writes a folder of an autoregressive family whose tokenizer has no token to spare, and by default no row."""
+
+    def build(kind: str, folder: Path, tokens: int = K) -> Published:
+        return Published(kind, folder, write_causal(folder, kind, causal_tokenizer(tokens, spare=False)))
+
+    return build
+
+
+@pytest.fixture
+def causal_folder() -> Callable[[str, Path], Path]:
+    """Writes a folder of an autoregressive family, and returns it."""
+
+    def build(kind: str, folder: Path) -> Path:
+        write_causal(folder, kind)
+        return folder
+
+    return build
