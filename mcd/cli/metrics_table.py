@@ -14,7 +14,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     for note in (note for row in samples for note in notes(row)):
         print(note)
     compared = [row for row in samples if row.get("energy") is not None]
-    _print(compared, _comparison, "steps", "energy", "95 % interval", "real text", "MAUVE", "real text")
+    _print(compared, _comparison, "steps", "features", "energy", "95 % interval", "real text", "MAUVE", "real text")
     known = [row for row in samples if "tv_bigram" in row]
     _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
@@ -40,11 +40,17 @@ def notes(row: dict[str, Any]) -> tuple[str, ...]:
             f"{row['truncated']} of {samples} texts are longer than the scorer's context of {context} tokens; what is "
             "beyond was not scored"
         )
-    if row.get("reference_truncated"):
-        found.append(
-            f"{row['reference_truncated']} of {protocol.get('reference_samples')} texts of the reference are longer "
-            f"than the scorer's context of {context} tokens, and were compared up to there"
-        )
+    features, tokens = protocol.get("features") or "scorer", row.get("features_context") or context
+    for key, of, total in (
+        ("features_truncated", "", samples),
+        ("reference_truncated", " of the reference", protocol.get("reference_samples")),
+    ):
+        if row.get(key) and (key == "reference_truncated" or features != "scorer"):
+            whose = "the scorer's context" if features == "scorer" else f"the context of {features}"
+            found.append(
+                f"{row[key]} of {total} texts{of} are longer than {whose} of {tokens} tokens, and were compared up to "
+                "there"
+            )
     if protocol.get("counted") == "scorer":
         found.append("entropy, rep-4 and distinct-2 are over the scorer's tokens: the file holds no token ids")
     steps = "" if row["steps"] is None else f", {row['steps']} steps"
@@ -90,9 +96,10 @@ def _samples(row: dict[str, Any]) -> tuple[str, ...]:
 def _comparison(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["steps"] or "-"),
-        f"{row['energy']:.2f}",
-        f"{row['energy_lo']:.2f} to {row['energy_hi']:.2f}",
-        f"<{row['energy_floor']:.2f}",
+        (row.get("protocol") or {}).get("features") or "scorer",
+        f"{row['energy']:.3g}",
+        f"{row['energy_lo']:.3g} to {row['energy_hi']:.3g}",
+        f"<{row['energy_floor']:.3g}",
         shown(row.get("mauve"), ".3f"),
         shown(row.get("mauve_ceiling"), ".3f"),
     )

@@ -1,7 +1,7 @@
 """Generated text against real text, as two clouds of feature vectors: the energy distance, and MAUVE.
 
-A feature vector is a text's mean last hidden state under the scorer (`Scorer.features`), so neither needs a download.
-Both say what Gen PPL cannot: whether samples are spread as real text is. X (N, D) and Y (M, D) are float arrays.
+A feature vector of a text is that of `mcd.eval.features`: by the scorer, or by a sentence encoder. Both distances say
+what Gen PPL cannot: whether samples are spread as real text is. X (N, D) and Y (M, D) are float arrays.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcd.eval.bootstrap import RESAMPLES, Interval
-from mcd.eval.scorer import Scorer, Text
+from mcd.eval.features import Features
+from mcd.eval.scorer import Text
 
 HAS_MAUVE = importlib.util.find_spec("mauve") is not None
 """Whether the optional package mauve-text is installed."""
@@ -93,20 +94,25 @@ def mauve_ceiling(Y: NDArray, seed: int = 0) -> float:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real text to compare with: its name, its cloud (M, D), and the MAUVE that real text itself reaches there.
+    """Real text to compare with: its name, its cloud (M, D) and what made it, and the MAUVE that real text itself
+    reaches there.
 
-    truncated: how many of its texts are longer than the scorer's context, and were read so far.
+    truncated: how many of its texts are longer than the context of `by`, and were read so far.
     """
 
     name: str
+    by: Features
     features: NDArray
     ceiling: float | None
     seed: int
     truncated: int = 0
 
-    def row(self, texts: Sequence[Text], scorer: Scorer) -> dict[str, Any]:
-        """The keys of a row of metrics.json that compare `texts` with it; those of MAUVE None without the package."""
-        cloud = scorer.features(list(texts))
+    def row(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """The keys of a row of metrics.json that compare `texts` with it, by features of the same kind.
+
+        Those of MAUVE are None without the package.
+        """
+        cloud = self.by.features(list(texts))
         energy = energy_distance(cloud, self.features, seed=self.seed)
         similar = mauve(cloud, self.features, self.seed) if HAS_MAUVE else None
         return {
@@ -118,14 +124,16 @@ class Reference:
             "mauve_lo": similar.lo if similar else None,
             "mauve_hi": similar.hi if similar else None,
             "mauve_ceiling": self.ceiling,
+            "features_context": self.by.context,
+            "features_truncated": self.by.cut(texts),
             "reference_truncated": self.truncated,
         }
 
 
-def reference_of(name: str, texts: Sequence[Text], scorer: Scorer, seed: int = 0) -> Reference:
-    """The reference of real `texts`, at least four of them, read by `scorer`; `seed` is that of all its intervals."""
-    cloud = scorer.features(list(texts))
-    return Reference(name, cloud, mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed, scorer.cut(texts))
+def reference_of(name: str, texts: Sequence[Text], by: Features, seed: int = 0) -> Reference:
+    """The reference of real `texts`, at least four of them, read by `by`; `seed` is that of all its intervals."""
+    cloud = by.features(list(texts))
+    return Reference(name, by, cloud, mauve_ceiling(cloud, seed) if HAS_MAUVE else None, seed, by.cut(texts))
 
 
 def _distances(X: NDArray, Y: NDArray) -> NDArray:

@@ -11,6 +11,7 @@ import numpy as np
 from mcd.data.text import Borders, Documents
 from mcd.eval.bootstrap import Interval, mean_interval
 from mcd.eval.diversity import Ids, distinct_n, repetition_n, repetitions, sample_entropies, self_bleus
+from mcd.eval.features import kind_of
 from mcd.eval.gen_ppl import Averaging, gen_ppl
 from mcd.eval.mauve import Reference
 from mcd.eval.protocol import Protocol
@@ -62,7 +63,7 @@ def measure(
     the texts are counted. texts: the same samples decoded. nfe: the mean number of denoiser calls per sample.
     Gen PPL is over the scorer's tokens (`scored_tokens`), by both averagings, of which `scoring` names the main one
     (`gen_ppl`, with its interval); samples without such a token are `unscored`. Entropy (nats), repetition, distinct-n
-    and self-BLEU are over `tokens`, the model's own. A reference and a scorer add the distances of feature clouds.
+    and self-BLEU are over `tokens`, the model's own. A reference adds the distances of feature clouds.
     extra: further keys of the row. Without a scorer the keys of Gen PPL are None.
     protocol: what is known of how the samples were made; the scorer's fields are filled in here. seed: of the
     bootstrap. Raises ValueError when there is no sample, when ids and texts differ in number, and for texts without ids
@@ -76,7 +77,7 @@ def measure(
     entropies = sample_entropies(ids)
     if len(entropies) != len(texts) or not len(texts):
         raise ValueError(f"need as many texts as rows of ids, at least one; got {len(texts)} and {len(entropies)}")
-    score, reference = None, scoring.reference if scorer else None
+    score, reference = None, scoring.reference
     if scorer:
         own = None if scoring.retokenise else [np.asarray(row).tolist() for row in ids]
         score = gen_ppl(texts, scorer, averaging=scoring.averaging, ids=own, seed=seed)
@@ -95,6 +96,7 @@ def measure(
         averaging=scoring.averaging if scorer else None,
         reference=reference.name if reference else None,
         reference_samples=len(reference.features) if reference else None,
+        features=kind_of(reference.by) if reference else None,
         samples=len(texts),
     )
     row = {
@@ -113,7 +115,7 @@ def measure(
         "distinct_1": distinct_n(ids, 1),
         "distinct_2": distinct_n(ids, 2),
         **(bleu or dict.fromkeys(("self_bleu", "self_bleu_lo", "self_bleu_hi"))),
-        **(reference.row(texts, scorer) if reference and scorer else {}),
+        **(reference.row(texts) if reference else {}),
         "samples": len(texts),
         "tokens": sum(len(row) for row in ids),
         "scored_tokens": score.tokens if score else None,

@@ -25,6 +25,7 @@ class Protocol:
     averaging: Literal["pooled", "per-sample"] | None = None
     reference: str | None = None  # real text that samples were compared with
     reference_samples: int | None = None
+    features: str | None = None  # by what they were compared: the scorer's hidden states, or minilm
     sampler: str | None = None
     order: str | None = None  # in which order tokens are revealed: iid, stratified, ...
     precision: str | None = None  # of the categorical draws
@@ -60,14 +61,17 @@ class Protocol:
 
 
 _HINTS = {name: hint for name, hint in get_type_hints(Protocol).items() if name != "own"}
-UNSAID = {"borders": "dropped", "block": 0}
-"""What a stamp without the field means, if it is one of scored text or of `confidence`."""
+UNSAID = {"borders": "dropped", "block": 0, "features": "scorer"}
+"""What a stamp without the field means, if it is one of scored text, of `confidence` or of a reference."""
 
 
 def said_by(stamp: Mapping[str, Any]) -> dict[str, Any]:
-    """A stamp with all that it says: documents of scored text ran together until stamps had the field `borders`."""
+    """A stamp with all that it says: documents of scored text ran together until stamps had the field `borders`, and
+    texts were compared by the scorer's features until they had `features`."""
     scored = stamp.get("scorer") is not None and stamp.get("retokenised") is not False
     implied = {"borders": UNSAID["borders"]} if scored and stamp.get("borders") is None else {}
+    if stamp.get("reference") is not None and stamp.get("features") is None:
+        implied["features"] = UNSAID["features"]
     return _unhidden(stamp) | implied
 
 

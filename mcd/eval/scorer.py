@@ -6,8 +6,7 @@ folder or hub id (`gpt2-large`, Llama 3), can take its place. transformers is im
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from mcd.checkpoints import smollm
 from mcd.errors import MissingScorer
+from mcd.eval.batching import in_batches
 from mcd.eval.causal_lm import INSTALL, bundled, pretrained, quiet_transformers
 from mcd.model.linear import use_linear
 
@@ -29,7 +29,6 @@ Text = str | Sequence[str]
 ENDS = ("<|endoftext|>", "<|end_of_text|>")
 """Tokens that end a document wherever a tokenizer has one of them; the EOS of a chat model may end a turn instead."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BATCH_TOKENS = 256  # of one network call, padding included; more is no faster on a CPU
 HEAD_ROWS = 256  # positions whose logits exist at one time: 50 MB for 49,152 tokens in float32
 
 
@@ -120,7 +119,7 @@ class Scorer:
         rows = [row[: self.context] for row in self._tokenise(texts)[0]]
         skip = self.tokenizer.bos_token_id is not None
         features = np.zeros((len(texts), self.model.config.hidden_size))
-        for i, pooled in self._in_batches(rows, 0, lambda part: _pooled(body, part, skip, self.device)):
+        for i, pooled in in_batches(rows, 0, lambda part: _pooled(body, part, skip, self.device), self.device):
             features[i] = pooled
         return features
 
@@ -128,19 +127,10 @@ class Scorer:
         self, rows: list[list[int]], truncated: list[bool], unscored: set[int], start: float
     ) -> list[SampleScore]:
         scores: list[SampleScore] = [SampleScore(0.0, 0, False)] * len(rows)
-        for i, (nll, tokens) in self._in_batches(rows, 1, lambda part: self._score_batch(part, unscored)):
+        for i, (nll, tokens) in in_batches(rows, 1, lambda part: self._score_batch(part, unscored), self.device):
             scores[i] = SampleScore(nll, tokens, truncated[i])
         self.tokens_per_second = sum(score.tokens for score in scores) / (time.perf_counter() - start)
         return scores
-
-    def _in_batches(
-        self, rows: list[list[int]], context: int, work: Callable[[list[list[int]]], Any]
-    ) -> Iterator[tuple[int, Any]]:
-        """(number, result) of each row longer than `context`; `work` gives the results of a batch of rows."""
-        batches = list(_batches([len(row) - context for row in rows]))
-        results = _one_thread_each(work, [[rows[i] for i in batch] for batch in batches], self.device)
-        for batch, found in zip(batches, results, strict=True):
-            yield from zip(batch, found, strict=True)
 
     def _tokenise(self, texts: Sequence[Text]) -> tuple[list[list[int]], list[bool]]:
         """Ids with BOS in front, at most context + 1 (the last one is predicted, never read); which were cut."""
@@ -239,29 +229,3 @@ def _body_and_head(model: Any, device: str) -> tuple[Callable[[Tensor], Tensor],
         if logits.shape == twin.shape and torch.allclose(logits, twin, rtol=1e-3, atol=1e-3):
             return lambda ids: call(body, ids).last_hidden_state, head
     return lambda ids: call(model, ids).logits, lambda logits: logits
-
-
-def _one_thread_each(score: Callable[[Any], Any], work: list[Any], device: str) -> list[Any]:
-    """`score` of each item, on a CPU as many at once as torch has threads, each on one thread of its own.
-
-    Threads that share one small matrix product wait for each other some 700 times per batch. On an idle machine this
-    costs little; next to another job it was measured to be 14 to 30 times slower. Scores do not depend on the thread
-    count.
-    """
-    if device != "cpu":
-        return [score(item) for item in work]
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(score, work))
-    finally:
-        torch.set_num_threads(threads)  # the workers' setting is theirs, but new threads would start from it
-
-
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Indices of the texts with something to score, longest first, in batches of at most BATCH_TOKENS when padded."""
-    order = sorted((i for i, length in enumerate(lengths) if length > 0), key=lambda i: -lengths[i])
-    while order:
-        rows = max(1, BATCH_TOKENS // lengths[order[0]])
-        yield order[:rows]
-        order = order[rows:]

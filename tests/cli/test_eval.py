@@ -21,6 +21,7 @@ from mcd.data.special_tokens import end_of_text
 from mcd.data.tokenizer import load_tokenizer, word_tokenizer
 from mcd.eval import mauve as clouds
 from mcd.eval import scorer
+from mcd.eval.features import MiniLM
 from mcd.eval.laboratory.metrics_file import read_metrics
 from mcd.eval.likelihood import nelbo_rows
 from mcd.eval.scorer import Scorer
@@ -201,6 +202,38 @@ def test_a_reference_adds_what_gen_ppl_cannot_see(models, tiny_data, letters, tm
     assert (text["model"], mixed["model"]) == ("text", "shuffled") and text["energy"] < row["energy"]
 
 
+class Encoder(MiniLM):
+    """The sentence encoder's stand-in, which reads six letters."""
+
+    def __init__(self):
+        self.context = 6
+
+    def features(self, texts):
+        return np.array([["".join(text)[:6].count(letter) for letter in "etaoi"] for text in texts], dtype=np.float64)
+
+    def cut(self, texts):
+        return sum(len("".join(text)) > 6 for text in texts)
+
+
+def test_samples_are_compared_by_an_encoder_of_its_own(models, tiny_data, letters, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mcd.eval.features.load_minilm", Encoder)
+    argv = [models["masked"], "--reference", tiny_data, "--features", "minilm", "--steps", "2"]
+    (row,) = rows_of(argv, tmp_path / "m.json")
+    assert row["protocol"]["features"] == "minilm" and row["protocol"]["scorer"] == "smollm2"
+    assert row["features_truncated"] == row["reference_truncated"] == 6 and row["features_context"] == 6
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "minilm" in shown and "6 of 6 texts are longer than the context of minilm of 6 tokens" in shown
+    assert "6 of 6 texts of the reference are longer than the context of minilm of 6 tokens" in shown
+    (by_scorer,) = rows_of([*argv[:3], "--steps", "2"], tmp_path / "s.json")
+    assert by_scorer["protocol"]["features"] == "scorer" and by_scorer["energy"] != row["energy"]
+    assert by_scorer["protocol"]["digest"] != row["protocol"]["digest"]
+    monkeypatch.setattr(scorer, "load_scorer", None)
+    for source in (models["masked"], "control"):  # the encoder needs no scorer
+        unscored, *_ = rows_of([source, *argv[1:5], "--scorer", "none"], tmp_path / "n.json")
+        assert unscored["gen_ppl"] is None and unscored["energy"] is not None
+        assert unscored["protocol"]["scorer"] is None and unscored["protocol"]["features"] == "minilm"
+
+
 def test_controls_have_the_entropy_of_the_text_they_are_made_of(tiny_data, letters, tmp_path):
     (text, _), controls = (
         rows_of([source, "--reference", tiny_data], tmp_path / "m.json") for source in (tiny_data, "control")
@@ -255,6 +288,8 @@ def test_options_that_make_no_sense_together(models, capsys):
     refused(capsys, ["control", "--reference", "grammar"], "--reference grammar", "controls are made of text")
     refused(capsys, [models["masked"], "--reference", "sotu", "--scorer", "none"], "--reference", "--scorer none")
     refused(capsys, [models["masked"], "--reference", "no.txt", "--scorer", "none"], "--reference")
+    argv = ["control", "--reference", "sotu", "--scorer", "none", "--features", "scorer"]
+    refused(capsys, argv, "--features minilm")
     assert main(["eval", str(models["masked"]), "--out", "never.json", "--steps"]) == 2
     said = capsys.readouterr().err
     assert "--steps" in said and "--num" not in said

@@ -108,9 +108,10 @@ def test_a_reference_compares_texts_and_says_what_real_text_shows(monkeypatch):
     scorer = Digits("digits", None, Letters(), "fp32", 22)
     made = reference_of("abba", texts(0.5), scorer)
     assert made.name == "abba" and made.features.shape == (40, 2)
-    near, far = made.row(texts(0.5), scorer), made.row(texts(0.9), scorer)
+    near, far = made.row(texts(0.5)), made.row(texts(0.9))
     assert near["energy"] < near["energy_floor"] < far["energy_lo"] < far["energy"] < far["energy_hi"]
-    assert made.truncated == 8 == near["reference_truncated"]  # those of 24 letters
+    assert made.truncated == 8 == near["reference_truncated"] == near["features_truncated"]  # those of 24 letters
+    assert near["features_context"] == 22
     assert [near[key] for key in ("mauve", "mauve_lo", "mauve_hi", "mauve_ceiling")] == [None] * 4
 
 

@@ -61,6 +61,14 @@ def test_older_rows_without_borders_ran_documents_together():
     assert said_by(replace(old, retokenised=False).as_dict())["borders"] is None
 
 
+def test_older_rows_of_a_reference_were_compared_by_the_scorers_features():
+    old = Protocol(scorer="smollm2", retokenised=True, borders="kept", reference="sotu", reference_samples=64)
+    by_scorer, by_encoder = replace(old, features="scorer"), replace(old, features="minilm")
+    assert old.digest() == by_scorer.digest() != by_encoder.digest()
+    assert said_by(old.as_dict()) == said_by(by_scorer.as_dict()) != said_by(by_encoder.as_dict())
+    assert said_by(replace(old, reference=None).as_dict())["features"] is None  # nothing was compared
+
+
 OLD = [
     (ReMDM(eta=0.04), {"order": "iid, remasking by cap 0.04"}),
     (ReMDM(remasking="rescale", eta=1e-05), {"order": "iid, remasking by rescale 1e-05"}),

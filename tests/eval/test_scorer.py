@@ -283,13 +283,6 @@ def test_any_folder_of_transformers_is_a_scorer_and_the_head_runs_on_scored_rows
         assert scores[3].truncated == (name == "gpt2")
 
 
-def test_batches_hold_every_text_once_and_keep_the_budget():
-    lengths = [5, 0, 700, 512, -1, 130, 128, 128, 127, 1]
-    batches = list(scoring._batches(lengths))
-    assert sorted(i for batch in batches for i in batch) == [0, 2, 3, 5, 6, 7, 8, 9]
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= scoring.BATCH_TOKENS for b in batches)
-
-
 def test_a_row_has_the_keys_of_the_contract_and_stamps_what_is_known():
     ids = [[1, 2, 3, 4], [1, 1, 1, 1]]
     row = measure(

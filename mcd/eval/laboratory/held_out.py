@@ -12,6 +12,7 @@ from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import UsageError
 from mcd.eval.control import CONTROLS, tuned
 from mcd.eval.diversity import Ids, sample_entropy
+from mcd.eval.features import Features
 from mcd.eval.known_language import truth_metrics
 from mcd.eval.laboratory.measure import check_scorer
 from mcd.eval.mauve import Reference, reference_of
@@ -61,15 +62,16 @@ class HeldOut:
             rows.append(self._row(name, found.ids, texts, scorer, scoring, extra))
         return rows
 
-    def reference(self, name: str, num: int, scorer: Scorer) -> Reference:
+    def reference(self, name: str, num: int, by: Features) -> Reference:
         """Real text to compare samples with: at most `num` rows, which lie between those of `text`, so that real text
-        is not compared with itself where there is enough. Raises UsageError for fewer than 4 rows."""
+        is not compared with itself where there is enough. by: what reads them. Raises UsageError for fewer than 4 rows.
+        """
         ids = spread_rows(self.loader, 2 * num)[1::2].tolist()
         if len(ids) < 4:
             raise UsageError(
                 f"--reference {name}: gives {len(ids)} held-out rows at that --length and --num; 4 or more are needed"
             )
-        return reference_of(name, [self.writer.documents(row) for row in ids], scorer, self.seed)
+        return reference_of(name, [self.writer.documents(row) for row in ids], by, self.seed)
 
     def _row(
         self,
