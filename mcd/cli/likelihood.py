@@ -70,9 +70,6 @@ def likelihood_rows(
             **no_steps,
             **likelihood_of(denoiser, text, args.likelihood.draws, args.seed, bytes),
             "bytes_of": None if bytes is None or reads_back(tokenizer) else LOSSY,
-            **(
-                {"infilled": _infilled(denoiser, name, text, loader, tokenizer, args)} if args.likelihood.infill else {}
-            ),
             "wrap": loader is not None and loader.wrap,
             "protocol": protocol.stamp(),
         }
