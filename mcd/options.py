@@ -7,6 +7,7 @@ message of the refusal and the line of `--help` are all made from it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -34,6 +35,8 @@ Seed = Annotated[int, Ge(0), Lt(2**63)]
 class Options:
     """Base of a frozen dataclass of options: `__post_init__` holds each value to its field's annotation.
 
+    A list of any length (`tuple[Steps, ...]`) names nothing twice.
+
     A subclass that checks how its fields go together calls `super().__post_init__()` first. Raises UsageError, which
     names the option as the command line spells it.
     """
@@ -46,6 +49,15 @@ class Options:
                 value = getattr(self, field.name)
                 shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UsageError(f"{option_name(field.name)} {shown}: must be {wanted}")
+            if get_origin(field.type) is tuple and get_args(field.type)[-1] is Ellipsis:
+                check_distinct(option_name(field.name), getattr(self, field.name))
+
+
+def check_distinct(option: str, values: Sequence[Any]) -> None:
+    """Raise UsageError for a list of an option that names something twice."""
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        raise UsageError(f"{option}: names {twice} twice; name each once")
 
 
 def option_name(field: str) -> str:
@@ -65,8 +77,7 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
         faults = [fault(value, arg, infinite) for arg in args if arg is not NoneType]
         return None if None in faults else faults[0]
     if origin is Literal:
-        words = [str(arg) for arg in args]
-        return None if value in args else " or ".join([", ".join(words[:-1])] * (len(words) > 1) + words[-1:])
+        return None if value in args else alternatives(list(map(str, args)))
     if origin is tuple and isinstance(value, tuple):
         hints = args[:1] * len(value) if args[-1] is Ellipsis else args
         found = next((wanted for one, arg in zip(value, hints, strict=True) if (wanted := fault(one, arg))), None)
@@ -87,6 +98,11 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
     if not is_number or whole or not bounds:
         return ", ".join(filter(None, (kind_words, interval(hint))))
     return interval(hint) + (" and finite" if kind is float and math.isinf(value) else "")
+
+
+def alternatives(words: Sequence[str]) -> str:
+    """Words as a choice: "a, b or c"."""
+    return " or ".join([", ".join(words[:-1])] * (len(words) > 1) + list(words[-1:]))
 
 
 def interval(hint: Any) -> str:

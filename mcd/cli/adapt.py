@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from tyro import MISSING
 
-from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, set_threads, show_dry_run
+from mcd.cli.arguments import Flat, Threads, check_out, choose, naming, parse, peek, set_threads, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import ADAPT
 from mcd.errors import UsageError
@@ -86,6 +86,7 @@ def main(argv: list[str]) -> int:
         "objective": {"name": args.objective.name, **asdict(args.objective)},
         "train": asdict(args.train) | asdict(budget),
     } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
+    check_out(args.out, folder=True)
     if args.dry_run:
         return show_dry_run(config)
 
@@ -97,10 +98,9 @@ def main(argv: list[str]) -> int:
     from mcd.train.ranks import first_alone, rank
 
     set_threads(args.threads)
-    check_out(args.out, folder=True)
     fabric = join(args.train)
     cache = args.out.parent / "data"
-    with first_alone():
+    with first_alone(), naming("CAUSAL_MODEL", args.model):
         source = open_autoregressive(args.model)
         made = adapted(source, args.mask_token)
         student = made.model

@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 
 from mcd.cli.command_line import arguments_of, why_unreadable
 from mcd.cli.errors import nearest
-from mcd.errors import UsageError
+from mcd.errors import ModelError, UsageError
 from mcd.options import interval
 
 T = TypeVar("T")
@@ -65,6 +65,19 @@ def parse(
 
 
 @contextlib.contextmanager
+def naming(option: str, value: str) -> Iterator[None]:
+    """Around the reading of what an option names: a refusal of it begins with the option and `value`."""
+    try:
+        yield
+    except ModelError as error:
+        said = str(error)
+        if said.startswith("--"):
+            raise
+        rest = said.removeprefix(value) if said.startswith(f"{value}: ") else f": {said}"
+        raise ModelError(f"{option} {value}{rest}") from None
+
+
+@contextlib.contextmanager
 def refused() -> Iterator[None]:
     """Around a call that raises ValueError for an option's value and nothing else: the user gets a UsageError."""
     try:
@@ -89,10 +102,14 @@ def _show_bounds(kind: type, default: Any = None) -> None:
                 owner.__annotations__[name] = Annotated[hint, shown]
 
 
-def choose(word: str, known: Mapping[str, T], what: str) -> T:
-    """known[word], or UsageError that names the nearest. what: how the message begins, such as "--sampler"."""
+def choose(word: str, known: Mapping[str, T], what: str, listed: str | None = None) -> T:
+    """known[word], or UsageError that names the nearest. what: how the message begins, such as "--sampler".
+
+    listed: what is known, in words; by default all names.
+    """
     if word not in known:
-        raise UsageError(f"{what} {word}: is not known{nearest(word, known)}; known are {', '.join(known)}")
+        known_are = ", ".join(known) if listed is None else listed
+        raise UsageError(f"{what} {word}: is not known{nearest(word, known)}; known are {known_are}")
     return known[word]
 
 

@@ -13,7 +13,7 @@ import tyro
 from mcd.cli.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError, WorkFailed
-from mcd.options import Options
+from mcd.options import Options, check_distinct
 
 if TYPE_CHECKING:
     from mcd.bench.benchmark import Benchmark
@@ -61,14 +61,16 @@ BenchArgs.__doc__ = with_names(BenchArgs, QUESTIONS)
 
 def main(argv: list[str]) -> int:
     args = parse(BenchArgs, argv, "bench")
+    check_distinct("NAME", args.names)
     benchmarks = _chosen(args)
     if args.names and not set(args.names) & QUESTIONS.keys():
         refuse_idle(argv, {"--full": "single rows are measured, whatever set they belong to"})
     minutes = sum(benchmark.seconds for benchmark in benchmarks) / 60
+    if args.json is not None:
+        check_out(args.json, option="--json")
     if args.dry_run:
         return show_dry_run({"rows": [benchmark.name for benchmark in benchmarks], "minutes": round(minutes, 1)})
     if args.json is not None:
-        check_out(args.json, option="--json")
         args.json.parent.mkdir(parents=True, exist_ok=True)
     return _run(args, benchmarks, f"mcd bench {shlex.join(argv)}".rstrip())
 
@@ -77,7 +79,8 @@ def _chosen(args: BenchArgs) -> list["Benchmark"]:
     """What is to be measured, in the order of the questions. Raises UsageError for an unknown name."""
     by_question = {name: list(importlib.import_module(f"mcd.bench.{name}").benchmarks()) for name in QUESTIONS}
     known = {name: name for name in QUESTIONS} | {one.name: one.name for group in by_question.values() for one in group}
-    named = {choose(name, known, "NAME") for name in args.names}
+    rows = "; or rows, which `mcd bench --full --dry-run` lists"
+    named = {choose(name, known, "NAME", f"{', '.join(QUESTIONS)}{rows}") for name in args.names}
     chosen = [
         one
         for question, benchmarks in by_question.items()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from mcd.options import fault, option_name
+from mcd.options import alternatives, fault, option_name
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def owners_of(kinds: Mapping[str, type], prefix: str) -> dict[str, str]:
     for name, kind in kinds.items():
         for option in options_of(kind):
             names.setdefault(option, []).append(name)
-    return {option: f"{prefix} {' or '.join(of)}" for option, of in names.items()}
+    return {option: f"{prefix} {alternatives(of)}" for option, of in names.items()}
 
 
 def why_unreadable(argv: Sequence[str], arguments: Iterable[Argument], owners: Mapping[str, str]) -> str | None:

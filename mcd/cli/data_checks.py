@@ -32,14 +32,14 @@ def check_name(data: str, option: str = "--data") -> None:
 
 
 def check_language(option: str, model: Denoiser, data: str) -> None:
-    """Raise UsageError when the model given by `option` is of one known language and `data` is another."""
+    """Raise UsageError when the model given by `option` is of one synthetic language and `data` is another."""
     knows, given = language_of_model(model.folder), language_of_data(data)
     if knows is not None and given is not None and knows != given:
         raise UsageError(f"--data {data}: is of {given}, and {option} was trained on {knows}; give data of {knows}")
 
 
 def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> None:
-    """Raise UsageError for text in front of a model of a known language, and for a language a model has no words of.
+    """Raise UsageError for text where the model is of a synthetic language, and for a language whose words it lacks.
 
     tokenizer: that of the model in the folder `model`. option: how the message begins.
     """

@@ -6,9 +6,11 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from mcd.cli.arguments import check_out, parse, show_dry_run
+from annotated_types import Ge
+
+from mcd.cli.arguments import check_out, naming, parse, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
 from mcd.cli.sampling_options import weights_digest
@@ -40,7 +42,7 @@ class DemoArgs(Options):
     """Text, or a prepared folder with the teacher's tokenizer."""
     length: int = 128
     """Tokens per row: 4 to the teacher's length."""
-    num: Count = 64
+    num: Annotated[int, Ge(2)] = 64
     """Samples per row of the table."""
     seed: Seed = 0
     """Seed of training, samples and intervals."""
@@ -73,9 +75,9 @@ class DemoArgs(Options):
 def main(argv: list[str]) -> int:
     args = parse(DemoArgs, argv, "demo")
     refuse_idle(argv, _idle(args))
+    check_out(args.out, folder=True)
     if args.dry_run:
         return show_dry_run({key: str(v) if isinstance(v, Path) else v for key, v in vars(args).items()})
-    check_out(args.out, folder=True)
 
     from mcd.checkpoints.folder import from_pretrained
     from mcd.checkpoints.locate import locate
@@ -86,7 +88,8 @@ def main(argv: list[str]) -> int:
     from mcd.files import write_durably, write_json
 
     started = time.monotonic()
-    teacher = from_pretrained(args.teacher)
+    with naming("--teacher", args.teacher):
+        teacher = from_pretrained(args.teacher)
     longest, process = teacher.config.backbone.length, teacher.config.process
     if process != "masked":
         raise UsageError(f"--teacher {args.teacher}: is {process}; the demo distils a masked model")

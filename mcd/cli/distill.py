@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro import MISSING
 
-from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, set_threads, show_dry_run
+from mcd.cli.arguments import Flat, Threads, check_out, choose, naming, parse, peek, set_threads, show_dry_run
 from mcd.cli.command_line import owners_of
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import DISTILL
@@ -88,6 +88,8 @@ def main(argv: list[str]) -> int:
     args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"))
     refuse_idle(rest, args.objective.idle_options(args.rounds))
     check_teacher(args.objective, args.train)
+    if why := args.objective.nothing_to_learn(args.rounds):
+        raise UsageError(why)
     budget = Budget(steps=args.rounds * args.steps_per_round, rounds=args.rounds)
     config = {
         "command": "distill",
@@ -98,6 +100,7 @@ def main(argv: list[str]) -> int:
         "objective": {"name": args.objective.name, **asdict(args.objective)},
         "train": asdict(args.train) | asdict(budget),
     } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
+    check_out(args.out, folder=True)
     if args.dry_run:
         schedule = [{"round": r + 1, **args.objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule})
@@ -112,9 +115,8 @@ def main(argv: list[str]) -> int:
     from mcd.train.trained_on import data_of_model
 
     set_threads(args.threads)
-    check_out(args.out, folder=True)
     fabric = join(args.train)
-    with first_alone():
+    with first_alone(), naming("--teacher", args.teacher):
         student = from_pretrained(args.teacher, args.weights)
     assert student.folder is not None
     process, longest = student.config.process, student.config.backbone.length

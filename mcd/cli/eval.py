@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mcd.cli.arguments import check_out, parse, set_threads, show_dry_run
+from mcd.cli.arguments import check_out, naming, parse, set_threads, show_dry_run
 from mcd.cli.eval_options import SCORED, EvalArgs, check, idle_options, kind_of_source, scores_likelihood
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
@@ -28,6 +28,8 @@ def main(argv: list[str]) -> int:
     sampler = args.sampling.sampler_for(args.source if kind == "model" else None, argv)
     refuse_idle(argv, idle_in_drawing(sampler))
     work = Evaluation(args, argv, [replace(sampler, steps=steps) for steps in args.steps])
+    check_out(args.out)
+    read_metrics(args.out)
     if args.dry_run:
         return show_dry_run(
             {
@@ -37,8 +39,6 @@ def main(argv: list[str]) -> int:
                 "samplers": [s.protocol() | {"steps": s.steps} for s in work.samplers],
             }
         )
-    check_out(args.out)
-    read_metrics(args.out)
     set_threads(args.sampling.threads)
     rows = getattr(work, kind)()
     if rank() == 0:
@@ -65,7 +65,7 @@ class Evaluation:
         args, length, reference = self.args, self.args.sampling.length, self.args.scoring.reference
         assert reference is not None
         if language_of_data(reference) is not None:
-            raise UsageError(f"--reference {reference}: controls are made of text; this is a known language")
+            raise UsageError(f"--reference {reference}: controls are made of text; this is a synthetic language")
         held_out = HeldOut(self._reference_folder(reference), length, args.seed, args.scoring.borders)
         return held_out.controls(args.num, self._scorer, self._scoring(length))
 
@@ -113,7 +113,8 @@ class Evaluation:
         from mcd.train.trained_on import language_of_model
 
         args, sampling = self.args, self.args.sampling
-        denoiser = open_model(args.source, sampling.weights)
+        with naming("SOURCE", args.source):
+            denoiser = open_model(args.source, sampling.weights)
         assert denoiser.folder is not None
         check_process(self.samplers[0], denoiser)
         length = sampling.length_for(denoiser)
@@ -155,7 +156,8 @@ class Evaluation:
             refuse_idle(
                 self.argv, dict.fromkeys(("--wrap", "--eos-token"), "data is prepared already, in rows of its own")
             )
-        denoiser = open_model(args.source, args.sampling.weights)
+        with naming("SOURCE", args.source):
+            denoiser = open_model(args.source, args.sampling.weights)
         if denoiser.config.process == "locked":
             raise UsageError(
                 f"{args.source}: maps noise to text, and has no likelihood that a bound could be of; eval its samples"

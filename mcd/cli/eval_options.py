@@ -31,8 +31,9 @@ class ScoringOptions(Options):
     scorer_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the scorer; bf16 is about twice as fast. It is part of the protocol."""
     averaging: Literal["pooled", "per-sample"] = "pooled"
-    """How the main Gen PPL is averaged: over all tokens (MDLM), or first within each sample and then over samples
-    (SDTT). Both are stored."""
+    """How the losses of single tokens become one Gen PPL. pooled: their mean over all tokens of all samples, as MDLM
+    reports it. per-sample: the mean within each sample, and then the mean over samples, as SDTT reports it. Choose the
+    one of the paper that you compare with. The file holds both; this one has the interval and is shown."""
     retokenise: bool = True
     """Let the scorer tokenise the text again (MDLM); otherwise it scores the model's ids unchanged (SDTT), which needs
     a scorer of the same vocabulary."""

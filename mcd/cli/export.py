@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
+from mcd.cli.arguments import check_empty, check_out, naming, parse, show_dry_run
 from mcd.files import atomic_folder
 
 
@@ -35,14 +35,14 @@ class ExportArgs:
 
 def main(argv: list[str]) -> int:
     args = parse(ExportArgs, argv, "export")
-    if args.dry_run:
-        return show_dry_run({**asdict(args), "out": str(args.out)})
     check_out(args.out, folder=True)
     check_empty(args.out, f"--out {args.out}")
+    if args.dry_run:
+        return show_dry_run({**asdict(args), "out": str(args.out)})
     from mcd.checkpoints.export import export_mdlm
     from mcd.checkpoints.locate import locate
 
-    with atomic_folder(args.out) as partial:
+    with naming("MODEL", args.model), atomic_folder(args.out) as partial:
         export_mdlm(locate(args.model), partial, args.weights)
     print(f"{args.model} ({args.weights}) written to {args.out} in the layout of MDLM")
     return 0

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
-from mcd.cli.arguments import check_out, parse, show_dry_run
+from mcd.cli.arguments import check_out, naming, parse, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.data.text import Borders
 from mcd.errors import UsageError
-from mcd.options import Count, NotNegative, Options, Positive, Seed, Steps
+from mcd.options import Count, NotNegative, Options, Positive, Seed, Steps, check_distinct
 from mcd.table import print_table, shown
 
 
@@ -42,10 +42,12 @@ class FrontierArgs(Options):
     temperatures: tuple[Positive, ...] = (0.7, 0.8, 0.9, 1.0, 1.1)
     """Temperatures."""
     top_p: tuple[Annotated[float, Gt(0), Le(1)], ...] = (1.0,)
-    """Values of top-p, each combined with every temperature."""
+    """Values of top-p: tokens are drawn from the smallest set whose probabilities sum to this, and 1 is all of them.
+    Every value adds a curve over all temperatures for each model. Give 1 and 0.9, for example, to see whether cutting
+    off unlikely tokens does better than cooling."""
     entropy: tuple[NotNegative, ...] = ()
     """Further entropies (nats) at which models are compared."""
-    num: Count = 128
+    num: Annotated[int, Ge(2)] = 128
     """Samples per model, number of steps, nucleus and temperature."""
     length: int | None = None
     """Tokens per row; the longest each model makes by default."""
@@ -70,27 +72,25 @@ class FrontierArgs(Options):
                 "--greedy`"
             )
         super().__post_init__()
-        if not self.models:
-            raise ValueError("MODEL: name at least one model")
-        if len(set(self.models)) < len(self.models):
-            raise ValueError("MODEL: names a model twice")
-        if len(set(self.temperatures)) < max(2, len(self.temperatures)):
-            raise ValueError("--temperatures: a curve needs at least two, all different")
+        check_distinct("MODEL", self.models)
+        if not self.steps or not self.top_p:
+            raise ValueError("--steps, --top-p: name at least one of each")
+        if len(self.models) * len(self.top_p) < 2:
+            raise ValueError("MODEL: one model has no other to be compared with; name two or more, the teacher first")
+        if len(self.temperatures) < 2:
+            raise ValueError("--temperatures: a curve needs at least two")
         if 1.0 not in self.temperatures and not self.entropy:
             raise ValueError("--temperatures: add 1, at whose entropy models are compared, or name an --entropy")
         if self.scorer == "none":
             raise ValueError("--scorer none: text cannot be compared without one; leave it out")
-        if not self.steps or not self.top_p:
-            raise ValueError("--steps, --top-p: name at least one of each")
 
 
 def main(argv: list[str]) -> int:
     args = parse(FrontierArgs, argv, "frontier")
+    check_out(args.out, folder=True)
     if args.dry_run:
         grid = len(args.models) * len(args.steps) * len(args.temperatures) * len(args.top_p)
         return show_dry_run({"models": args.models, "cells": grid, "samples": grid * args.num})
-    check_out(args.out, folder=True)
-
     from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
     from mcd.eval.laboratory.experiment import Cell, sampler_options
     from mcd.eval.laboratory.lab import Lab
@@ -136,13 +136,14 @@ def main(argv: list[str]) -> int:
 
 
 def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
-    """The known language that all models are of; None for text. Raises UsageError for models that do not compare."""
+    """The synthetic language of all models; None for text. Raises UsageError for models that do not compare."""
     from mcd.checkpoints.folder import from_pretrained
     from mcd.train.trained_on import language_of_model
 
     languages = {}
     for model in args.models:
-        denoiser = from_pretrained(model)
+        with naming("MODEL", model):
+            denoiser = from_pretrained(model)
         languages[model] = language_of_model(denoiser.folder)
         if denoiser.config.process == "autoregressive":
             raise UsageError(

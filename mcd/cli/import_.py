@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 import mcd
-from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
+from mcd.cli.arguments import check_empty, check_out, naming, parse, show_dry_run
 from mcd.errors import UsageError
 from mcd.files import atomic_folder
 from mcd.options import Count, Decay, Options
@@ -73,12 +73,13 @@ def main(argv: list[str]) -> int:
     if args.revision is not None and path.exists():
         raise UsageError(f"--revision {args.revision}: {args.source} is here; only the hub has revisions")
     if path.suffix in FILES and not path.exists():  # and never a hub id
-        raise UsageError(f"{args.source}: no such file")
-    if args.dry_run:
-        return show_dry_run({**asdict(args), "time_conditioned": _conditioning(args, argv), "out": str(args.out)})
+        raise UsageError(f"SOURCE {args.source}: no such file")
     check_out(args.out, folder=True)
     check_empty(args.out, f"--out {args.out}")
-    return _import(args, _conditioning(args, argv))
+    if args.dry_run:
+        return show_dry_run({**asdict(args), "time_conditioned": _conditioning(args, argv), "out": str(args.out)})
+    with naming("SOURCE", args.source):
+        return _import(args, _conditioning(args, argv))
 
 
 def _conditioning(args: ImportArgs, argv: list[str]) -> bool | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Gt, Le
 
-from mcd.cli.arguments import check_out, parse, refused, show_dry_run
+from mcd.cli.arguments import check_out, naming, parse, refused, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError
 from mcd.options import Count, Decay, Options
@@ -43,8 +43,8 @@ class PlanArgs(Options):
     model: a folder, or demo."""
     batch_size: Count = 128
     """Rows per step, of all devices together."""
-    length: Count = 1024
-    """Tokens per row."""
+    length: Count | None = None
+    """Tokens per row; by default 1,024, or the length of the model that --size names."""
     gpus: Count = 1
     """Devices."""
     device: Literal["a100", "h100", "l40s", "cpu"] = "a100"
@@ -58,9 +58,11 @@ class PlanArgs(Options):
     checkpoint_activations: bool = False
     """Keep only the input of each block."""
     teacher: bool = True
-    """Distillation; --no-teacher for `mcd train`."""
+    """Plan `mcd distill`, which holds a second network, the teacher, and runs it forward in every step. --no-teacher
+    plans `mcd train`, which has none."""
     dropout: Decay = 0.1
-    """Above 0, its masks are kept too."""
+    """Dropout rate of the network, as in its config.json; MDLM trains with 0.1. Here it matters only whether it is 0:
+    above 0, each block also keeps the masks of the dropped values for its backward pass, which needs memory."""
     utilisation: Annotated[float, Gt(0), Le(1)] | None = None
     """Share of the peak rate that the products reach. The defaults are 0.4 for a GPU and 0.7 for this CPU; both are
     assumed."""
@@ -98,11 +100,12 @@ def main(argv: list[str]) -> int:
 def _setup(args: PlanArgs) -> "Setup":
     from mcd.train.estimate import Setup
 
+    config = config_of(args.size, args.length, args.dropout, args.teacher)
     with refused():
         return Setup(
-            config_of(args.size, args.length, args.dropout),
+            config,
             args.batch_size,
-            args.length,
+            config.length,
             devices=args.gpus,
             precision=args.precision,
             strategy=args.strategy,
@@ -113,8 +116,9 @@ def _setup(args: PlanArgs) -> "Setup":
         )
 
 
-def config_of(size: str, length: int, dropout: float) -> "DiTConfig":
-    """The backbone of --size. Raises UsageError for an unknown name, and ModelError for a folder without a model."""
+def config_of(size: str, length: int | None, dropout: float, distils: bool) -> "DiTConfig":
+    """The backbone of --size, for rows of `length`. Raises UsageError for an unknown name and for rows longer than a
+    teacher takes (`mcd train --init` lengthens a model), and ModelError for a folder without a model."""
     from mcd.checkpoints.config import read_config
     from mcd.checkpoints.locate import locate
     from mcd.model.dit import SIZES, DiTConfig
@@ -122,13 +126,19 @@ def config_of(size: str, length: int, dropout: float) -> "DiTConfig":
     sizes: dict[str, dict[str, Any]] = {name: {"rows": GPT2, **widths} for name, widths in SIZES.items()}
     sizes["8b"] = LLADA
     if size in sizes:
-        return DiTConfig(**sizes[size], length=length, dropout=dropout)
+        return DiTConfig(**sizes[size], length=length or DiTConfig.length, dropout=dropout)
     if size != "demo" and not Path(size).exists():
         raise UsageError(f"--size {size}: known are {', '.join(sizes)}, demo, or a model's folder")
-    backbone = read_config(locate(size)).backbone
+    with naming("--size", size):
+        backbone = read_config(locate(size)).backbone
     if not isinstance(backbone, DiTConfig):
         raise UsageError(f"--size {size}: is a network of Hugging Face; name one of our transformer")
-    return replace(backbone, length=length, dropout=dropout)
+    if distils and (length or 1) > backbone.length:
+        raise UsageError(
+            f"--length {length}: a teacher of --size {size} takes 1 to {backbone.length} tokens; --no-teacher plans "
+            "`mcd train --init`, which lengthens it"
+        )
+    return replace(backbone, length=length or backbone.length, dropout=dropout)
 
 
 def show(estimate: dict[str, Any]) -> None:

@@ -61,8 +61,10 @@ def main(argv: list[str]) -> int:
     choices: dict[str, Any] = {"data": ""} | ({} if name is None else choose(name, PRESETS, "--preset"))
     args = parse(PrepareArgs, argv, "prepare", PrepareArgs(MISSING, Recipe(**choices), name))
     if args.verify:
-        others = set(options_of(PrepareArgs)) - {"--verify", "--out"}
+        others = set(options_of(PrepareArgs)) - {"--verify", "--out", "--dry-run"}
         refuse_idle(argv, dict.fromkeys(others, "--verify reads only --out"))
+        if args.dry_run:
+            return show_dry_run({"verify": str(args.out)})
         return verify(args.out)
     from mcd.cli.data_checks import check_name
     from mcd.cli.data_option import prepare_shown

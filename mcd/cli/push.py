@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from mcd.cli.arguments import check_empty, check_out, parse, show_dry_run
+from mcd.cli.arguments import check_empty, check_out, naming, parse, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError
 
@@ -45,24 +45,26 @@ def main(argv: list[str]) -> int:
 
     local = is_folder_name(args.hub_id)
     if not local and not HUB_ID.fullmatch(args.hub_id):
-        raise UsageError(f"{args.hub_id}: no hub id; give OWNER/NAME, or a path such as ./FOLDER")
+        raise UsageError(f"HUB_ID {args.hub_id}: no hub id; give OWNER/NAME, or a path such as ./FOLDER")
     if local:
         why = f"{args.hub_id} is a folder here, and no repository of the hub"
         refuse_idle(argv, dict.fromkeys(("--private", "--revision"), why))
+    out = Path(args.hub_id.removeprefix("file://")).expanduser() if local else None
+    if out is not None:
+        check_out(out, folder=True, option="HUB_ID")
+        check_empty(out, f"HUB_ID {args.hub_id}")
     if args.dry_run:
         return show_dry_run(asdict(args))
     from mcd.report.model_card import model_card
 
-    folder = locate(args.model)
-    out = Path(args.hub_id.removeprefix("file://")).expanduser() if local else None
+    with naming("MODEL", args.model):
+        folder = locate(args.model)
     name = f"OWNER/{out.resolve().name}" if out is not None else args.hub_id
     files = published(folder, model_card(folder, name, args.license))
     if out is None:
         where = push_to_hub(files, args.hub_id, args.private, args.revision)
         print(f"{', '.join(files)}: pushed, {where}")
         return 0
-    check_out(out, folder=True, option="HUB_ID")
-    check_empty(out, f"HUB_ID {args.hub_id}")
     write_published(files, out)
     print(f"{', '.join(files)}: written to {out}")
     return 0

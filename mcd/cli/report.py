@@ -8,7 +8,7 @@ import tyro
 
 from mcd.cli.arguments import check_out, parse, show_dry_run
 from mcd.errors import UsageError
-from mcd.options import Options
+from mcd.options import Options, check_distinct
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,15 @@ def main(argv: list[str]) -> int:
     args = parse(ReportArgs, argv, "report")
     if not args.runs:
         raise UsageError("RUN: name at least one run folder")
+    check_distinct("RUN", args.runs)
     title = args.title or f"Report of {', '.join(run.resolve().name for run in args.runs)}"
+    check_page(args.out)
     if args.dry_run:
         return show_dry_run({"runs": [str(run) for run in args.runs], "out": str(args.out), "title": title})
     from mcd.files import write_durably
     from mcd.report.page import page
     from mcd.report.runs import read_runs
 
-    check_page(args.out)
     text = page(read_runs(args.runs), title)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(args.out, text)

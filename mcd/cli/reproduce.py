@@ -73,10 +73,10 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--scale {args.scale}: {args.name} has one scale; leave the option out")
     if args.name in ALONE:
         refuse_idle(argv, dict.fromkeys(("--jobs", "--work"), f"{args.name} trains nothing and is one task"))
-    if args.dry_run:
-        return show_dry_run(_planned(args))
     out = args.out / args.scale
     check_out(out, folder=True)
+    if args.dry_run:
+        return show_dry_run(_planned(args))
     out.mkdir(parents=True, exist_ok=True)
     _write(args, out, _result(args, out))
     return 0

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from mcd.cli.arguments import Flat, check_out, parse, set_threads, show_dry_run
+from mcd.cli.arguments import Flat, check_out, naming, parse, set_threads, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.sampling_options import SamplingOptions, check_process, fitted, idle_in_drawing, weights_digest
 from mcd.data.text import Borders
@@ -88,12 +88,12 @@ def main(argv: list[str]) -> int:
         from mcd.data.template import parse_template
 
         parse_template(args.template)
+    if args.out:
+        check_out(args.out)
     if args.dry_run:
         return show_dry_run(
             {"model": args.model, "num": args.num, "seed": args.seed, "borders": args.borders, **sampler.protocol()}
         )
-    if args.out:
-        check_out(args.out)
     _sample(args, argv, sampler)
     return 0
 
@@ -109,7 +109,8 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     from mcd.train.ranks import broadcast, rank
 
     set_threads(args.sampling.threads)
-    denoiser = open_model(args.model, args.sampling.weights)
+    with naming("MODEL", args.model):
+        denoiser = open_model(args.model, args.sampling.weights)
     first_process = rank() == 0  # only here: opening the model connects the processes
     check_process(sampler, denoiser)
     assert denoiser.folder is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tyro import MISSING
 
-from mcd.cli.arguments import Flat, Threads, check_out, choose, parse, peek, refused, set_threads, show_dry_run
+from mcd.cli.arguments import Flat, Threads, check_out, choose, naming, parse, peek, refused, set_threads, show_dry_run
 from mcd.cli.command_line import owners_of
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import OURS, TRAIN, ModelSize
@@ -88,6 +88,7 @@ def main(argv: list[str]) -> int:
         "objective": {"name": args.objective.name, **asdict(args.objective)},
         "train": asdict(args.train) | asdict(budget),
     } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
+    check_out(args.out, folder=True)
     if args.dry_run:
         return show_dry_run(config)
 
@@ -99,10 +100,9 @@ def main(argv: list[str]) -> int:
     from mcd.train.ranks import first_alone
 
     set_threads(args.threads)
-    check_out(args.out, folder=True)
     fabric, student = join(args.train), None
     if args.init is not None:
-        with first_alone():
+        with first_alone(), naming("--init", args.init):
             student = from_pretrained(args.init)
         process = student.config.process
         if not args.objective.takes(process):

@@ -103,7 +103,7 @@ def _one_end(documents: list[str]) -> Documents:
 def writer_of(tokenizer: Tokenizer, folder: Path | None = None, borders: Borders = "kept") -> Writer:
     """The writer of a model's tokenizer, from its folder; its end of text is that of prepared data (`end_of_text`).
 
-    Without one, as in a known language whose rows are one stream, no border can be kept.
+    Without one, as in a synthetic language whose rows are one stream, no border can be kept.
     """
     try:
         return Writer(tokenizer, end_of_text(tokenizer, None if folder is None else str(folder)).id, borders)

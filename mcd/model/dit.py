@@ -46,7 +46,9 @@ class DiTConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
-            raise ValueError(f"--hidden {self.hidden}: must be an even multiple of --heads {self.heads}")
+            raise ValueError(
+                f"--hidden {self.hidden} --heads {self.heads}: the first must be an even multiple of the second"
+            )
 
     @property
     def block_parameters(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mcd.model.adapted.network import Adapted
 from mcd.model.backbone import Backbone
-from mcd.options import Decay, Natural, Options, Positive
+from mcd.options import Decay, Natural, Options, Positive, option_name
 
 ADAPTER = "default"
 """The name of the one adapter that PEFT is asked for."""
@@ -37,9 +37,10 @@ class LoRA(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        others = (self.lora_alpha, self.lora_targets, self.lora_dropout, self.lora_dtype)
-        if not self.lora_rank and others != (None, (), 0.0, "float32"):
-            raise ValueError("--lora-rank 0: there is no LoRA, so give --lora-rank or leave the other options out")
+        plain = {"lora_alpha": None, "lora_targets": (), "lora_dropout": 0.0, "lora_dtype": "float32"}
+        others = (option_name(name) for name, value in plain.items() if getattr(self, name) != value)
+        if not self.lora_rank and (named := ", ".join(others)):
+            raise ValueError(f"{named}: without --lora-rank there is no LoRA; give --lora-rank, or leave this out")
 
     @property
     def alpha(self) -> float:

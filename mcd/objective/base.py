@@ -80,6 +80,13 @@ class Objective(Options, ABC):
         """The options that have no effect, given the values of the others in a run of `rounds`: option to reason."""
         return {}
 
+    def nothing_to_learn(self, rounds: int) -> str | None:
+        """Why the student, a copy of the teacher, has nothing to learn in `rounds` rounds; None where it has.
+
+        A reason begins with the option to change.
+        """
+        return None
+
     def without_gap(self) -> "Objective":
         """This method with nothing to learn: for equal weights its distillation term is zero and it has no other.
 

@@ -42,9 +42,11 @@ class CD4LM(Objective):
     student_max: Share = 0.9
     """Largest share masked for the student."""
     share_min: Share = 0.3
-    """Smallest ratio of the teacher's masked share to the student's; drawn uniformly, per row."""
+    """Smallest ratio of what is masked for the teacher to what is masked for the student. Each row draws its ratio
+    evenly between this and --share-max. At 0.3, the teacher sees most of what the student has to guess: the smaller the
+    ratio, the larger the leap that the student learns. The paper's range is 0.3 to 0.7."""
     share_max: Share = 0.7
-    """Largest such ratio; 1 is no gap."""
+    """Largest such ratio; at 1 the teacher sees no more than the student, so there is nothing to leap."""
     teacher_min: Share = 0.1
     """Lower limit of the teacher's masked share, which never exceeds the student's."""
     teacher_max: Share = 0.6
@@ -60,8 +62,9 @@ class CD4LM(Objective):
     region: Literal["student", "both"] = "student"
     """Where the KL is taken: wherever the student is masked (CD4LM), or where both are."""
     clamp: Positive | None = None
-    """Largest mean of either term over its tokens; the public code has 5. Off by default, because a term above it has
-    no gradient: nothing is learnt from the worst batches."""
+    """Upper limit of each of the two loss terms, in nats per token of a batch; the public code has 5. It keeps single
+    bad batches from disturbing a run, but a term above the limit has no gradient, so nothing is learnt from such a
+    batch. Leave it off unless the loss jumps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

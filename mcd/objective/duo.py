@@ -58,7 +58,9 @@ class Duo(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alpha_min >= self.alpha_max:
-            raise ValueError(f"--alpha-min {self.alpha_min}: must be below --alpha-max {self.alpha_max}")
+            raise ValueError(
+                f"--alpha-min {self.alpha_min} --alpha-max {self.alpha_max}: the first must be below the second"
+            )
 
     def at_progress(self, progress: float) -> float | None:
         """tau, the temperature of the soft tokens; None when the curriculum is over."""

@@ -39,7 +39,10 @@ class MCD(CoolingTeacher):
     distils: ClassVar[bool] = True
 
     delta0: Decay = 1 / 512
-    """Gap t - s of the first round; 0 leaves only the matching of tempered predictions (tau-only)."""
+    """Time gap t - s of the first round: how far ahead of the student the teacher looks. A gap of delta shows the
+    teacher delta times the length of a row in further tokens, on average. Begin with about 2 tokens: 1/512 at length
+    1,024 (the paper), 1/64 at length 128. With 0 the teacher sees what the student sees, so that only its temperature
+    is learnt (tau-only)."""
     tau0: Positive = 0.96
     """Teacher's temperature in the first round."""
     tau_step: float = 0.03
@@ -51,7 +54,10 @@ class MCD(CoolingTeacher):
     region: Literal["both", "student"] = "both"
     """Where the KL is taken: where both are masked (the paper), or wherever the student is."""
     coupling: Literal["shared", "independent"] = "shared"
-    """shared u (the paper), or an independent one for the teacher's state."""
+    """How the two states of a row are related. shared (the paper): one random number per token decides in both states
+    whether it is hidden, so the teacher sees all that the student sees, and a little more. independent: the teacher's
+    state is drawn by itself, so it may hide what the student sees; this is an ablation, which shows why the pair must
+    lie on one path."""
     order: str = "iid"
     """Joint distribution of the u of a row (see --order of `mcd sample`); iid is the paper's."""
 
@@ -59,6 +65,10 @@ class MCD(CoolingTeacher):
         super().__post_init__()
         if self.order not in ORDERS:
             raise ValueError(f"--order {self.order}: known are {', '.join(ORDERS)}")
+
+    def nothing_to_learn(self, rounds: int) -> str | None:
+        """As without a gap in general; but independent states differ also then."""
+        return super().nothing_to_learn(rounds) if self.coupling == "shared" else None
 
     def idle_options(self, rounds: int) -> dict[str, str]:
         idle = super().idle_options(rounds)

@@ -47,7 +47,7 @@ class NELBO(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.t_min >= self.warm_t:
-            raise ValueError(f"--t-min {self.t_min}: must be below --warm-t {self.warm_t}")
+            raise ValueError(f"--t-min {self.t_min} --warm-t {self.warm_t}: the first must be below the second")
 
     def at_progress(self, progress: float) -> tuple[bool, float]:
         """Whether it is the warm start, and the ceiling of t."""

@@ -14,7 +14,8 @@ class WideningGap(Objective):
     """A distillation across a gap of delta0 * delta_growth^r in round r (from 0), at most 1 (paper, Algorithm 1)."""
 
     delta0: Decay = 1 / 512
-    """Gap t - s of the first round."""
+    """Time gap t - s of the first round: how far ahead of the student the teacher looks. Begin with about 2 tokens of a
+    row: 1/512 at length 1,024, 1/64 at length 128."""
     delta_growth: Annotated[float, Ge(1)] = 2.0
     """Factor of the gap from round to round."""
 
@@ -43,7 +44,7 @@ class CoolingTeacher(WideningGap):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tau0 < self.tau_min:
-            raise ValueError(f"--tau0 {self.tau0}: must be at least --tau-min {self.tau_min}")
+            raise ValueError(f"--tau-min {self.tau_min} --tau0 {self.tau0}: the first must not be above the second")
 
     def tau(self, round: int) -> float:
         """The teacher's temperature in a round."""
@@ -52,6 +53,12 @@ class CoolingTeacher(WideningGap):
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """The gap and the temperature of a round."""
         return {"delta": self.delta(round), "tau": self.tau(round)}
+
+    def nothing_to_learn(self, rounds: int) -> str | None:
+        """Without a gap, a teacher of temperature 1 predicts what its copy predicts."""
+        if self.delta0 > 0.0 or any(self.tau(round) != 1.0 for round in range(rounds)):
+            return None
+        return "--delta0 0: without a gap, a teacher of temperature 1 teaches nothing; give --delta0, or another --tau0"
 
     def idle_options(self, rounds: int) -> dict[str, str]:
         """Further the step of the temperature, where there is one round."""

@@ -41,7 +41,9 @@ class SDTT(WideningGap):
     distils: ClassVar[bool] = True
 
     delta0: Decay = 1 / 1024
-    """Size of ONE step of the teacher in the first round; a target looks up to (k - 1) of them ahead."""
+    """Size of one time step of the teacher in the first round. The student learns to do k such steps at once, and its
+    targets look up to k - 1 of them ahead. Begin with one or two tokens of a row: 1/1024 at length 1,024 (the paper),
+    1/64 at length 128."""
     delta_growth: Annotated[float, Ge(1)] = 2.0
     """Factor of the step from round to round; the public code takes k."""
     k: Count = 2
@@ -54,12 +56,23 @@ class SDTT(WideningGap):
     """Divide the sum by all B L positions, like the other methods here, or by the number of masked tokens, like
     SDTT's own code."""
     time_grid: Literal["correct", "public"] = "correct"
-    """correct, or public: the step times of the public code, t + (1 - t)(t - k delta) instead of t, by which the
-    first
-    step reveals about delta / (t (2 - t)) of the masked tokens, not delta / t. A teacher with a time input gets those
-    times."""
+    """At which times the teacher takes its k steps. correct: at t, t - delta and so on, as the paper says. public: at
+    the times of the paper's code, which begins at t + (1 - t)(t - k delta), so that its first step reveals about
+    delta / (t (2 - t)) of the masked tokens instead of delta / t. Use public only to repeat results of that code."""
     tau0: Positive = 1.0
     """Temperature of the targets, in all rounds, for ablations: SDTT has none. The teacher's own draws stay at 1."""
+
+    def nothing_to_learn(self, rounds: int) -> str | None:
+        """A teacher that looks ahead by nothing, at temperature 1, predicts what its copy predicts."""
+        if self.tau0 != 1.0 or (self.k - 1) * self.delta0 > 0.0:
+            return None
+        option = "--k 1" if self.k == 1 else "--delta0 0"
+        return f"{option}: a teacher that does not look ahead teaches nothing at --tau0 1; give --k 2 and a --delta0"
+
+    def idle_options(self, rounds: int) -> dict[str, str]:
+        """Further the gap, where one step of the teacher is one of the student and nothing is looked ahead."""
+        alone = dict.fromkeys(("--delta0", "--delta-growth"), "--k 1 does not look ahead")
+        return super().idle_options(rounds) | (alone if self.k == 1 and self.time_grid == "correct" else {})
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """One teacher step, how far k of them look ahead, and the temperature of a round."""

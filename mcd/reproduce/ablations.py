@@ -1,4 +1,4 @@
-"""The ablations that the paper leaves open, on a known language, three seeds each."""
+"""The ablations that the paper leaves open, on a synthetic language, three seeds each."""
 
 from pathlib import Path
 from typing import Any

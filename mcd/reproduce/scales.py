@@ -107,12 +107,12 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
 
 
 def language_data(language: str) -> Training:
-    """The token streams of a known language, which all its trainings share."""
+    """The token streams of a synthetic language, which all its trainings share."""
     return Training(f"data/{language}", ("prepare", "--data", language, "--length", "64"))
 
 
 def language_teacher(language: str, seed: int, process: str = "mdlm", hidden: int = LANGUAGE_SIZE) -> Training:
-    """A teacher of a known language."""
+    """A teacher of a synthetic language."""
     size = "" if hidden == LANGUAGE_SIZE else f"-h{hidden}"
     kind = {"mdlm": (), "duo": UNIFORM}[process]
     options = ("--data", f"@data/{language}", *LANGUAGE_TRAINING, "--hidden", str(hidden))
@@ -129,7 +129,7 @@ def language_student(
     rounds: int = ROUNDS,
     hidden: int = LANGUAGE_SIZE,
 ) -> Training:
-    """A student of a known language; `options` override the method's, and `variant` then names the run."""
+    """A student of a synthetic language; `options` override the method's, and `variant` then names the run."""
     teacher = language_teacher(language, seed, TEACHER_OF[method], hidden)
     budget = (*_budget(rounds, LANGUAGE_ROUND), "--batch-size", "32", "--threads", "1", "--seed", str(seed))
     command = ("distill", method, "--teacher", f"@{teacher.name}", "--recipe", "cpu", *budget, *_look_ahead(method))

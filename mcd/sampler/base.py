@@ -65,9 +65,10 @@ class Sampler(Options, ABC):
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Nucleus: tokens are drawn from the smallest set whose probabilities sum to this."""
     rows_per_call: Natural = 0
-    """Rows of every network call, padded. 0 takes as many as make 512 tokens (341 at width 768), at least 1. The number
-    is fixed, so that what shares a call never changes a row. Another number is another shape of matrix products, whose
-    last bits may differ and now and then change a draw."""
+    """How many rows go through the network together. 0, the default, takes as many as make 512 tokens (fewer for a
+    model wider than 512), which is fast on a CPU; a GPU may be faster with more, such as 64. Every call has exactly
+    this many rows, filled up where there are fewer, so a row does not depend on the rows drawn with it. Another number
+    changes the last bits of the matrix products, and now and then a token."""
 
     def __post_init__(self) -> None:
         if self.temperature == 0.0:

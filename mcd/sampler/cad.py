@@ -27,9 +27,11 @@ class CAD(Confidence):
     block: Natural = 32
     """Masked tokens per block; blocks are filled from left to right. 0: the whole row is one block."""
     threshold: float = 0.95
-    """Score from which on a token is sure. It needs --steps near the number of masked tokens to matter: a block has its
-    share of them, and the last reveals what is left. It is in [0, 1] for the scores top and margin, and at most 0 for
-    entropy (negative, in nats)."""
+    """How sure the model must be of a token, by its --score, to reveal it together with others. The paper has 0.95; a
+    lower value reveals more tokens in a step, which is faster and less careful. It has an effect only if --steps is
+    near the number of masked tokens: each block has its share of the steps, and the last of them reveals all that is
+    left. For the scores top and margin the value is in [0, 1]; for entropy it is minus the entropy in nats, at most 0,
+    such as -0.2."""
     cap: Count = 4
     """Most tokens that a step reveals, except the last of a block."""
 

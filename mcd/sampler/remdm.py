@@ -33,10 +33,12 @@ class ReMDM(Sampler):
     remasks: ClassVar[bool] = True
 
     remasking: Literal["cap", "rescale"] = "cap"
-    """How eta sets sigma, the probability that a step masks a token again: cap (eta, or the largest possible value
-    if that is smaller) or rescale (eta times the largest possible value)."""
+    """How often a step masks generated tokens again, so that they are drawn anew. The process allows a largest
+    probability, which is high at first and falls to 0 in the last step. cap uses --eta itself until that limit is
+    lower, so remasking is even until near the end; rescale uses eta times the limit, so it is strongest at first."""
     eta: Share = 0.04
-    """Strength of remasking; 0 never masks again."""
+    """Strength of remasking: 0 never masks a token again. Small values are enough, because it acts in every step; more
+    steps give it more chances to correct a token."""
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:

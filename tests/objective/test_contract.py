@@ -122,13 +122,13 @@ def test_one_row_of_one_token_is_a_batch(objective, student_of, tiny, loss_of):
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("nelbo", {"t_min": 0.5}, "--t-min 0.5: must be below --warm-t 0.3"),
-        ("duo", {"alpha_min": 0.95}, "--alpha-min 0.95: must be below --alpha-max 0.945"),
+        ("nelbo", {"t_min": 0.5}, "--t-min 0.5 --warm-t 0.3: the first must be below the second"),
+        ("duo", {"alpha_min": 0.95}, "--alpha-min 0.95 --alpha-max 0.945: the first must be below the second"),
         ("duo", {"alpha_max": 1.0}, r"--alpha-max 1.0: must be in \(0, 1\)"),
         ("mcd", {"delta0": 1.0}, r"--delta0 1.0: must be in \[0, 1\)"),
         ("mcd", {"delta_growth": 0.5}, "--delta-growth 0.5: must be at least 1"),
         ("mcd", {"tau_step": math.inf}, "--tau-step inf: must be finite"),
-        ("mcd", {"tau0": 0.01}, "--tau0 0.01: must be at least --tau-min 0.05"),
+        ("mcd", {"tau0": 0.01}, "--tau-min 0.05 --tau0 0.01: the first must not be above the second"),
         ("mcd", {"order": "wild"}, "--order wild: known are iid, stratified"),
         ("sdtt", {"k": 0}, "--k 0: must be at least 1"),
         ("cd4lm", {"student_min": 0.95}, "--student-min 0.95 --student-max 0.9: the first must not be above"),
@@ -143,3 +143,31 @@ def test_one_row_of_one_token_is_a_batch(objective, student_of, tiny, loss_of):
 def test_bad_options_are_named(name, options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         OBJECTIVES[name](**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "option"),
+    [
+        ("mcd", {"delta0": 0.0, "tau0": 1.0, "tau_step": 0.0}, "--delta0 0"),
+        ("mcd", {"delta0": 0.0, "tau0": 1.0}, None),  # later rounds are cooler
+        ("mcd", {"delta0": 0.0, "tau0": 1.0, "tau_step": 0.0, "coupling": "independent"}, None),
+        ("mcd", {"delta0": 0.0}, None),  # tau-only
+        ("mcd", {}, None),
+        ("duo-dcd", {"delta0": 0.0}, "--delta0 0"),
+        ("duo-dcd", {}, None),
+        ("sdtt", {"k": 1}, "--k 1"),
+        ("sdtt", {"delta0": 0.0}, "--delta0 0"),
+        ("sdtt", {"k": 1, "tau0": 0.9}, None),
+        ("sdtt", {}, None),
+        ("cd4lm", {}, None),
+    ],
+)
+def test_a_method_says_where_there_is_nothing_to_learn(name, options, option, tiny, loss_of):
+    """And then the loss of a copy of the teacher is zero; else it, or its gradient, is not."""
+    objective = OBJECTIVES[name](**options)
+    why = objective.nothing_to_learn(rounds=2)
+    assert why is None if option is None else why is not None and why.startswith(option)
+    if option is not None:
+        process = objective.process
+        loss = loss_of(objective, (tiny(process=process), tiny(process=process)), torch.zeros(2, 8, dtype=torch.int64))
+        assert loss.total.abs() < 1e-6

@@ -150,7 +150,7 @@ def test_frontier_of_models_of_a_language(tmp_path, hmm_model, capsys):
         ("model1", "model0", "tv_bigram"),
     }
     for changed, said in (
-        ([*argv[:2], *argv[1:]], "names a model twice"),
+        ([*argv[:2], *argv[1:]], "MODEL: names "),
         ([*argv, "--top-p", "2"], "--top-p 2.0"),
         ([*argv, "--length", "99"], "--length 99"),
         ([*argv, "--temperatures", "nan", "1"], "--temperatures nan"),

@@ -8,8 +8,8 @@ from mcd.train.config import Budget, TrainConfig
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({}, "exactly one of --steps and --minutes"),
-        ({"steps": 1, "minutes": 1.0}, "exactly one of --steps and --minutes"),
+        ({}, "--steps None --minutes None: give exactly one of them"),
+        ({"steps": 1, "minutes": 1.0}, "--steps 1 --minutes 1.0: give exactly one of them"),
         ({"steps": 0}, "--steps 0"),
         ({"steps": -5}, "--steps -5"),
         ({"minutes": 0.0}, "--minutes 0.0"),
@@ -35,7 +35,7 @@ def test_progress_goes_from_0_to_1():
     [
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
         ({"accumulate": 0}, "--accumulate 0: must be at least 1"),
-        ({"batch_size": 6, "accumulate": 4}, "--accumulate 4: must divide --batch-size 6"),
+        ({"batch_size": 6, "accumulate": 4}, "--batch-size 6 --accumulate 4: the second must divide the first"),
         ({"lr": -1.0}, "--lr -1.0"),
         ({"clip_norm": 0.0}, "--clip-norm 0.0"),
         ({"log_every": 0}, "--log-every 0"),

@@ -125,7 +125,7 @@ LANGUAGES: dict[str, Callable[[], Language]] = {"markov": markov, "hmm": hmm, "g
 
 
 def language_of_data(data: str) -> str | None:
-    """The known language that `data` names, or that a prepared folder was made from; None for text."""
+    """The synthetic language that `data` names, or that a prepared folder was made from; None for text."""
     source = read_manifest(Path(data))["recipe"]["source"] if is_prepared(data) else data
     return source if source in LANGUAGES else None
 

@@ -36,7 +36,7 @@ class Training:
 class Cell:
     """One set of samples: which model, drawn how, scored by what. Its fields are all that the numbers depend on.
 
-    model: a training's name, a folder, a hub id, `demo`, or `exact:NAME`, the exact denoiser of a known language.
+    model: a training's name, a folder, a hub id, `demo`, or `exact:NAME`, the exact denoiser of a synthetic language.
     round: the model after that round; None for the last one. options: of the sampler, by name (`sampler_options`).
     scorer: None to count only tokens, or where a `language` gives exact likelihoods.
     """

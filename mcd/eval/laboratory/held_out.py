@@ -35,8 +35,8 @@ class HeldOut:
     ) -> list[dict[str, Any]]:
         """The rows `text` and `shuffled` (its words in random order), of `num` rows spread over the documents.
 
-        language: the known language that the data is of, whose truth then judges both; what `text` differs by is the
-        floor. Raises UsageError as `check_scorer`.
+        language: the synthetic language of the data, whose truth then judges both; what `text` differs by is the floor.
+        Raises UsageError as `check_scorer`.
         """
         ids = spread_rows(self.loader, num).tolist()
         texts = [self.writer.documents(row) for row in ids]

@@ -77,7 +77,7 @@ def test_lora_from_the_command_line(published, text, tmp_path, capsys):
     assert distil("mcd", teacher, text, tmp_path / "other", "--lora-rank", "2", "--lora-targets", "nose") == 2
     assert "--lora-targets nose: is no linear layer" in capsys.readouterr().err
     assert distil("mcd", teacher, text, tmp_path / "other", "--lora-alpha", "2") == 2
-    assert "--lora-rank 0" in capsys.readouterr().err
+    assert "--lora-alpha: without --lora-rank" in capsys.readouterr().err
     assert distil("mcd", "demo", text, tmp_path / "other", "--lora-rank", "2") == 2
     assert "--lora-rank 2: is for networks of Hugging Face" in capsys.readouterr().err
 

@@ -183,8 +183,8 @@ def test_the_factors_are_a_function_of_the_seed(model):
         ({"lora_rank": 2, "lora_alpha": 0.0}, "--lora-alpha 0.0"),
         ({"lora_rank": 2, "lora_alpha": float("inf")}, "--lora-alpha inf"),
         ({"lora_rank": 2, "lora_dropout": 1.0}, "--lora-dropout 1.0"),
-        ({"lora_alpha": 2.0}, "--lora-rank 0: there is no LoRA"),
-        ({"lora_targets": ("query",)}, "--lora-rank 0: there is no LoRA"),
+        ({"lora_alpha": 2.0}, "--lora-alpha: without --lora-rank there is no LoRA"),
+        ({"lora_targets": ("query",)}, "--lora-targets: without --lora-rank there is no LoRA"),
     ],
 )
 def test_bad_options_are_named(options, match):
