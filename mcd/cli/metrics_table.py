@@ -14,11 +14,11 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     for note in (note for row in samples for note in notes(row)):
         print(note)
     compared = [row for row in samples if row.get("energy") is not None]
-    _print(compared, _comparison, "steps", "features", "energy", "95 % interval", "real text", "MAUVE", "real text")
+    _print(compared, _comparison, "steps", "by", "energy", "95 % interval", "real text", "MAUVE", "ceiling")
     known = [row for row in samples if "tv_bigram" in row]
     _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
-    _print(likelihoods, _likelihood, "text", "nats/token", "s.e.", "PPL", "bits/byte", "95 % interval", "rows")
+    _print(likelihoods, _likelihood, "text", "nats/token", "PPL", "bits/byte", "95 % interval", "rows")
     infilled = [
         one | {key: row[key] for key in ("model", "text")} for row in likelihoods for one in row.get("infilled", ())
     ]
@@ -94,12 +94,13 @@ def _samples(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _comparison(row: dict[str, Any]) -> tuple[str, ...]:
+    digits = 2 if row["energy_floor"] >= 0.1 else 4  # vectors of length 1 are never far apart
     return (
         str(row["steps"] or "-"),
         (row.get("protocol") or {}).get("features") or "scorer",
-        f"{row['energy']:.3g}",
-        f"{row['energy_lo']:.3g} to {row['energy_hi']:.3g}",
-        f"<{row['energy_floor']:.3g}",
+        f"{row['energy']:.{digits}f}",
+        f"{row['energy_lo']:.{digits}f} to {row['energy_hi']:.{digits}f}",
+        f"<{row['energy_floor']:.{digits}f}",
         shown(row.get("mauve"), ".3f"),
         shown(row.get("mauve_ceiling"), ".3f"),
     )
@@ -111,12 +112,11 @@ def _truth(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _likelihood(row: dict[str, Any]) -> tuple[str, ...]:
-    lo, hi = row.get("valid_bpb_lo"), row.get("valid_bpb_hi")
+    lo, hi, error = row.get("valid_bpb_lo"), row.get("valid_bpb_hi"), row["valid_nelbo_se"]
     return (
         Path(row["text"]).name,
-        f"{row['valid_nelbo']:.4f}",
-        shown(row["valid_nelbo_se"], ".4f"),
-        f"{row['valid_ppl']:.2f}",
+        f"{row['valid_nelbo']:.3f}" + ("" if error is None else f"±{error:.3f}"),
+        f"{row['valid_ppl']:.1f}",
         shown(row.get("valid_bpb"), ".3f"),
         "-" if lo is None or hi is None else f"{lo:.3f}-{hi:.3f}",
         str(row["rows"]),
