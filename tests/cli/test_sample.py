@@ -14,7 +14,7 @@ from mcd.cli.main import main
 from mcd.cli.sample import states_as_text
 from mcd.data.loader import open_loader
 from mcd.data.manifest import read_manifest
-from mcd.data.tokenizer import tokenizer_of_model
+from mcd.data.tokenizer import load_tokenizer
 
 SAMPLE = ["sample", "demo", "--length", "16", "--steps", "3", "--threads", "1"]
 
@@ -71,7 +71,7 @@ def test_rows_of_an_older_stamp_are_continued(tmp_path):
 
 @pytest.mark.heavy
 def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
-    eos = tokenizer_of_model(locate("demo"), 2048).token_to_id("<|endoftext|>")
+    eos = load_tokenizer(locate("demo")).token_to_id("<|endoftext|>")
     for more, has in (([], False), (["--special-tokens"], True)):
         out = tmp_path / f"{has}.jsonl"
         assert main([*SAMPLE, "--template", r"<|endoftext|>\[MASK][MASK]", "--out", str(out), *more]) == 0

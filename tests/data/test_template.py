@@ -1,22 +1,23 @@
 """Templates as ids: the given text is kept, masks begin where words do, and slips in [MASK] are refused."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from mcd.checkpoints.locate import locate
 from mcd.data.encoder import text_tokenizer
 from mcd.data.template import parse_template, read_template
 from mcd.data.token_texts import token_texts
-from mcd.data.tokenizer import tokenizer_of_model, train_bpe, with_special_tokens, word_tokenizer
+from mcd.data.tokenizer import load_tokenizer, train_bpe, with_special_tokens, word_tokenizer
 from mcd.errors import DataError
 
 BLANK = 10**6
 MASK = "<own mask>"
-DEMO = tokenizer_of_model(locate("demo"), 2048)
+ENGLISH = load_tokenizer(Path(__file__).with_name("bpe_2048.json"))
+"""A byte-level BPE of 2,048 tokens of the bundled corpus."""
 CHARACTERS = Tokenizer(models.BPE({chr(i): i for i in range(128)}, []))
 CHARACTERS.decoder = decoders.Fuse()
 SNOW = train_bpe(["the state of the union is strong"], 257)
@@ -51,10 +52,10 @@ def text_of(tokenizer, template, length=64):
 
 
 def test_a_space_before_a_mask_is_the_masks(family):
-    tokens = [DEMO.id_to_token(i) for i in given_part(DEMO, "My fellow citizens, [MASK:12]")]
+    tokens = [ENGLISH.id_to_token(i) for i in given_part(ENGLISH, "My fellow citizens, [MASK:12]")]
     assert tokens == ["M", "y", "Ġfe", "llow", "Ġcitizens", ","]  # was: ",", "Ġ"
-    assert given_part(DEMO, "My fellow citizens, ") == given_part(DEMO, "My fellow citizens,[MASK:12]")
-    assert DEMO.id_to_token(given_part(DEMO, "My fellow citizens, [MASK:12] peace")[-1]) == "Ġpeace"
+    assert given_part(ENGLISH, "My fellow citizens, ") == given_part(ENGLISH, "My fellow citizens,[MASK:12]")
+    assert ENGLISH.id_to_token(given_part(ENGLISH, "My fellow citizens, [MASK:12] peace")[-1]) == "Ġpeace"
     metaspace = family("metaspace first")
     tokens = [metaspace.id_to_token(i) for i in given_part(metaspace, "the house [MASK:2] river [MASK]")]
     assert tokens == ["▁the", "▁house", None, None, "▁river"]
@@ -170,12 +171,12 @@ def test_what_a_normalizer_changes_is_told_and_what_is_lost_is_refused(family):
 
 
 def test_special_tokens_are_text_unless_asked_for():
-    eos = DEMO.token_to_id("<|endoftext|>")
+    eos = ENGLISH.token_to_id("<|endoftext|>")
     template = "peace<|endoftext|>[MASK]"
-    assert eos not in read_template(DEMO, template, 2048, 32).ids
-    assert text_of(DEMO, template) == "peace<|endoftext|>\0"
-    ids = given_part(with_special_tokens(DEMO), template)
-    assert ids[-1] == eos and ids[:-1] == given_part(DEMO, "peace[MASK]")
+    assert eos not in read_template(ENGLISH, template, 2048, 32).ids
+    assert text_of(ENGLISH, template) == "peace<|endoftext|>\0"
+    ids = given_part(with_special_tokens(ENGLISH), template)
+    assert ids[-1] == eos and ids[:-1] == given_part(ENGLISH, "peace[MASK]")
 
 
 def test_the_mask_may_be_a_token_of_the_tokenizer(family):
@@ -184,32 +185,32 @@ def test_the_mask_may_be_a_token_of_the_tokenizer(family):
     house = tokenizer.token_to_id("house")
     ids = read_template(tokenizer, "house [MASK:2] house", mask, 6).ids
     assert ids == [house, mask, mask, house, mask, mask]
-    with_mask = Tokenizer.from_str(DEMO.to_str())
+    with_mask = Tokenizer.from_str(ENGLISH.to_str())
     with_mask.add_special_tokens(["[MASK]"])
     literal = read_template(text_tokenizer(with_mask.to_str()), r"house \[MASK] house [MASK]", 2048, 16).ids
-    assert literal == read_template(DEMO, r"house \[MASK] house [MASK]", 2048, 16).ids
-    assert DEMO.decode(literal[: literal.index(2048)]) == "house [MASK] house"
+    assert literal == read_template(ENGLISH, r"house \[MASK] house [MASK]", 2048, 16).ids
+    assert ENGLISH.decode(literal[: literal.index(2048)]) == "house [MASK] house"
     with pytest.raises(DataError, match=r"reads a part of .* as the mask"):
         read_template(with_special_tokens(with_mask), r"house \[MASK] house [MASK]", 2048, 16)
 
 
 def test_length():
     template = "The dogmas of the quiet past [MASK:5]"
-    n = len(given_part(DEMO, template)) + 5
-    assert read_template(DEMO, template, 2048, n).ids[-5:] == [2048] * 5
+    n = len(given_part(ENGLISH, template)) + 5
+    assert read_template(ENGLISH, template, 2048, n).ids[-5:] == [2048] * 5
     with pytest.raises(DataError, match=f"--template: is longer than --length {n - 1}"):
-        read_template(DEMO, template, 2048, n - 1)
+        read_template(ENGLISH, template, 2048, n - 1)
     for text in ("The dogmas", "[MASK:99999999999999999999]", "[MASK:3][MASK:9]", "a [MASK:9999] b"):
         with pytest.raises(DataError, match="longer than --length 4"):
-            read_template(DEMO, text + " of the quiet past", 2048, 4)
-    past = len(given_part(DEMO, "the past"))
+            read_template(ENGLISH, text + " of the quiet past", 2048, 4)
+    past = len(given_part(ENGLISH, "the past"))
     with pytest.raises(DataError, match="leaves nothing to write"):
-        read_template(DEMO, "the past", 2048, past)
-    assert read_template(DEMO, "", 2048, 3).ids == [2048] * 3
+        read_template(ENGLISH, "the past", 2048, past)
+    assert read_template(ENGLISH, "", 2048, 3).ids == [2048] * 3
     # the space is the next word's only where there is room for one
-    assert read_template(DEMO, "[MASK]the past ", 2048, past + 3).ids[-2:] == [2048] * 2
-    assert DEMO.id_to_token(read_template(DEMO, "[MASK]the past ", 2048, past + 2).ids[-1]) is None
-    assert read_template(DEMO, "[MASK] past ", 2048, 3).ids == [2048, DEMO.token_to_id("Ġpast"), 2048]
+    assert read_template(ENGLISH, "[MASK]the past ", 2048, past + 3).ids[-2:] == [2048] * 2
+    assert ENGLISH.id_to_token(read_template(ENGLISH, "[MASK]the past ", 2048, past + 2).ids[-1]) is None
+    assert read_template(ENGLISH, "[MASK] past ", 2048, 3).ids == [2048, ENGLISH.token_to_id("Ġpast"), 2048]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from mcd.checkpoints.locate import locate
 from mcd.data.token_texts import UNFINISHED, token_texts, word_of
-from mcd.data.tokenizer import tokenizer_of_model, train_bpe, word_tokenizer
+from mcd.data.tokenizer import load_tokenizer, train_bpe, word_tokenizer
 
 BLANK = 10**6
 BYTES = train_bpe(["the state of the union is strong"], 257)
@@ -122,7 +122,7 @@ def test_a_decoder_that_looks_far_back_is_followed():
 
 
 def test_time_is_linear_in_the_row():
-    tokenizer = tokenizer_of_model(locate("demo"), 2048)
+    tokenizer = load_tokenizer(Path(__file__).with_name("bpe_2048.json"))
     row = (ids_of(tokenizer, "The dogmas of the quiet past are inadequate ☃ to the stormy present. ") * 60)[:1024]
     seconds = []
     for _ in range(5):
