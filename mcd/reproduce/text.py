@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcd.checkpoints.config import read_config
-from mcd.checkpoints.locate import DEMO
+from mcd.checkpoints.locate import DEMO, locate
 from mcd.data.prepare.corpus import documents
 from mcd.data.text import writer_of
 from mcd.data.token_texts import token_texts
