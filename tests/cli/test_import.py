@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 
-from mcd.checkpoints.folder import from_pretrained, save_pretrained
+from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.import_ import fitted
 from mcd.cli.main import main
 from mcd.data.tokenizer import tokenizer_of_model
@@ -27,15 +27,6 @@ def no_network(monkeypatch):
         raise OSError(f"no network for {name}")
 
     monkeypatch.setattr(Tokenizer, "from_pretrained", staticmethod(refuse))
-
-
-@pytest.fixture(scope="module")
-def ours(tiny_denoiser, tmp_path_factory):
-    """The folder of a diffusion transformer of ours, with random weights and a tokenizer of 2,048 tokens."""
-    folder = tmp_path_factory.mktemp("ours")
-    tokenizer = Path(__file__).parents[1] / "data" / "bpe_2048.json"
-    save_pretrained(tiny_denoiser(V=2048), folder, tokenizer.read_text(encoding="utf-8"))
-    return folder
 
 
 def refused(capsys, argv, *words, status=2):

@@ -70,11 +70,12 @@ def test_rows_of_an_older_stamp_are_continued(tmp_path):
 
 
 @pytest.mark.heavy
-def test_special_tokens_of_a_template_are_text_unless_asked_for(tmp_path):
-    eos = load_tokenizer(locate("demo")).token_to_id("<|endoftext|>")
+def test_special_tokens_of_a_template_are_text_unless_asked_for(ours, tmp_path):
+    eos = load_tokenizer(ours).token_to_id("<|endoftext|>")
     for more, has in (([], False), (["--special-tokens"], True)):
         out = tmp_path / f"{has}.jsonl"
-        assert main([*SAMPLE, "--template", r"<|endoftext|>\[MASK][MASK]", "--out", str(out), *more]) == 0
+        argv = ["sample", str(ours), *SAMPLE[2:], "--template", r"<|endoftext|>\[MASK][MASK]", "--out", str(out)]
+        assert main([*argv, *more]) == 0
         (row,) = rows_of(out)
         assert (row["ids"][0] == eos) == has and row.get("special_tokens", False) == has
         assert row["text"].startswith("<|endoftext|>[MASK]") and ("documents" in row) == has

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcd.checkpoints.folder import from_pretrained
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.main import main
+from mcd.data.tokenizer import load_tokenizer
 
 pytest.importorskip("lightning_fabric")
 
@@ -65,7 +66,7 @@ def test_a_student_of_locked_noise_keeps_its_table_beside_the_network(published,
 
 
 @pytest.mark.heavy
-def test_lora_from_the_command_line(published, text, tmp_path, capsys):
+def test_lora_from_the_command_line(published, tiny_denoiser, text, tmp_path, capsys):
     teacher, out = published("bert").folder, tmp_path / "student"
     lora = ["--lora-rank", "2", "--lora-targets", "query", "value"]
     assert distil("mcd", teacher, text, out, *lora) == 0
@@ -78,7 +79,9 @@ def test_lora_from_the_command_line(published, text, tmp_path, capsys):
     assert "--lora-targets nose: is no linear layer" in capsys.readouterr().err
     assert distil("mcd", teacher, text, tmp_path / "other", "--lora-alpha", "2") == 2
     assert "--lora-alpha: without --lora-rank" in capsys.readouterr().err
-    assert distil("mcd", "demo", text, tmp_path / "other", "--lora-rank", "2") == 2
+    tokenizer = load_tokenizer(teacher)
+    save_pretrained(tiny_denoiser(V=tokenizer.get_vocab_size()), tmp_path / "ours", tokenizer.to_str())
+    assert distil("mcd", tmp_path / "ours", text, tmp_path / "other", "--lora-rank", "2") == 2
     assert "--lora-rank 2: is for networks of Hugging Face" in capsys.readouterr().err
 
 
