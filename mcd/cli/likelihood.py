@@ -64,13 +64,16 @@ def likelihood_rows(
         threads=torch.get_num_threads(),
     )
     no_steps = {"round": None, "steps": None, "text": name}
+    of_text = {
+        "bytes_of": None if bytes is None or reads_back(tokenizer) else LOSSY,
+        "wrap": loader is not None and loader.wrap,
+    }
     rows = [
         {
             "model": args.source,
             **no_steps,
             **likelihood_of(denoiser, text, args.likelihood.draws, args.seed, bytes),
-            "bytes_of": None if bytes is None or reads_back(tokenizer) else LOSSY,
-            "wrap": loader is not None and loader.wrap,
+            **of_text,
             "protocol": protocol.stamp(),
         }
     ]
@@ -79,7 +82,7 @@ def likelihood_rows(
     if scorer is not None and loader is not None:
         causal = scorer()
         found = _causal_figures(causal, text.x0, loader, tokenizer, protocol, args)
-        rows.append({"model": causal.name, **no_steps, **found})
+        rows.append({"model": causal.name, **no_steps, **found, **of_text})
     return rows
 
 
@@ -109,7 +112,7 @@ def _causal_figures(
         raise UsageError(f"--scorer {args.scoring.scorer}: {error}; give another") from None
     scored = {"scorer": scorer.name, "scorer_precision": scorer.precision, "scorer_context": scorer.context}
     protocol = replace(protocol, **scored, retokenised=True, borders=args.scoring.borders, weights=None)
-    return {**found, "exact": True, "draws": 1, "protocol": protocol.stamp()}
+    return {**found, "exact": True, "draws": 1, "counted": None, "protocol": protocol.stamp()}
 
 
 def text_rows(
