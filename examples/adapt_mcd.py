@@ -6,7 +6,7 @@
 
 The last line was not run, since no GPU was at hand. By the formulas of docs/planning.md (docs/adapters.md has the sums)
 it takes about 14 GB and 0.6 s a step on one A100, 3.3 hours for 20,000 steps of 32 x 512 tokens. --align 10 adds 2.4 GB
-and a quarter of the time. Options that this script does not know are passed to `mcd adapt`.
+and a fifth of the time. Options that this script does not know are passed to `mcd adapt`.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcd.checkpoints import smollm
 from mcd.checkpoints.config import notes_in, of_network, special_id, tokenizer_in
-from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, unfilled_model
+from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, shapes_of, unfilled_model
 from mcd.checkpoints.locate import FETCHED, locate
 from mcd.checkpoints.mask_token import MaskToken, mask_token
 from mcd.checkpoints.weights import WEIGHTS, check_finite, parts_of_weights
@@ -74,7 +74,7 @@ class Autoregressive:
         assert self.folder is not None
         files = sorted(self.folder.glob("**/*.jinja"))
         return "\n".join(
-            [*(path.read_text("utf-8") for path in files), *(str(n.get("chat_template")) for n in self.notes)]
+            [*(path.read_text("utf-8") for path in files), *(str(n.get("chat_template", "")) for n in self.notes)]
         )
 
     @cached_property
@@ -85,14 +85,20 @@ class Autoregressive:
 
     @cached_property
     def base(self) -> Base:
-        """Its name, and the SHA-256 of its file of weights; of several, that of their digests one after another."""
-        digests = [file_sha256(path) for path in self.files]
+        """Its name, and the SHA-256 of its file of weights; of several, that of their digests one after another.
+
+        Raises ModelError for a file that is missing.
+        """
+        try:
+            digests = [file_sha256(path) for path in self.files]
+        except OSError as error:
+            raise ModelError(f"{error.filename}: cannot be read ({error.strerror}); is the copy complete?") from None
         digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
         return Base(self.name, digest)
 
     def tensors(self, config: DenoiserConfig) -> dict[str, Tensor]:
         """Its weights by their names. Raises ModelError for files that are damaged, or far from a configuration."""
-        check_size(self.files[0], self.files, config)
+        check_size(self.files[0], shapes_of(self.files), config)
         tensors = read_tensors(self.files)
         check_finite(tensors, str(self.files[0]))
         return tensors
@@ -117,6 +123,7 @@ class Bundled(Autoregressive):
         self.notes = [{"bos_token": smollm.END, "eos_token": smollm.END, "clean_up_tokenization_spaces": False}]
 
     def tensors(self, config: DenoiserConfig) -> dict[str, Tensor]:
+        check_size(self.files[0], self._file.shapes(), config)
         return self._file.tensors()
 
 

@@ -14,19 +14,18 @@ from torch import Tensor
 
 from mcd.checkpoints.autoregressive import open_autoregressive, with_weights_of
 from mcd.checkpoints.config import NOTES, base_of, config_to_json, read_config
-from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, stored_name, unfilled_model
+from mcd.checkpoints.loading import check_size, load_strictly, read_tensors, shapes_of, stored_name, unfilled_model
 from mcd.checkpoints.locate import FETCHED, locate
 from mcd.checkpoints.weights import (
     FACTORS,
     FACTORS_CONFIG,
     WEIGHTS,
     check_finite,
-    header_shapes,
     parts_of_weights,
     write_tensors,
 )
 from mcd.errors import ModelError
-from mcd.files import atomic_file, optional_object, read_json, write_durably, write_json
+from mcd.files import atomic_file, optional_object, write_durably, write_json
 from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.adapted.network import Adapted
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -65,7 +64,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
             f"--weights raw: {name} has no {path.name}; only runs of `mcd train` and `mcd distill` have both, so leave "
             "it out"
         )
-    check_size(path, parts, config)
+    check_size(path, shapes_of(parts), config)
     tensors = read_tensors(parts)
     try:
         model = unfilled_model(config, dtype)
@@ -91,12 +90,12 @@ def _with_factors(folder: Path, config: DenoiserConfig, base: Base, path: Path, 
             f"{folder}: its factors belong to other weights of {base.name} than are there (SHA-256 {base.sha256[:12]}, "
             f"not {source.base.sha256[:12]}); take the version of {base.name} that they were trained with"
         )
-    header_shapes(path)
+    shapes_of([path])
     model, factors = with_weights_of(source, config, dtype), read_tensors([path])
     assert isinstance(model.backbone, Adapted)
     check_finite(factors, str(path))
     try:
-        add_adapter(model.backbone, read_json(folder / FACTORS_CONFIG), factors)
+        add_adapter(model.backbone, optional_object(folder / FACTORS_CONFIG), factors)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: {error}") from None
     model.folder = folder

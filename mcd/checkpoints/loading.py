@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,11 @@ MODEST = 1 << 26
 """Numbers (256 MiB of float32) up to which a model is built before the file of its weights is compared with it."""
 
 
-def check_size(path: Path, parts: list[Path], config: DenoiserConfig) -> None:
-    """Raise ModelError when the weights at `path`, in these files, are far from those that a configuration asks for.
+def check_size(path: Path, shapes: Sequence[Sequence[int]], config: DenoiserConfig) -> None:
+    """Raise ModelError when the weights at `path`, of these shapes, are far from those that a configuration asks for.
 
     For an adapted network only its largest matrices and its layers are compared.
     """
-    shapes = [shape for part in parts for shape in header_shapes(part)]
     held, backbone = sum(map(math.prod, shapes)), config.backbone
     if isinstance(backbone, DiTConfig):
         needed, layers = backbone.parameters, backbone.layers
@@ -40,6 +39,11 @@ def check_size(path: Path, parts: list[Path], config: DenoiserConfig) -> None:
             f"{path}: does not fit its config.json: it holds {held:,} numbers in {len(shapes):,} tensors, "
             f"and the configuration is of {needed:,} in {layers:,} layers"
         )
+
+
+def shapes_of(parts: Iterable[Path]) -> list[list[int]]:
+    """The shapes in some safetensors files. Raises ModelError as `header_shapes`."""
+    return [shape for part in parts for shape in header_shapes(part)]
 
 
 def read_tensors(parts: Iterable[Path]) -> dict[str, Tensor]:

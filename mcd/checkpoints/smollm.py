@@ -81,6 +81,10 @@ class SmolLM2:
             "tie_word_embeddings": True,
         }
 
+    def shapes(self) -> list[list[int]]:
+        """The shapes of its weights, those of matrices transposed."""
+        return [[int(n) for n in tensor.shape] for tensor in self._reader.tensors]
+
     def tensors(self) -> dict[str, Tensor]:
         """Its weights in float32, by the names of LlamaForCausalLM, without the head."""
         import numpy as np

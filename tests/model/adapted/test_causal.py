@@ -186,3 +186,84 @@ def test_an_unadapted_folder_is_refused_with_the_command(causal):
         from_pretrained(str(causal.folder))
     settings = json.loads((causal.folder / "config.json").read_text())
     assert "mcd" not in settings
+
+
+def test_settings_and_names_of_older_libraries(tmp_path, rows, causal_folder):
+    """Llama 3's config.json of transformers 4, and GPT-2's own file: no prefix, and the causal mask as a tensor."""
+    from transformers import AutoModelForCausalLM
+
+    llama = causal_folder("llama", tmp_path / "llama")
+    settings = json.loads((llama / "config.json").read_text())
+    rope = settings.pop("rope_parameters")
+    settings |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "torch_dtype": settings.pop("dtype")}
+    settings |= {"pretraining_tp": 1, "attention_bias": False, "mlp_bias": False, "transformers_version": "4.43.0"}
+    (llama / "config.json").write_text(json.dumps(settings))
+    gpt2 = causal_folder("gpt2", tmp_path / "gpt2")
+    tensors = load_file(gpt2 / "model.safetensors")
+    old = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    old |= {f"h.{i}.attn.bias": torch.ones(1, 1, 24, 24) for i in range(2)}
+    save_file(old, gpt2 / "model.safetensors", {"format": "pt"})
+    for folder in (llama, gpt2):
+        model, network = adapted(open_autoregressive(str(folder))).model, AutoModelForCausalLM.from_pretrained(folder)
+        with torch.no_grad():
+            found = model.logits(model.hidden(rows, T)).view(3, L, K)
+            expected = library_logits(network.eval(), model, rows)
+        torch.testing.assert_close(found[..., 5:39], expected[..., 5:39], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, settings, said",
+    [
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        ("llama", {"is_causal": False}, "is no autoregressive model of Hugging Face"),
+        ("llama", {"model_type": "mamba"}, "model_type 'mamba' is not known here; known are"),
+        ("llama", {"hidden_size": 1 << 20}, "does not fit its config.json|transformers refuses the settings"),
+    ],
+)
+def test_other_networks_are_refused(tmp_path, causal_folder, kind, settings, said):
+    folder = causal_folder(kind, tmp_path / kind)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(ModelError, match=said):
+        adapted(open_autoregressive(str(folder)))
+
+
+@pytest.mark.parametrize("changed", ["cut", "missing", "nan", "rank", "peft", "other", "lacking", "empty", "no-base"])
+def test_damaged_factors_are_refused(tmp_path, causal_folder, changed):
+    pytest.importorskip("peft")
+    folder, saved = causal_folder("llama", tmp_path / "base"), tmp_path / "saved"
+    made = adapted(open_autoregressive(str(folder)))
+    made.model.add_lora(LoRA(lora_rank=2, lora_targets=("q_proj",)))
+    save_pretrained(made.model, saved, made.tokenizer.to_str())
+    file, said = saved / "adapter_model.safetensors", "adapter_model.safetensors"
+    factors, settings = load_file(file), json.loads((saved / "adapter_config.json").read_text())
+    name = next(iter(factors))
+    match changed:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-8])
+        case "missing":
+            file.unlink()
+        case "nan":
+            factors[name][0, 0] = torch.nan
+        case "rank":
+            settings["r"] = 3
+        case "peft":
+            settings["use_dora"], said = True, "use_dora"
+        case "other":
+            factors["base_model.model.lm_head.lora_A.weight"] = factors[name].clone()
+        case "lacking":
+            del factors[name]
+        case "empty":
+            factors = {}
+        case "no-base":
+            config = json.loads((saved / "config.json").read_text())
+            config["mcd"]["base"], said = {"name": str(folder)}, "is no name and sha256 of a network"
+            (saved / "config.json").write_text(json.dumps(config))
+    if changed not in ("cut", "missing"):
+        save_file(factors, file)
+    (saved / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=said):
+        from_pretrained(str(saved))

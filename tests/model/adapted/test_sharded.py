@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mcd.checkpoints.folder import from_pretrained
+from mcd.checkpoints.autoregressive import adapted, open_autoregressive
+from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
@@ -65,9 +66,12 @@ class Whole(torch.nn.Module):
 
 
 @pytest.mark.slow
-def test_sharded_weights_have_the_gradients_of_whole_ones(published, tmp_path):
+def test_sharded_weights_have_the_gradients_of_whole_ones(published, causal_folder, tmp_path):
     """A projection tied to the embedding, and one that is not; blocks computed again when their gradient is due."""
     folders = [str(published(kind).folder) for kind in ("modernbert", "dream")]
+    made = adapted(open_autoregressive(str(causal_folder("llama", tmp_path / "base"))))  # with a start of text
+    save_pretrained(made.model, tmp_path / "llama", made.tokenizer.to_str())
+    folders.append(str(tmp_path / "llama"))
     torch.multiprocessing.spawn(work, (tmp_path / "store", folders, tmp_path / "found"), nprocs=2)
     for folder in folders:
         found = torch.load(f"{tmp_path / 'found'}-{folder.rsplit('/', 1)[1]}", weights_only=True)
