@@ -34,8 +34,9 @@ def parse(
     command: str,
     default: T | None = None,
     owners: Mapping[str, str] = MappingProxyType({}),
+    about: str = "",
 ) -> T:
-    """Read `argv` into `kind`. For `--help`, print its docstring and every option, and exit with 0.
+    """Read `argv` into `kind`. For `--help`, print its docstring, `about`, and every option, and exit with 0.
 
     default: values to start from. A nested dataclass of it may be of a subclass of what `kind` says, and the options
     are then those of the subclass. owners: options that this command line cannot take, and whose they are. Raises
@@ -50,7 +51,7 @@ def parse(
                 whole,
                 args=argv,
                 prog=f"mcd {command}",
-                description=inspect.cleandoc(kind.__doc__ or ""),
+                description=f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{about}".strip(),
                 default=None if default is None else whole(default),
                 config=(tyro.conf.OmitArgPrefixes,),
             ).args  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """`mcd distill METHOD`: turn a many-step teacher into a few-step student."""
 
+import inspect
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ examples:
   mcd distill mcd --teacher demo --out runs/tau-only --delta0 0
   mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
   mcd distill sdtt --teacher demo --out runs/sdtt
+  mcd distill ltd --teacher demo --out runs/ltd
   mcd distill duo-dcd --teacher runs/uniform --out runs/duo-dcd
 """
 
@@ -85,7 +87,8 @@ def main(argv: list[str]) -> int:
         steps_per_round=recipe.budget.steps_per_round,  # type: ignore[arg-type]
         train=recipe.train,
     )
-    args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"))
+    about = f"{name}: {inspect.getdoc(kind)}"
+    args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"), about)
     refuse_idle(rest, args.objective.idle_options(args.rounds))
     check_teacher(args.objective, args.train)
     if why := args.objective.nothing_to_learn(args.rounds):

@@ -47,8 +47,6 @@ class DenoiserConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.locked)) < len(self.locked):
-            raise ValueError(f"locked {' '.join(self.locked)}: names something twice")
         if self.locked and (self.mask_id is None or self.backbone.causal):
             raise ValueError("locked: only a model of masked diffusion can be shown locked noise")
         if isinstance(self.backbone, AdaptedConfig):
@@ -158,7 +156,7 @@ class Denoiser(nn.Module):
             raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
         x = self.embed(z_t)
         if noise is not None:
-            x = x + noise
+            x = x + noise.to(x.dtype)
         if self.config.time_conditioned:
             sigma = -self.config.schedule.alpha(t).clamp(min=1e-12).log()  # alpha is 0 at t = 1 of some schedules
         else:
@@ -220,7 +218,8 @@ class Denoiser(nn.Module):
             p = self.log_x_theta(self.hidden(z, torch.ones(1, device=self.device))).double().exp().mean(0)
         self.train(training)
         self.config = replace(self.config, locked=shown)
-        self.locked = self._locked_input().to(self.device)
+        wide = torch.promote_types(self.backbone.table().dtype, torch.float32)
+        self.locked = self._locked_input().to(self.device, wide)
         self.locked.prior.copy_(p.log().clamp(min=-1e6))
 
     def _locked_input(self) -> LockedInput:

@@ -80,7 +80,7 @@ def test_a_prediction_without_the_noise_is_refused(tiny_denoiser, z):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"locked": ("draft", "draft")}, "locked draft draft: names something twice"),
+        ({"locked": ("draft", "draft")}, "--locked: names draft twice"),
         ({"locked": ("draft",), "mask_id": None}, "locked: only a model of masked diffusion"),
     ],
 )

@@ -136,7 +136,8 @@ def test_one_row_of_one_token_is_a_batch(objective, student_of, tiny, loss_of):
         ("ltd", {"order": "wild"}, "--order wild: known are iid, stratified"),
         ("ltd", {"pairs": 0}, "--pairs 0: must be at least 1"),
         ("ltd", {"student_steps": ()}, "--student-steps: name at least one"),
-        ("ltd", {"shown": ("draft", "draft")}, "--shown draft draft: name at least one thing, and each once"),
+        ("ltd", {"shown": ()}, "--shown: name at least one thing"),
+        ("ltd", {"shown": ("draft", "draft")}, "--shown: names draft twice"),
         ("duo-dcd", {"tau_min": 0.0}, "--tau-min 0.0: must be positive"),
     ],
 )
