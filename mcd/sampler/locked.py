@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.timestep import descending_grid
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import MANY, Step, padded, parts, row_generator, uniforms
@@ -17,11 +18,11 @@ from mcd.sampler.base import MANY, Step, padded, parts, row_generator, uniforms
 class Locked(Ancestral):
     """The steps of `ancestral` for a student of `mcd distill ltd`, which sees u, v and drafts (`mcd.model.locked`).
 
-    A call predicts all tokens that are masked, and each becomes what is drawn from its prediction: those with
-    alpha_t < u <= alpha_s for good, the others as drafts for the next call. The first drafts need no call: they are
-    drawn from the prior that the model carries. Drawn from the prediction, with a number of the row's own stream that
-    the model has not seen, a token keeps the law that the model gives it; `greedy` follows the noise instead, as the
-    model was trained to, and is a deterministic map from u and v to text.
+    A call predicts all tokens that are masked. Those with alpha_t < u <= alpha_s are drawn for good; of the others the
+    likeliest tokens are the drafts for the next call, as in training. The first drafts need no call: they are drawn at
+    v from the prior that the model carries. A token is drawn with a number of the row's own stream that the model has
+    not seen, and so keeps the law that the model gives it; `greedy` follows the noise instead, as the model was trained
+    to, and is a deterministic map from u and v to text.
 
     Drafts cost no network call, but vocabulary rows: with N steps of equal counts (N + 1) / 2 rows a token, where
     `ancestral` has one.
@@ -56,24 +57,27 @@ class Locked(Ancestral):
         for k, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
             active = (step == k).any(dim=1).nonzero(as_tuple=True)[0]
             for chunk in active.split(self.rows_for(denoiser, z.shape[1])) if len(active) else ():
-                draft[chunk] = self._drafts(denoiser, t, *(x[chunk] for x in (z, draft, u, v, fresh)))
+                draft[chunk] = self._become(denoiser, t, *(x[chunk] for x in (z, step == k, draft, u, v, fresh)))
             z = torch.where(step == k, draft, z)
             nfe[active.cpu()] += 1
             yield Step(z.clone(), s, nfe.clone())
 
-    def _drafts(
-        self, denoiser: Denoiser, t: float, z: Tensor, draft: Tensor, u: Tensor, v: Tensor, fresh: Tensor
+    def _become(
+        self, denoiser: Denoiser, t: float, z: Tensor, due: Tensor, draft: Tensor, u: Tensor, v: Tensor, fresh: Tensor
     ) -> Tensor:
-        """What each masked token of at most `rows_for` rows z (n, L) becomes if it is drawn now, (n, L)."""
+        """What masked tokens of at most `rows_for` rows z (n, L) become: drawn where `due`, else drafts, (n, L)."""
         assert denoiser.locked is not None
-        masked = z == denoiser.mask_id
+        masked, rows = z == denoiser.mask_id, self.rows_for(denoiser, z.shape[1])
         where = masked.flatten().nonzero(as_tuple=True)[0]
-        times = torch.full((len(z),), t, device=z.device)
-        rows = self.rows_for(denoiser, z.shape[1])
         noise = denoiser.locked(*(padded(x, rows) for x in (masked, draft, u, v)))
-        hidden = self.hidden(denoiser, z, times, where, MANY, noise)
-        if self.greedy:
-            ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden, MANY)])[: len(where)]
-        else:
-            ids = self.draw(denoiser, hidden, fresh.flatten()[where])
-        return draft.flatten().index_copy(0, where, ids).view_as(draft)
+        hidden = self.hidden(denoiser, z, torch.full((len(z),), t, device=z.device), where, MANY, noise)
+        tokens = (x.flatten()[where].split(MANY) for x in (due, fresh))
+        ids = []
+        for part, due_part, fresh_part in zip(parts(hidden, MANY), *tokens, strict=True):
+            logits = denoiser.logits(part)[: len(due_part)]
+            now = logits.argmax(-1)
+            if not self.greedy and due_part.any():
+                of_due = logits[due_part], fresh_part[due_part]
+                now[due_part] = sample_inverse_cdf(*of_due, self.temperature, self.top_p)
+            ids.append(now)
+        return draft.flatten().index_copy(0, where, torch.cat(ids)).view_as(draft)

@@ -41,8 +41,8 @@ def slow_row(model, sampler, template, row, seed):
         logits = model.logits(model.hidden(z[None], torch.tensor([t]), noise))
         for i in range(L):
             if z[i] == V:
-                greedy = int(logits[i].argmax())
-                draft[i] = greedy if sampler.greedy else int(sample_inverse_cdf(logits[i : i + 1], fresh[i : i + 1]))
+                likeliest = sampler.greedy or i not in due
+                draft[i] = int(logits[i].argmax() if likeliest else sample_inverse_cdf(logits[i][None], fresh[i][None]))
         for i in due:
             z[i] = draft[i]
     return z, calls
