@@ -18,6 +18,7 @@ from mcd.eval.mauve import energy_distance, reference_of
 from mcd.eval.metrics import Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol
 from mcd.eval.scorer import Scorer
+from mcd.files import file_sha256
 
 TEXTS = [
     "The sun rises in the east and sets in the west. During the day it warms the land and the sea.",
@@ -65,8 +66,17 @@ def test_embeddings_are_those_of_sentence_transformers(minilm):
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(5), abs=1e-9)
 
 
-def test_the_files_say_what_is_computed_here():
+PUBLISHED = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+}
+"""SHA-256 of the files of sentence-transformers/all-MiniLM-L6-v2 on the hub, revision 1110a243."""
+
+
+def test_the_wheel_holds_the_published_model_and_its_files_say_what_is_computed():
     folder = model_folder()
+    assert {name: file_sha256(folder / name) for name in PUBLISHED} == PUBLISHED
     pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
     assert [name for name, value in pooling.items() if value is True] == ["pooling_mode_mean_tokens"]
     kinds = [part["type"].rpartition(".")[2] for part in json.loads((folder / "modules.json").read_text())]
