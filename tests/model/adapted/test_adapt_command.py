@@ -179,7 +179,7 @@ def test_another_base_does_not_resume_a_run(base, adapt, tmp_path, capsys):
         (["--mask-token", "<|end|>"], "--mask-token <|end|>: is in use"),
         (["--recipe", "cp"], "--recipe cp: is not known"),
         (["--align", "-1"], "--align -1.0: must be at least 0"),
-        (["--lora-dtype", "bfloat16"], "--lora-rank 0: there is no LoRA"),
+        (["--lora-dtype", "bfloat16"], "--lora-dtype: without --lora-rank there is no LoRA"),
     ],
 )
 def test_refusals(base, text, tmp_path, capsys, options, said):
