@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from mcd.process.categorical import sample_shared_cdf
 
-Shown = Literal["draft", "when", "value", "hash"]
-"""draft: the token that the position would become now. when: u. value: v itself. hash: noise that v determines."""
-FREQUENCIES = {"when": (0.5, 1.0, 2.0, 4.0), "value": (0.5, 1.0, 2.0, 4.0), "hash": (1009.0, 2003.0, 4001.0, 8009.0)}
-"""Of the waves in u ("when") or v, each a sine and a cosine. Those of "hash" are too fast to say where in [0, 1] v is:
-they are as good as independent noise of eight dimensions."""
+Shown = Literal["draft", "when", "value"]
+"""draft: the token that the position would become now. when: u. value: v itself."""
+FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
+"""Of the waves in which u ("when") and v ("value") are shown, each a sine and a cosine."""
 
 
 class LockedInput(nn.Module):
@@ -34,7 +33,7 @@ class LockedInput(nn.Module):
         super().__init__()
         self.shown = shown
         self.table = nn.Parameter(torch.zeros(V, width)) if "draft" in shown else None
-        waves = 2 * sum(len(FREQUENCIES.get(name, ())) for name in shown)
+        waves = 2 * len(FREQUENCIES) * len(set(shown) - {"draft"})
         self.waves = nn.Parameter(torch.zeros(waves, width)) if waves else None
         self.register_buffer("prior", torch.zeros(V))
 
@@ -52,11 +51,8 @@ class LockedInput(nn.Module):
         if self.table is not None:
             added = added + nn.functional.embedding(draft, self.table) * shown
         if self.waves is not None:
-            turns = [
-                frequency * (u if name == "when" else v).double() % 1.0
-                for name in self.shown
-                for frequency in FREQUENCIES.get(name, ())
-            ]
+            scalars = [{"when": u, "value": v}[name].double() for name in self.shown if name != "draft"]
+            turns = [frequency * scalar % 1.0 for scalar in scalars for frequency in FREQUENCIES]
             angles = (2.0 * math.pi * torch.stack(turns, -1)).to(self.waves.dtype)
             added = added + (torch.cat((angles.sin(), angles.cos()), -1) @ self.waves) * shown
         return added

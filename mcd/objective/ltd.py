@@ -67,8 +67,7 @@ class LTD(Objective):
     region: Literal["revealed", "masked"] = "revealed"
     """Where the loss is taken: at what the step reveals, or wherever the student is masked."""
     shown: tuple[Shown, ...] = ("draft", "when")
-    """What the student is shown at masked tokens: draft (the token that it would become now), when (u), value (v), hash
-    (eight dimensions of noise that v determines)."""
+    """What the student is shown at masked tokens: draft (the token that it would become now), when (u), value (v)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,7 @@ from mcd.model.dit import DiTConfig
 from mcd.process.categorical import sample_inverse_cdf, sample_shared_cdf
 
 V, L, B = 23, 16, 5
-SHOWN = ("draft", "when", "value", "hash")
+SHOWN = ("draft", "when", "value")
 
 
 def noise_of(seeded, seed=0):
