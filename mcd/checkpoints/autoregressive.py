@@ -203,6 +203,6 @@ def with_weights_of(source: Autoregressive, config: DenoiserConfig, dtype: torch
     load_strictly(model, tensors, where)
     with torch.no_grad():
         for table in tables:
-            known = table[: config.tokens].double()
-            table[config.mask_id] = (known.sum(0) - known[config.mask_id]) / (config.tokens - 1)
+            total = table[: config.tokens].sum(0, dtype=torch.float64)
+            table[config.mask_id] = (total - table[config.mask_id]) / (config.tokens - 1)
     return model.eval()

@@ -23,7 +23,11 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
     if name == smollm.NAME:
         raise ModelError(f"{name}: is autoregressive: `mcd adapt {name}` makes a masked model out of it")
     path = Path(name)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise ModelError(f"{name:.60}: no such model folder ({error.strerror})") from None
+    if is_folder:
         if not (path / "config.json").is_file():
             if (path / "run.json").is_file():
                 raise ModelError(f"{name}: is a run that is not finished; to resume it, run its command again")

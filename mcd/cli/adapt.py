@@ -124,9 +124,8 @@ def main(argv: list[str]) -> int:
 
 def _idle_options(args: AdaptArgs) -> dict[str, str]:
     """The options that have no effect on what is trained, with the reason (`refuse_idle`)."""
-    idle = {"--teacher-ema": "the autoregressive model stays as it is published"} | args.objective.idle_options(
-        rounds=1
-    )
+    idle = args.objective.idle_options(rounds=1)
+    idle["--teacher-ema"] = "the autoregressive model stays as it is published"
     if args.lora.lora_rank:
         idle["--freeze-embeddings"] = "with --lora-rank all published weights are frozen"
     return idle

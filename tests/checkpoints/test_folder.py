@@ -106,6 +106,8 @@ def test_configurations_go_through_json(tiny_denoiser, schedule, mask):
 
 
 def test_missing_files_are_named(folder, tmp_path):
+    with pytest.raises(ModelError, match=r"x: no such model folder \(File name too long\)"):
+        from_pretrained("x" * 5000)
     with pytest.raises(ModelError, match=r"nowhere: no such model folder"):
         from_pretrained(str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match=r"no config\.json"):

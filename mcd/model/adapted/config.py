@@ -8,7 +8,7 @@ from typing import Any
 from mcd.model.adapted.families import Family, Settings, family_of
 from mcd.options import Count, Natural, Options
 
-MOST_ROWS = 1 << 24
+MOST_ROWS = 1 << 21
 """Rows of an embedding that are believed; the largest vocabularies have a million."""
 
 
