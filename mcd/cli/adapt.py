@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective.adapt import Adapt
 from mcd.options import Count, Options, Positive
-from mcd.train.config import Budget, TrainConfig
+from mcd.train.config import TrainConfig, configuration
 
 if TYPE_CHECKING:
     from mcd.checkpoints.autoregressive import Adaptation, Autoregressive
@@ -72,9 +72,7 @@ def main(argv: list[str]) -> int:
     recipe = choose(peek(argv, "--recipe") or AdaptArgs.recipe, ADAPT, "--recipe")
     default = AdaptArgs(model=MISSING, out=MISSING, objective=recipe.objective(Adapt), train=recipe.train)
     args = parse(AdaptArgs, argv, "adapt", default)
-    budget = recipe.budget
-    if args.steps is not None or args.minutes is not None:
-        budget = Budget(args.steps, args.minutes)
+    budget = recipe.budget_of(args.steps, args.minutes)
     refuse_idle(argv, _idle_options(args))
     config = {
         "command": "adapt",
@@ -83,9 +81,8 @@ def main(argv: list[str]) -> int:
         "mask_token": args.mask_token,
         "freeze_embeddings": args.freeze_embeddings,
         "threads": args.threads,
-        "objective": {"name": args.objective.name, **asdict(args.objective)},
-        "train": asdict(args.train) | asdict(budget),
-    } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
+        **configuration(args.objective, args.train, budget, args.lora),
+    }
     check_out(args.out, folder=True)
     if args.dry_run:
         return show_dry_run(config)

@@ -2,7 +2,7 @@
 
 import inspect
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options
-from mcd.train.config import Budget, TrainConfig, check_teacher
+from mcd.train.config import Budget, TrainConfig, check_teacher, configuration
 
 USAGE = """usage: mcd distill METHOD --teacher MODEL --out RUN [options]
 
@@ -100,9 +100,8 @@ def main(argv: list[str]) -> int:
         "weights": args.weights,
         "data": args.data,
         "threads": args.threads,
-        "objective": {"name": args.objective.name, **asdict(args.objective)},
-        "train": asdict(args.train) | asdict(budget),
-    } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
+        **configuration(args.objective, args.train, budget, args.lora),
+    }
     check_out(args.out, folder=True)
     if args.dry_run:
         schedule = [{"round": r + 1, **args.objective.schedule_of_round(r)} for r in range(args.rounds)]

@@ -25,7 +25,7 @@ from mcd.data.token_bytes import LOSSY, reads_back, row_bytes
 from mcd.data.tokenizer import tokenizer_of_model, tokenizer_sha256
 from mcd.errors import DataError, UsageError
 from mcd.eval.bits_per_byte import causal_figures
-from mcd.eval.infilling import word_accuracy
+from mcd.eval.infilling import word_accuracy, words_of
 from mcd.eval.laboratory.measure import check_scorer
 from mcd.eval.likelihood import likelihood_of
 from mcd.eval.metrics import Scoring
@@ -54,6 +54,7 @@ def likelihood_rows(
     if scorer is not None and (loader is None or not is_text or loader.spans):
         what = "answers, which a scorer cannot tell from their prompts" if is_text else "symbols of a language, no text"
         raise UsageError(f"--scorer {args.scoring.scorer}: {name} holds {what}; leave it out")
+    words = _words(denoiser, name, text, is_text, tokenizer) if args.likelihood.infill else []
     bytes = row_bytes(tokenizer, text, loader.eos_id) if loader is not None and is_text else None
     protocol = Protocol(
         samples=len(text.x0),
@@ -77,8 +78,9 @@ def likelihood_rows(
             "protocol": protocol.stamp(),
         }
     ]
-    if args.likelihood.infill:
-        rows[0]["infilled"] = _infilled(denoiser, name, text, loader, tokenizer, args)
+    if words:
+        rates = args.likelihood.infill
+        rows[0]["infilled"] = [word_accuracy(denoiser, text.x0, words, rate, args.seed) for rate in rates]
     if scorer is not None and loader is not None:
         causal = scorer()
         found = _causal_figures(causal, text.x0, loader, tokenizer, protocol, args)
@@ -86,16 +88,15 @@ def likelihood_rows(
     return rows
 
 
-def _infilled(
-    denoiser: Denoiser, name: str, text: Batch, loader: Loader | None, tokenizer: Tokenizer, args: EvalArgs
-) -> list[dict[str, Any]]:
-    """The share of masked words that the model restores, for each rate of --infill."""
-    if loader is None or language_of_data(name) is not None or loader.spans or loader.frame is not None:
+def _words(denoiser: Denoiser, name: str, text: Batch, is_text: bool, tokenizer: Tokenizer) -> list[list[list[int]]]:
+    """The words of each row, of which --infill masks some. Raises UsageError where it cannot mask any."""
+    if denoiser.config.process != "masked":
+        process = denoiser.config.process
+        raise UsageError(f"--infill: words are filled in by masked models; this one is {process}; leave it out")
+    words = [words_of(tokenizer, row) for row in text.x0.tolist()] if is_text and text.diffused is None else []
+    if not any(words):
         raise UsageError(f"--infill: {name} holds no plain text whose words could be masked; leave it out")
-    try:
-        return [word_accuracy(denoiser, tokenizer, text.x0, rate, args.seed) for rate in args.likelihood.infill]
-    except ValueError as error:
-        raise UsageError(f"--infill: {error}; leave it out") from None
+    return words
 
 
 def _causal_figures(

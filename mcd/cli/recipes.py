@@ -45,6 +45,10 @@ class Recipe:
     method: dict[str, Any] = field(default_factory=dict)
     size: ModelSize = OURS
 
+    def budget_of(self, steps: int | None, minutes: float | None) -> Budget:
+        """The budget of --steps and --minutes, or the recipe's own where neither is given."""
+        return self.budget if steps is None and minutes is None else Budget(steps, minutes)
+
     def objective(self, kind: type[Method]) -> Method:
         """A method with the options that the recipe presets."""
         known = {field.name for field in fields(kind)}

@@ -1,7 +1,7 @@
 """`mcd train`: pretrain a teacher: masked diffusion, uniform diffusion, or the autoregressive baseline."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from mcd.model.dit import DiTConfig
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options, Positive, option_name
-from mcd.train.config import Budget, TrainConfig
+from mcd.train.config import TrainConfig, configuration
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def main(argv: list[str]) -> int:
     objective = recipe.objective(choose(name, methods, "--method"))
     default = TrainArgs(out=MISSING, objective=objective, method=name, size=recipe.size, train=recipe.train)
     args = parse(TrainArgs, argv, "train", default, owners_of(methods, "--method"))
-    budget = recipe.budget
-    if args.steps is not None or args.minutes is not None:
-        budget = Budget(args.steps, args.minutes)
+    budget = recipe.budget_of(args.steps, args.minutes)
     refuse_idle(argv, _idle_options(args))
     if args.init is None:  # before data is prepared
         _backbone(args, rows=2, length=args.train.length or DiTConfig.length)
@@ -85,9 +83,8 @@ def main(argv: list[str]) -> int:
         "init": args.init,
         "threads": args.threads,
         "size": args.size.chosen() if args.init is None else None,
-        "objective": {"name": args.objective.name, **asdict(args.objective)},
-        "train": asdict(args.train) | asdict(budget),
-    } | ({"lora": asdict(args.lora)} if args.lora.lora_rank else {})
+        **configuration(args.objective, args.train, budget, args.lora),
+    }
     check_out(args.out, folder=True)
     if args.dry_run:
         return show_dry_run(config)

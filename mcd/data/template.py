@@ -83,10 +83,10 @@ def read_template(tokenizer: Tokenizer, template: str, blank_id: int, length: in
         if isinstance(part, int):
             ids += [blank_id] * min(part, max(0, length + 1 - len(ids)))
             continue
-        read, told = reader.read(part, i > 0, True)
+        read, lost = reader.read(part, i > 0, True)
         if i == len(parts) - 1 and len(ids) + len(read) == length:  # no mask follows
-            read, told = reader.read(part, i > 0, False)
-        ids, changed = ids + read, changed + told
+            read, lost = reader.read(part, i > 0, False)
+        ids, changed = ids + read, changed + lost
     if len(ids) > length:
         raise DataError(f"--template: is longer than --length {length} tokens; shorten it or raise --length")
     ids += [blank_id] * (length - len(ids))

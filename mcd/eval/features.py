@@ -109,7 +109,8 @@ def load_minilm(device: str = "cpu") -> MiniLM:
 
 
 def model_folder() -> Path:
-    """Where the wheel keeps the model's files."""
+    """Where the wheel keeps the model's files. Raises MissingScorer where it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise MissingScorer(f"{PACKAGE} is not installed. {INSTALL}")
     return Path(spec.origin).with_name("model")

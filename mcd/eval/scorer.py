@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcd.checkpoints import smollm
+from mcd.checkpoints.autoregressive import ENDS
 from mcd.errors import MissingScorer
 from mcd.eval.batching import in_batches
 from mcd.eval.causal_lm import bundled, pretrained, quiet_transformers
@@ -26,8 +27,6 @@ from mcd.model.linear import use_linear
 DEFAULT = smollm.NAME
 Text = str | Sequence[str]
 """What is scored: a text, or the documents of one in order, between which the scorer reads its end of text."""
-ENDS = ("<|endoftext|>", "<|end_of_text|>")
-"""Tokens that end a document wherever a tokenizer has one of them; the EOS of a chat model may end a turn instead."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EXTRA = "pip install 'mcd-lm[score]'"
 """How to install what any scorer needs."""

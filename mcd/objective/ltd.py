@@ -59,7 +59,7 @@ class LTD(Objective):
     student_steps: tuple[Count, ...] = (1, 2, 4, 8)
     """Numbers of steps that the student is trained for, equally often."""
     pairs: Count = 8
-    """States of each trajectory that the student learns from; a trajectory is the dear part."""
+    """States of each trajectory that the student learns from; making the trajectory is the expensive part."""
     redraft: Share = 0.5
     """Probability that drafts come from the student's prediction one step before."""
     target: Literal["token", "distribution"] = "token"

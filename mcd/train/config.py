@@ -1,9 +1,10 @@
 """What decides how a run trains, apart from the objective and the model."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from mcd.errors import UsageError
+from mcd.model.lora import LoRA
 from mcd.objective.base import Objective
 from mcd.options import Count, Decay, Natural, NotNegative, Options, Positive, Seed
 
@@ -102,3 +103,9 @@ def check_teacher(objective: Objective, config: TrainConfig) -> None:
     """Raise UsageError for a teacher that is to follow the student, in a method that keeps its first one."""
     if config.teacher_ema and objective.distils and not objective.snapshots:
         raise UsageError(f"--teacher-ema {config.teacher_ema}: {objective.name} keeps its first teacher; leave it out")
+
+
+def configuration(objective: Objective, train: TrainConfig, budget: Budget, lora: LoRA) -> dict[str, Any]:
+    """What every training command records of a run: its method, the options of the loop, and LoRA if it is on."""
+    found = {"objective": {"name": objective.name, **asdict(objective)}, "train": asdict(train) | asdict(budget)}
+    return found | ({"lora": asdict(lora)} if lora.lora_rank else {})

@@ -46,12 +46,17 @@ def teacher(data, tmp_path_factory) -> Path:
     return out
 
 
+def distilled(teacher: Path, out: Path, method: str, options: str) -> Path:
+    """The run of a distillation on one thread."""
+    argv = ["distill", method, "--teacher", str(teacher), "--out", str(out), "--threads", "1", *options.split()]
+    assert main(argv) == 0
+    return out
+
+
 @pytest.fixture(scope="session")
 def student(teacher, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "student"
-    options = "--rounds 2 --steps-per-round 2 --batch-size 4 --threads 1 --delta0 0.1".split()
-    assert main(["distill", "mcd", "--teacher", str(teacher), "--out", str(out), *options]) == 0
-    return out
+    return distilled(teacher, out, "mcd", "--rounds 2 --steps-per-round 2 --batch-size 4 --delta0 0.1")
 
 
 def test_validation_is_told_per_token_and_per_byte(teacher, data):
@@ -590,10 +595,8 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def locked_student(teacher, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "ltd"
-    options = "--rounds 1 --steps-per-round 2 --batch-size 2 --threads 1 --trajectory-steps 4 --valid-every 1".split()
-    assert main(["distill", "ltd", "--teacher", str(teacher), "--out", str(out), *options]) == 0
-    return out
+    options = "--rounds 1 --steps-per-round 2 --batch-size 2 --trajectory-steps 4 --valid-every 1"
+    return distilled(teacher, tmp_path_factory.mktemp("runs") / "ltd", "ltd", options)
 
 
 @pytest.mark.heavy

@@ -1,4 +1,4 @@
-"""What cannot be read of a command line is told in one line that names the option, with exit status 2."""
+"""What cannot be read of a command line is reported in one line that names the option, with exit status 2."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

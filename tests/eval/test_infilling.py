@@ -33,28 +33,27 @@ def test_words_are_runs_of_tokens_between_spaces_and_signs(tokenizer):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
 def test_whole_words_are_masked_at_the_rate(tokenizer, rate):
-    x0 = torch.tensor([tokenizer.encode(TEXT).ids] * 3)
-    for words in masked_words(tokenizer, x0, rate, seed=1):
-        assert len(words) == max(1, round(11 * rate)) and all(
-            word in words_of(tokenizer, x0[0].tolist()) for word in words
-        )
+    known = words_of(tokenizer, tokenizer.encode(TEXT).ids)
+    for words in masked_words([known] * 3, rate, seed=1):
+        assert len(words) == max(1, round(11 * rate)) and all(word in known for word in words)
 
 
 def test_a_word_counts_where_all_its_tokens_are_restored(tokenizer):
     whole, rest = tokenizer.token_to_id("Ġthe"), tokenizer.token_to_id("x")
     ids = tokenizer.encode(" start the the thex the end.").ids
-    assert [len(word) for word in words_of(tokenizer, ids)] == [1, 1, 2, 1]
-    found = word_accuracy(constant(whole, tokenizer.get_vocab_size()), tokenizer, torch.tensor([ids, ids]), 1.0)
+    words = words_of(tokenizer, ids)
+    assert [len(word) for word in words] == [1, 1, 2, 1]
+    found = word_accuracy(constant(whole, tokenizer.get_vocab_size()), torch.tensor([ids, ids]), [words, words], 1.0)
     assert found["words"] == 8 and found["word_accuracy"] == pytest.approx(6 / 8)
     assert found["tokens"] == 10 and found["token_accuracy"] == pytest.approx(8 / 10)
-    found = word_accuracy(constant(rest, tokenizer.get_vocab_size()), tokenizer, torch.tensor([ids, ids]), 1.0)
+    found = word_accuracy(constant(rest, tokenizer.get_vocab_size()), torch.tensor([ids, ids]), [words, words], 1.0)
     assert found["word_accuracy"] == 0.0 and found["token_accuracy"] == pytest.approx(2 / 10)
 
 
 def test_text_without_words_and_other_models_are_refused(tokenizer):
-    V = tokenizer.get_vocab_size()
+    V, ids = tokenizer.get_vocab_size(), tokenizer.encode("... !?").ids
     with pytest.raises(ValueError, match="no words"):
-        word_accuracy(constant(0, V), tokenizer, torch.tensor([tokenizer.encode("... !?").ids]), 0.5)
+        word_accuracy(constant(0, V), torch.tensor([ids]), [words_of(tokenizer, ids)], 0.5)
     uniform = Denoiser(DenoiserConfig(DiTConfig(V, hidden=16, layers=1, heads=1, length=8, cond_dim=8), None))
     with pytest.raises(ValueError, match="filled in by masked models"):
-        word_accuracy(uniform, tokenizer, torch.zeros(1, 8, dtype=torch.int64), 0.5)
+        word_accuracy(uniform, torch.zeros(1, 8, dtype=torch.int64), [[[0]]], 0.5)

@@ -1,6 +1,7 @@
 """Folders of Hugging Face with tiny random networks, and the networks as `transformers` runs them."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -322,3 +323,13 @@ def causal_folder() -> Callable[[str, Path], Path]:
         return folder
 
     return build
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A file of 80 documents of words that all tokenizers here have."""
+    rng = random.Random(0)
+    documents = [" ".join(f"w{rng.randrange(1, 20)}" for _ in range(80)) for _ in range(80)]
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(documents) + "\n")
+    return path

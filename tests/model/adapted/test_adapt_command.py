@@ -1,7 +1,6 @@
 """`mcd adapt` from the command line, and what the other commands make of its runs."""
 
 import json
-import random
 
 import pytest
 import torch
@@ -17,15 +16,6 @@ from mcd.report.model_card import model_card
 
 pytest.importorskip("lightning_fabric")
 SPARE, LORA = 4, ["--lora-rank", "2"]
-
-
-@pytest.fixture
-def text(tmp_path):
-    rng = random.Random(0)
-    documents = [" ".join(f"w{rng.randrange(1, 20)}" for _ in range(80)) for _ in range(80)]
-    path = tmp_path / "text.txt"
-    path.write_text("\n\n".join(documents) + "\n")
-    return path
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Commands on folders of Hugging Face: distilled, gone on with, sampled; refused with the mend."""
 
 import json
-import random
 
 import pytest
 import torch
@@ -12,15 +11,6 @@ from mcd.cli.main import main
 from mcd.data.tokenizer import load_tokenizer
 
 pytest.importorskip("lightning_fabric")
-
-
-@pytest.fixture
-def text(tmp_path):
-    rng = random.Random(0)
-    documents = [" ".join(f"w{rng.randrange(20)}" for _ in range(80)) for _ in range(80)]
-    path = tmp_path / "text.txt"
-    path.write_text("\n\n".join(documents) + "\n")
-    return path
 
 
 FEW = ["--rounds", "2", "--steps-per-round", "2", "--batch-size", "4", "--length", "16", "--threads", "1"]
