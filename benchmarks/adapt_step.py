@@ -17,7 +17,7 @@ from mcd.model.lora import LoRA
 from mcd.objective import Clock
 from mcd.objective.adapt import Adapt
 from mcd.process.draws import Draws
-from mcd.train.state import teacher_of
+from mcd.training.state import teacher_of
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--steps", type=int, default=6)

@@ -24,8 +24,8 @@ from mcd.model.dit import DiTConfig
 from mcd.objective import Clock
 from mcd.objective.duo import Duo
 from mcd.process.draws import Draws
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import lr_factor, make_optimizers
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import lr_factor, make_optimizers
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, required=True)

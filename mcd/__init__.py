@@ -1,8 +1,8 @@
 """mcd: few-step masked diffusion language models by Masked Consistency Distillation.
 
 `process` holds the mathematics, `model` the network, `checkpoints` its files, `data` the tokens, `objective` the
-losses, `sampler` how text is drawn, `train` the training loop, `eval` the measurements, `report` the pages about runs,
-`reproduce` the paper's experiments, `bench` speed and memory, and `cli` the commands (docs/architecture.md).
+losses, `sampler` how text is drawn, `training` the training loop, `eval` the measurements, `report` the pages about
+runs, `reproduce` the paper's experiments, `bench` speed and memory, and `cli` the commands (docs/architecture.md).
 """
 
 from typing import TYPE_CHECKING, Any

@@ -23,7 +23,7 @@ ROOMS = (
     "data",
     "objective",
     "sampler",
-    "train",
+    "training",
     "eval",
     "report",
     "reproduce",
@@ -41,7 +41,7 @@ NEVER = {
     "data": {"process", "model", "checkpoints"},
     "objective": {"checkpoints", "data"},
     "sampler": {"checkpoints", "data", "objective"},
-    "train": {"sampler"},
+    "training": {"sampler"},
     "bench": {"reproduce"},
 }
 """What a room does not need although it lies below."""

@@ -18,9 +18,9 @@ from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
-from mcd.train.config import Budget, TrainConfig
-from mcd.train.loop import Trainer
-from mcd.train.run_folder import RunFolder
+from mcd.training.config import Budget, TrainConfig
+from mcd.training.loop import Trainer
+from mcd.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 

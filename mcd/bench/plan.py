@@ -1,7 +1,7 @@
 """How near does the estimate of `mcd plan` come to MCD steps on this CPU, in memory and time?
 
 `ours_s` and `ours_bytes` are measured: the seconds of a step, and its peak above the memory between two steps.
-`held_bytes` is what is in memory between two steps. `estimated_*` are the same by `mcd.train.estimate`.
+`held_bytes` is what is in memory between two steps. `estimated_*` are the same by `mcd.training.estimate`.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def benchmarks() -> Iterator[Benchmark]:
 
 def measure(name: str, size: Size, batch: int, checkpointing: bool = False) -> Row:
     """One row."""
-    from mcd.train.estimate import HELD, UTILISATION, Setup, measured_cpu, memory, seconds
+    from mcd.training.estimate import HELD, UTILISATION, Setup, measured_cpu, memory, seconds
 
     setup = Setup(size, batch, size.length, checkpointing=checkpointing, on_cpu=True)
     terms = memory(setup)

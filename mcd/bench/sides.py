@@ -20,9 +20,9 @@ from mcd.objective.base import Clock, Loss
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
 from mcd.sampler.ancestral import Ancestral
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.step import update
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.step import update
 
 LR, BETAS, CLIP, EMA_DECAY = 6e-5, (0.9, 0.999), 1.0, 0.999
 TRAINING = TrainConfig(lr=LR, betas=BETAS, clip_norm=CLIP)

@@ -16,7 +16,7 @@ from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective.adapt import Adapt
 from mcd.options import Count, Options, Positive
-from mcd.train.config import TrainConfig, configuration
+from mcd.training.config import TrainConfig, configuration
 
 if TYPE_CHECKING:
     from mcd.checkpoints.autoregressive import Adaptation, Autoregressive
@@ -91,8 +91,8 @@ def main(argv: list[str]) -> int:
     from mcd.cli.data_option import prepared
     from mcd.cli.training import train_run
     from mcd.data.manifest import read_manifest
-    from mcd.train.launch import join
-    from mcd.train.ranks import first_alone, rank
+    from mcd.training.launch import join
+    from mcd.training.ranks import first_alone, rank
 
     set_threads(args.threads)
     fabric = join(args.train)

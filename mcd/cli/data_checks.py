@@ -13,7 +13,7 @@ from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
 from mcd.data.tokens import read_tokens
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser
-from mcd.train.trained_on import language_of_model
+from mcd.training.trained_on import language_of_model
 
 CHECKED_TOKENS = 1 << 24
 """Tokens looked through at a time."""

@@ -16,7 +16,7 @@ from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options
-from mcd.train.config import Budget, TrainConfig, check_teacher, configuration
+from mcd.training.config import Budget, TrainConfig, check_teacher, configuration
 
 USAGE = """usage: mcd distill METHOD --teacher MODEL --out RUN [options]
 
@@ -112,9 +112,9 @@ def main(argv: list[str]) -> int:
     from mcd.cli.data_option import prepared
     from mcd.cli.training import train_run
     from mcd.data.manifest import read_manifest
-    from mcd.train.launch import join
-    from mcd.train.ranks import first_alone
-    from mcd.train.trained_on import data_of_model
+    from mcd.training.launch import join
+    from mcd.training.ranks import first_alone
+    from mcd.training.trained_on import data_of_model
 
     set_threads(args.threads)
     fabric = join(args.train)

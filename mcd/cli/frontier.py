@@ -138,7 +138,7 @@ def main(argv: list[str]) -> int:
 def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
     """The synthetic language of all models; None for text. Raises UsageError for models that do not compare."""
     from mcd.checkpoints.folder import from_pretrained
-    from mcd.train.trained_on import language_of_model
+    from mcd.training.trained_on import language_of_model
 
     languages = {}
     for model in args.models:

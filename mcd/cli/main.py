@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         try:
             status = _run(sys.argv[1:] if argv is None else argv, alone=argv is None)
-            if argv is None and (ranks := sys.modules.get("mcd.train.ranks")):
+            if argv is None and (ranks := sys.modules.get("mcd.training.ranks")):
                 ranks.end(status)  # returns where this process is the only one
             return status
         finally:

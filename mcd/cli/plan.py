@@ -13,7 +13,7 @@ from mcd.options import Count, Decay, Options
 
 if TYPE_CHECKING:
     from mcd.model.dit import DiTConfig
-    from mcd.train.estimate import Setup
+    from mcd.training.estimate import Setup
 
 GPT2 = 50_258
 """Rows of the embedding with GPT-2's vocabulary and the mask."""
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
         refuse_idle(argv, {"--strategy": "there is one device, which has all weights (--gpus)"})
     if args.json is not None:
         check_out(args.json, option="--json")
-    from mcd.train.estimate import DEVICES, UTILISATION, estimate, measured_cpu
+    from mcd.training.estimate import DEVICES, UTILISATION, estimate, measured_cpu
 
     setup = _setup(args)
     utilisation = args.utilisation or UTILISATION["cpu" if setup.on_cpu else "gpu"]
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
 
 
 def _setup(args: PlanArgs) -> "Setup":
-    from mcd.train.estimate import Setup
+    from mcd.training.estimate import Setup
 
     config = config_of(args.size, args.length, args.dropout, args.teacher)
     with refused():
@@ -169,7 +169,7 @@ def show(estimate: dict[str, Any]) -> None:
 
 
 def _fix(estimate: dict[str, Any]) -> str:
-    from mcd.train.estimate import HELD
+    from mcd.training.estimate import HELD
 
     setup, terms = estimate["setup"], estimate["memory_bytes"]
     if sum(terms[name] for name in (*HELD, "gradients")) > 0.8 * estimate["device"]["memory"]:

@@ -11,7 +11,7 @@ import tyro
 from mcd.model.dit import DiTConfig
 from mcd.objective import Objective
 from mcd.options import Options
-from mcd.train.config import Budget, TrainConfig
+from mcd.training.config import Budget, TrainConfig
 
 Method = TypeVar("Method", bound=Objective)
 

@@ -106,7 +106,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     from mcd.eval.laboratory.shares import open_model, sample_in_shares
     from mcd.eval.protocol import protocol_of_dict
     from mcd.progress import progress_bar
-    from mcd.train.ranks import broadcast, rank
+    from mcd.training.ranks import broadcast, rank
 
     set_threads(args.sampling.threads)
     with naming("MODEL", args.model):

@@ -23,7 +23,7 @@ from mcd.files import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.options import Count, Options, interval, option_name
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, Sampler
-from mcd.train.trained_on import frame_of_model
+from mcd.training.trained_on import frame_of_model
 
 OWNERS = {
     field.name: [kind for kind in SAMPLERS.values() if hasattr(kind, field.name)]

@@ -51,7 +51,7 @@ def training() -> Iterator[Finding]:
         return
     import torch
 
-    from mcd.train.run_folder import read_stats
+    from mcd.training.run_folder import read_stats
 
     started = time.monotonic()
     with TemporaryDirectory(prefix="mcd-doctor-") as name:
@@ -84,9 +84,9 @@ def _train(out: Path, stop: int | None = None) -> None:
     from mcd.checkpoints.folder import from_pretrained
     from mcd.data.loader import Loader
     from mcd.objective.mcd import MCD
-    from mcd.train.config import Budget, TrainConfig
-    from mcd.train.loop import Trainer
-    from mcd.train.run_folder import RunFolder
+    from mcd.training.config import Budget, TrainConfig
+    from mcd.training.loop import Trainer
+    from mcd.training.run_folder import RunFolder
 
     student = from_pretrained("demo").train()
     tokens = np.random.default_rng(0).integers(student.config.vocab_size, size=4096).astype(np.uint16)

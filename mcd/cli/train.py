@@ -19,7 +19,7 @@ from mcd.model.dit import DiTConfig
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options, Positive, option_name
-from mcd.train.config import TrainConfig, configuration
+from mcd.training.config import TrainConfig, configuration
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def main(argv: list[str]) -> int:
     from mcd.cli.data_checks import check_language
     from mcd.cli.data_option import prepared
     from mcd.cli.training import train_run
-    from mcd.train.launch import join
-    from mcd.train.ranks import first_alone
+    from mcd.training.launch import join
+    from mcd.training.ranks import first_alone
 
     set_threads(args.threads)
     fabric, student = join(args.train), None

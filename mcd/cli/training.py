@@ -25,10 +25,10 @@ from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
 from mcd.progress import progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, sample
-from mcd.train.config import Budget
-from mcd.train.loop import Interrupted, Progress, Trainer
-from mcd.train.ranks import leave, rank
-from mcd.train.run_folder import RunFolder
+from mcd.training.config import Budget
+from mcd.training.loop import Interrupted, Progress, Trainer
+from mcd.training.ranks import leave, rank
+from mcd.training.run_folder import RunFolder
 
 VALID_ROWS = 256
 SAMPLE_ROWS, SAMPLE_STEPS = 2, 32
@@ -47,7 +47,7 @@ def train_run(
     """Train `student` on rows of `length` of the prepared folder `data`, and show how it goes; returns the exit status.
 
     args: those of the command. config: what run.json keeps. fabric: that of this process
-    (`mcd.train.launch.join`); of several, the first one has the run folder.
+    (`mcd.training.launch.join`); of several, the first one has the run folder.
     """
     loader = open_loader(data, "train", args.train.batch_size, length, args.train.seed)
     valid = open_loader(data, "valid", batch_size=32, length=length)

@@ -14,7 +14,7 @@ from mcd.model.targets import RowsTarget, TokenTarget
 from mcd.process.masked import mask
 from mcd.process.timestep import sample_u, stratified_t
 from mcd.process.uniform import corrupt, nelbo_in_parts, sample_rival
-from mcd.train.ranks import everywhere, share_of
+from mcd.training.ranks import everywhere, share_of
 
 T_MIN = 1e-3
 BATCH = 16  # rows of a network call

@@ -14,7 +14,7 @@ from mcd.report.plotting import PAGE
 from mcd.report.rows import MeasuredRow
 from mcd.report.runs import Run, printable
 from mcd.report.texts import reveal, side_by_side
-from mcd.train.run_folder import flat_config
+from mcd.training.run_folder import flat_config
 
 MARKER = '<meta name="generator" content="mcd">'
 """`mcd report` recognises a page of its own by this text, and may overwrite it."""

@@ -9,7 +9,7 @@ from typing import Any
 from mcd.errors import UsageError
 from mcd.files import JSONError, json_lines, parse_json, read_json
 from mcd.report.rows import LikelihoodRow, MeasuredRow, is_likelihood, likelihood_row, mapping, measured_row
-from mcd.train.run_folder import read_stats
+from mcd.training.run_folder import read_stats
 
 DEPTH = 3
 """Levels of subfolders in which further runs are looked for."""

@@ -23,7 +23,7 @@ from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
 from mcd.reproduce.languages import LENGTH, NUM, language_cells, over_seeds
 from mcd.reproduce.scales import SEEDS, Scale, language_data, language_student, language_teacher
-from mcd.train.run_folder import read_stats
+from mcd.training.run_folder import read_stats
 
 LANGUAGE = "hmm"
 STEPS = (4, 8, 16)

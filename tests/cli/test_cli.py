@@ -15,8 +15,8 @@ from mcd.data.loader import open_loader, spread_batch
 from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import MissingCompiler
 from mcd.sampler import SAMPLERS
-from mcd.train.launch import check_compiler
-from mcd.train.run_folder import read_stats
+from mcd.training.launch import check_compiler
+from mcd.training.run_folder import read_stats
 
 TEXT = (
     "The committee met in the morning and the members agreed on the report. "

@@ -7,7 +7,7 @@ import pytest
 from mcd.cli.data_option import prepared
 from mcd.data.manifest import read_manifest
 from mcd.errors import DataError, UsageError
-from mcd.train.trained_on import data_of_model
+from mcd.training.trained_on import data_of_model
 
 
 def trained_on(folder, **config):

@@ -37,12 +37,12 @@ from mcd.report.page import page
 from mcd.report.runs import read_runs
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
-from mcd.train.checkpoint import load_checkpoint, save_checkpoint
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.run_folder import RunFolder, read_stats
-from mcd.train.state import TrainState
-from mcd.train.trained_on import data_of_model
+from mcd.training.checkpoint import load_checkpoint, save_checkpoint
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.run_folder import RunFolder, read_stats
+from mcd.training.state import TrainState
+from mcd.training.trained_on import data_of_model
 from tests.fuzz.mutations import Case
 
 FAULTS = (UsageError, DataError, ModelError, CheckpointError, RunConflict, FloatingPointError)

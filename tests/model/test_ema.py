@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mcd.model.ema import EMA
-from mcd.train.state import Skeleton
+from mcd.training.state import Skeleton
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])

@@ -13,11 +13,11 @@ import torch.distributed as dist
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.model.ema import EMA
-from mcd.train.checkpoint import load_checkpoint
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.run_folder import read_stats
-from mcd.train.state import TrainState, teacher_of
+from mcd.training.checkpoint import load_checkpoint
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.run_folder import read_stats
+from mcd.training.state import TrainState, teacher_of
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch was built without torch.distributed")
 

@@ -17,11 +17,11 @@ from mcd.checkpoints.folder import from_pretrained
 from mcd.data.loader import open_loader
 from mcd.errors import LostRank
 from mcd.objective import OBJECTIVES
-from mcd.train.config import Budget, TrainConfig
-from mcd.train.launch import join
-from mcd.train.loop import Interrupted, Trainer
-from mcd.train.ranks import end, leave, rank
-from mcd.train.run_folder import RunFolder
+from mcd.training.config import Budget, TrainConfig
+from mcd.training.launch import join
+from mcd.training.loop import Interrupted, Trainer
+from mcd.training.ranks import end, leave, rank
+from mcd.training.run_folder import RunFolder
 
 
 def run(data: Path, model: str, case: dict) -> None:

@@ -21,8 +21,8 @@ from mcd.process.timestep import sample_u, stratified_t
 from mcd.report.claims import claims
 from mcd.report.comparison import comparisons
 from mcd.report.runs import read_runs
-from mcd.train.config import Budget, TrainConfig
-from mcd.train.run_folder import RunFolder
+from mcd.training.config import Budget, TrainConfig
+from mcd.training.run_folder import RunFolder
 
 STAMP = Protocol(scorer="SmolLM2-135M", scorer_precision="fp32", retokenised=True, averaging="pooled", samples=64)
 SAMPLED = {"sampler": "ancestral", "order": "iid", "precision": "fp64", "grid": "uniform t, 1 to 0", "weights": "ema"}

@@ -28,11 +28,11 @@ from mcd.machine import environment
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.model.ema import EMA
-from mcd.train.checkpoint import load_checkpoint
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.run_folder import read_stats
-from mcd.train.state import TrainState, teacher_of
+from mcd.training.checkpoint import load_checkpoint
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.run_folder import read_stats
+from mcd.training.state import TrainState, teacher_of
 
 WORKER = Path(__file__).resolve().parents[1] / "ranks" / "worker.py"
 CASES: dict[str, dict[str, Any]] = {

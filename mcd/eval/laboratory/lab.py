@@ -37,7 +37,7 @@ from mcd.files import file_sha256, read_json, write_json
 from mcd.model.denoiser import Denoiser
 from mcd.progress import progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
-from mcd.train.run_folder import read_stats
+from mcd.training.run_folder import read_stats
 
 EXACT = "exact:"
 """`exact:hmm` names the exact denoiser of a language, where a model's name is expected."""

@@ -12,7 +12,7 @@ from mcd.checkpoints.folder import from_pretrained
 from mcd.eval.scorer import SampleScore, Scorer, Text
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Sampler, sample
-from mcd.train.ranks import everywhere, first_alone, join_processes, share_of, world_size
+from mcd.training.ranks import everywhere, first_alone, join_processes, share_of, world_size
 
 
 def open_model(name: str, weights: Literal["ema", "raw"] = "ema") -> Denoiser:

@@ -124,7 +124,7 @@ def test_all_weights_are_trained_or_all_but_the_vocabulary(base, adapt, text, tm
 @pytest.mark.parametrize("options", [LORA, ["--align", "1"], ["--freeze-embeddings", "--align", "1"]])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(adapt, tmp_path, monkeypatch, options):
     """Stopped by a fault between two checkpoints, by its budget, and not at all."""
-    from mcd.train import loop
+    from mcd.training import loop
 
     assert adapt("whole", *options) == 0
     assert adapt("longer", *options, steps=2) == 0 and adapt("longer", *options) == 0

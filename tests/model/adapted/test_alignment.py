@@ -11,7 +11,7 @@ from mcd.model.lora import LoRA
 from mcd.objective import Clock
 from mcd.objective.adapt import Adapt
 from mcd.process.draws import Draws
-from mcd.train.state import teacher_of
+from mcd.training.state import teacher_of
 
 BEGIN, SPARE, B, L = 0, 4, 4, 16
 

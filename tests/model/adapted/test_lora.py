@@ -17,9 +17,9 @@ from mcd.objective import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
 from mcd.report.model_card import model_card
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.state import Skeleton
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.state import Skeleton
 
 peft = pytest.importorskip("peft")
 MASK, T = 4, torch.ones(3)

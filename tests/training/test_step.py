@@ -17,9 +17,9 @@ from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
 from mcd.objective.sdtt import SDTT
 from mcd.process.draws import Draws
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.step import LossOfStudent, add_gradient, of_whole_batch, update
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.step import LossOfStudent, add_gradient, of_whole_batch, update
 
 ROWS = torch.arange(8 * 16).view(8, 16) * 7 % 23
 

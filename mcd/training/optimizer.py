@@ -3,7 +3,7 @@
 import torch
 
 from mcd.model.denoiser import Denoiser
-from mcd.train.config import TrainConfig
+from mcd.training.config import TrainConfig
 
 
 def make_optimizers(model: Denoiser, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -15,7 +15,7 @@ from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.main import main
 from mcd.data.loader import open_loader
 from mcd.errors import CheckpointError, DataError
-from mcd.train.run_folder import RunFolder, read_stats
+from mcd.training.run_folder import RunFolder, read_stats
 
 ROOT = Path(__file__).parents[2]
 MAY_MOUNT = (

@@ -11,9 +11,9 @@ from mcd.model.dit import DiTConfig
 from mcd.objective.ar import AR
 from mcd.objective.duo import Duo
 from mcd.objective.nelbo import NELBO
-from mcd.train.config import Budget, TrainConfig
-from mcd.train.loop import Trainer
-from mcd.train.run_folder import RunFolder
+from mcd.training.config import Budget, TrainConfig
+from mcd.training.loop import Trainer
+from mcd.training.run_folder import RunFolder
 
 L, STEPS = 16, 250
 GAPS = {"masked": 0.6, "uniform": 1.1, "autoregressive": 0.1}

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import lr_factor, make_optimizers
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import lr_factor, make_optimizers
 
 
 @given(step=st.integers(0, 1000), warmup=st.integers(0, 500), decay=st.floats(0.0, 0.99), total=st.integers(1, 1000))

@@ -11,8 +11,8 @@ from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.process.draws import Draws
-from mcd.train.config import TrainConfig
-from mcd.train.ranks import part_of, rank, summed, whole, world_size
+from mcd.training.config import TrainConfig
+from mcd.training.ranks import part_of, rank, summed, whole, world_size
 
 
 class LossOfStudent(nn.Module):

@@ -9,9 +9,9 @@ import pytest
 from mcd.data.loader import open_loader
 from mcd.model.denoiser import Denoiser
 from mcd.objective.mcd import MCD
-from mcd.train.config import Budget, TrainConfig
-from mcd.train.loop import Trainer
-from mcd.train.run_folder import RunFolder
+from mcd.training.config import Budget, TrainConfig
+from mcd.training.loop import Trainer
+from mcd.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from torch import Tensor
 from mcd.checkpoints.weights import write_tensors
 from mcd.errors import CheckpointError
 from mcd.files import file_sha256, read_json, sync_folder, write_json
-from mcd.train.ranks import barrier, broadcast, first_alone, is_sharded, rank
-from mcd.train.state import Counters, TrainState
+from mcd.training.ranks import barrier, broadcast, first_alone, is_sharded, rank
+from mcd.training.state import Counters, TrainState
 
 KEEP = 2
 

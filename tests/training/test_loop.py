@@ -27,9 +27,9 @@ from mcd.objective.cd4lm import CD4LM
 from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
-from mcd.train.config import Budget
-from mcd.train.loop import Interrupted
-from mcd.train.run_folder import read_stats
+from mcd.training.config import Budget
+from mcd.training.loop import Interrupted
+from mcd.training.run_folder import read_stats
 
 WEIGHTS = ("model.safetensors", "model.raw.safetensors")
 
@@ -226,9 +226,9 @@ SCRIPT = """
     from mcd.data.loader import open_loader
     from mcd.checkpoints.folder import from_pretrained
     from mcd.objective.mcd import MCD
-    from mcd.train.config import Budget, TrainConfig
-    from mcd.train.loop import Trainer
-    from mcd.train.run_folder import RunFolder
+    from mcd.training.config import Budget, TrainConfig
+    from mcd.training.loop import Trainer
+    from mcd.training.run_folder import RunFolder
 
     data, model, out = map(Path, sys.argv[1:])
     objective, budget = MCD(delta0=0.1), Budget(steps=12, rounds=3)

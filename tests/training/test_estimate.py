@@ -12,7 +12,7 @@ from mcd.model.dit import SIZES, DiTConfig
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
-from mcd.train.estimate import DEVICES, Setup, communication, flops, kept_per_token, memory, seconds
+from mcd.training.estimate import DEVICES, Setup, communication, flops, kept_per_token, memory, seconds
 
 SMALL = Setup(DiTConfig(50_258, **SIZES["small"]), batch_size=8, length=1024)
 

@@ -8,11 +8,11 @@ import torch
 
 from mcd.errors import CheckpointError
 from mcd.model.ema import EMA
-from mcd.train import checkpoint
-from mcd.train.checkpoint import load_checkpoint, newest, save_checkpoint
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import make_optimizers
-from mcd.train.state import Counters, TrainState, teacher_of
+from mcd.training import checkpoint
+from mcd.training.checkpoint import load_checkpoint, newest, save_checkpoint
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import make_optimizers
+from mcd.training.state import Counters, TrainState, teacher_of
 
 
 def state_of(model, optimizers=(), teacher=False, **counters):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA, move_towards
-from mcd.train.ranks import whole
+from mcd.training.ranks import whole
 
 
 @dataclass

@@ -13,10 +13,10 @@ from mcd.model.denoiser import Denoiser
 from mcd.model.head import HeadLoss
 from mcd.model.targets import Target, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock
-from mcd.train.config import TrainConfig
-from mcd.train.ranks import part_of, whole
-from mcd.train.state import TrainState
-from mcd.train.step import part_of_batch
+from mcd.training.config import TrainConfig
+from mcd.training.ranks import part_of, whole
+from mcd.training.state import TrainState
+from mcd.training.step import part_of_batch
 
 SHOWN = 8
 REGIMES = {

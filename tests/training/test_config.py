@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcd.train.config import Budget, TrainConfig
+from mcd.training.config import Budget, TrainConfig
 
 
 @pytest.mark.parametrize(

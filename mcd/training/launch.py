@@ -16,8 +16,8 @@ from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 
 from mcd.errors import MissingCompiler, UsageError
-from mcd.train.config import TrainConfig
-from mcd.train.ranks import PATIENCE
+from mcd.training.config import TrainConfig
+from mcd.training.ranks import PATIENCE
 
 
 def join(config: TrainConfig) -> Fabric:

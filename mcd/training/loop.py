@@ -17,15 +17,15 @@ from mcd.errors import Diverged, UsageError
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA
 from mcd.objective.base import Clock, Objective
-from mcd.train.checkpoint import load_checkpoint, save_checkpoint
-from mcd.train.config import Budget, TrainConfig, check_teacher
-from mcd.train.diagnosis import diagnose
-from mcd.train.launch import join
-from mcd.train.optimizer import lr_factor, make_optimizers
-from mcd.train.ranks import barrier, largest, others_needed, rank
-from mcd.train.run_folder import RunFolder
-from mcd.train.state import Skeleton, TrainState, teacher_of
-from mcd.train.step import LossOfStudent, add_gradient, of_whole_batch, update
+from mcd.training.checkpoint import load_checkpoint, save_checkpoint
+from mcd.training.config import Budget, TrainConfig, check_teacher
+from mcd.training.diagnosis import diagnose
+from mcd.training.launch import join
+from mcd.training.optimizer import lr_factor, make_optimizers
+from mcd.training.ranks import barrier, largest, others_needed, rank
+from mcd.training.run_folder import RunFolder
+from mcd.training.state import Skeleton, TrainState, teacher_of
+from mcd.training.step import LossOfStudent, add_gradient, of_whole_batch, update
 
 HIGH_STEPS = 10
 BAD_STEPS = 4

@@ -13,10 +13,10 @@ from mcd.errors import RunConflict
 from mcd.files import JSONError, json_lines, parse_json, read_json, sync_folder, write_durably, write_json
 from mcd.machine import environment
 from mcd.model.lora import LoRA
-from mcd.train.config import TrainConfig
-from mcd.train.optimizer import lr_factor
-from mcd.train.ranks import rank
-from mcd.train.run_lock import HOLDER, LOCK, RunLock
+from mcd.training.config import TrainConfig
+from mcd.training.optimizer import lr_factor
+from mcd.training.ranks import rank
+from mcd.training.run_lock import HOLDER, LOCK, RunLock
 
 MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations", "strategy")
 """Options of `train` that may change when a run is resumed: they say how long, how often and in what memory, not what.

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mcd.errors import RunConflict
-from mcd.train import run_folder, run_lock
-from mcd.train.run_folder import RunFolder, read_stats
+from mcd.training import run_folder, run_lock
+from mcd.training.run_folder import RunFolder, read_stats
 
 CONFIG = {"command": "distill", "objective": {"name": "mcd", "tau0": 0.96}}
 TRAIN = {"lr": 1e-3, "betas": (0.9, 0.999), "steps": 10, "minutes": None, "rounds": 1}
@@ -208,7 +208,7 @@ def test_the_log_is_rewound_to_a_step(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from mcd.train.run_folder import RunFolder
+from mcd.training.run_folder import RunFolder
 run = RunFolder(Path(sys.argv[1]), {"command": "distill"})
 print("held", flush=True)
 sys.stdin.read()
