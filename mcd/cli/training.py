@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.cli.arguments import refused
@@ -14,14 +16,16 @@ from mcd.cli.data_checks import check_ids
 from mcd.cli.data_option import print_notes
 from mcd.cli.main import fail
 from mcd.data.languages.known import LANGUAGES
-from mcd.data.loader import Loader, open_loader, spread_batch
+from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.manifest import read_manifest
 from mcd.data.recipe import is_jinja
 from mcd.data.special_tokens import TOKENIZER_CONFIG
 from mcd.data.text import Writer
 from mcd.data.token_bytes import LOSSY, reads_back, row_bytes
 from mcd.data.tokenizer import load_tokenizer
-from mcd.eval.likelihood import nelbo
+from mcd.eval.bits_per_byte import figures
+from mcd.eval.likelihood import causal_nll, nelbo
+from mcd.files import read_json, write_json
 from mcd.model.denoiser import Denoiser
 from mcd.progress import progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, sample
@@ -31,6 +35,8 @@ from mcd.training.ranks import leave, rank
 from mcd.training.run_folder import RunFolder
 
 VALID_ROWS = 256
+BASE = "base.json"
+"""What the autoregressive model under an adapted one says of the validation rows, in its run folder."""
 SAMPLE_ROWS, SAMPLE_STEPS = 2, 32
 
 
@@ -75,8 +81,11 @@ def train_run(
         write_samples(args.out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader)
         return {} if model.config.process == "locked" else nelbo(model, batches, bytes=bytes)  # it has no likelihood
 
+    measures_base = "base" in config and held_out.diffused is None and args.train.strategy != "fsdp"
     run = RunFolder(args.out, config, command, args.objective.at_progress)
     with run, progress_bar(args.out.name) as update:
+        if measures_base and bytes is not None and rank() == 0:
+            print_notes([_of_base(args.out / BASE, config, student.to(fabric.device), batches, bytes)])
 
         def show(progress: Progress) -> None:
             row = progress.row
@@ -98,6 +107,20 @@ def train_run(
         print(f"{args.out}: done; {ema} (EMA) and {raw} are in it", file=sys.stderr)
     leave()
     return 0
+
+
+def _of_base(path: Path, config: dict[str, Any], student: Denoiser, batches: list[Batch], bytes: Tensor) -> str:
+    """A note of the bits per byte of the autoregressive model on the validation rows; `path` keeps them.
+
+    They are measured once, before the student is trained: its weights are then the published ones.
+    """
+    if not path.is_file():
+        nats = torch.cat([causal_nll(student, batch.x0.to(student.device)).cpu() for batch in batches])
+        tokens = torch.tensor([batch.x0.shape[1] for batch in batches for _ in batch.x0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"base": config["base"], **figures(nats, tokens, bytes)})
+    found = read_json(path)["valid_bpb"]
+    return f"{config['base']} has {found:.3f} bits per byte on the validation rows, read from left to right (exact)"
 
 
 def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, loader: Loader) -> None:

@@ -45,12 +45,6 @@ def figures(means: ArrayLike, tokens: ArrayLike, bytes: ArrayLike | None, seed: 
     }
 
 
-def causal_bits_per_byte(scorer: Scorer, texts: Sequence[Text]) -> float | None:
-    """The bits per byte of texts under a causal model, whose likelihood is exact. See `causal_figures`."""
-    nats, _, bytes = _scored(scorer, texts)[0].T
-    return bits_per_byte(nats, bytes)
-
-
 def causal_figures(scorer: Scorer, texts: Sequence[Text], seed: int = 0) -> dict[str, Any]:
     """The figures of a causal model on texts, per token of its own tokenizer and per byte; its likelihood is exact.
 

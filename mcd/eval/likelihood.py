@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mcd.data.loader import Batch
 from mcd.eval.bits_per_byte import bits_per_byte, figures
+from mcd.model.adapted.network import Adapted
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import RowsTarget, TokenTarget
 from mcd.process.masked import mask
@@ -80,6 +81,22 @@ def _exact_nll(denoiser: Denoiser, x0: Tensor, diffused: Tensor) -> Tensor:
     hidden = denoiser.hidden(torch.cat((start, x0[:, :-1]), dim=1), torch.zeros(B, device=x0.device))
     _, (loss,) = denoiser.head_loss(hidden, TokenTarget(x0.flatten()))
     return _mean(loss.view(B, L), diffused)
+
+
+@torch.inference_mode()
+def causal_nll(denoiser: Denoiser, x0: Tensor) -> Tensor:
+    """What the published network under a freshly adapted one says of rows, read from left to right: (B, L) to (B,).
+
+    Nats per token, exact: the start of text predicts the first token, and position l - 1 the one at l. Raises
+    ValueError for another network.
+    """
+    network = denoiser.backbone
+    if not isinstance(network, Adapted) or network.config.start is None:
+        raise ValueError("only a network that was published as an autoregressive model reads from left to right")
+    with network.causally():
+        hidden = denoiser.hidden(x0, torch.zeros(len(x0), device=x0.device))
+    _, (loss,) = denoiser.head_loss(hidden, TokenTarget(x0.flatten()))
+    return loss.view(x0.shape).mean(1)
 
 
 def _mean(losses: Tensor, diffused: Tensor) -> Tensor:

@@ -46,13 +46,14 @@ model = mcd.from_pretrained("{hub_id}")
 
 
 def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
-    """README.md for the model in a folder, from its config.json, run.json, origin.json and metrics.json.
+    """README.md for the model in a folder, from its config.json, run.json, origin.json, base.json and
+    metrics.json.
 
     licence: an identifier the hub knows, such as apache-2.0; by default what origin.json says, or none. The card states
     what is not known.
     """
-    config, run, origin, metrics = (
-        _object(model / name) for name in ("config.json", "run.json", "origin.json", "metrics.json")
+    config, run, origin, base, metrics = (
+        _object(model / name) for name in ("config.json", "run.json", "origin.json", "base.json", "metrics.json")
     )
     asked, rows = _section(run, "config"), metrics.get("rows")
     licence = licence or origin.get("licence")
@@ -60,7 +61,7 @@ def model_card(model: Path, hub_id: str, licence: str | None = None) -> str:
         _front(licence, asked, origin),
         f"# {hub_id.rstrip('/').split('/')[-1]}\n",
         _what(config, origin),
-        _made(asked, origin, bool(_section(config, "mcd").get("base"))),
+        _made(asked, origin, base, bool(_section(config, "mcd").get("base"))),
         _figures(rows if isinstance(rows, list) else []),
         _USE.format(hub_id=hub_id),
         f"## Licence\n\n{licence or 'Not stated by those who published this model.'}\n",
@@ -124,7 +125,7 @@ def _what(config: dict[str, Any], origin: dict[str, Any]) -> str:
     return text
 
 
-def _made(run: dict[str, Any], origin: dict[str, Any], only_factors: bool) -> str:
+def _made(run: dict[str, Any], origin: dict[str, Any], base: dict[str, Any], only_factors: bool) -> str:
     objective, train, lora = (_section(run, key) for key in ("objective", "train", "lora"))
     if not objective:
         return "" if origin else "## How it was made\n\nNot recorded in its folder.\n"
@@ -137,7 +138,12 @@ def _made(run: dict[str, Any], origin: dict[str, Any], only_factors: bool) -> st
             where = "only its factors are here; the weights that they are added to are fetched from the base model"
         lines.append(f"- LoRA of rank {rank}: {where}")
     if run.get("base"):
-        lines.append(f"- Base: {_last(run['base'])}, autoregressive (weights, SHA-256 {run.get('base_sha256')})")
+        own = (
+            f"; {base['valid_bpb']:.3f} bits per byte on the validation rows"
+            if _is_number(base.get("valid_bpb"))
+            else ""
+        )
+        lines.append(f"- Base: {_last(run['base'])}, autoregressive (weights, SHA-256 {run.get('base_sha256')}){own}")
     if run.get("teacher"):
         lines.append(f"- Teacher: {_last(run['teacher'])} (weights: {run.get('weights', 'ema')})")
     data = _last(run["data"]) if run.get("data") else "what the teacher was trained on"

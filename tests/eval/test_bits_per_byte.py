@@ -14,7 +14,7 @@ from torch import Tensor
 from mcd.data.loader import Batch
 from mcd.data.token_bytes import row_bytes
 from mcd.data.tokenizer import train_bpe
-from mcd.eval.bits_per_byte import bits_per_byte, causal_bits_per_byte, causal_figures, figures
+from mcd.eval.bits_per_byte import bits_per_byte, causal_figures, figures
 from mcd.eval.likelihood import likelihood_of, nelbo
 from mcd.eval.scorer import Scorer
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -140,8 +140,8 @@ def causal_toy(begins: bool = True, ends: bool = True, context: int = 64) -> Sco
 @pytest.mark.parametrize("begins", [True, False])
 def test_a_causal_model_scores_every_token_of_text_and_no_end(begins):
     texts = ["0123", ("45", "6"), "7"]
-    assert causal_bits_per_byte(causal_toy(begins), texts) == pytest.approx(math.log2(11), rel=1e-6)
     found = causal_figures(causal_toy(begins), texts)
+    assert found["valid_bpb"] == pytest.approx(math.log2(11), rel=1e-6)
     assert (found["rows"], found["tokens"], found["bytes"], found["truncated"]) == (3, 8, 8, 0)
     assert found["valid_nelbo"] == pytest.approx(math.log(11), rel=1e-6)
 
@@ -150,9 +150,9 @@ def test_texts_beyond_the_context_are_left_out_and_counted():
     found = causal_figures(causal_toy(context=4), ["0123", "01234567", "", "9"])
     assert (found["rows"], found["tokens"], found["bytes"], found["truncated"]) == (2, 5, 5, 1)
     with pytest.raises(ValueError, match="fits its context of 2 tokens"):
-        causal_bits_per_byte(causal_toy(context=2), ["0123"])
+        causal_figures(causal_toy(context=2), ["0123"])
     with pytest.raises(ValueError, match="no token to begin a text"):
-        causal_bits_per_byte(causal_toy(begins=False, ends=False), ["0"])
+        causal_figures(causal_toy(begins=False, ends=False), ["0"])
 
 
 def test_a_causal_model_and_a_model_of_rows_of_the_same_law_agree():
@@ -162,4 +162,4 @@ def test_a_causal_model_and_a_model_of_rows_of_the_same_law_agree():
     x0 = torch.from_numpy(np.random.default_rng(0).integers(0, 10, (4, L)))
     texts = ["".join(map(str, row)) for row in x0.tolist()]
     own = nelbo(model_of(torch.zeros(11)), [x0], bytes=row_bytes(digits, Batch(x0), None))["valid_bpb"]
-    assert own == pytest.approx(causal_bits_per_byte(causal_toy(), texts), rel=1e-6)
+    assert own == pytest.approx(causal_figures(causal_toy(), texts)["valid_bpb"], rel=1e-6)

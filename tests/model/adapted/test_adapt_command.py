@@ -1,6 +1,7 @@
 """`mcd adapt` from the command line, and what the other commands make of its runs."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mcd.checkpoints.locate import locate
 from mcd.checkpoints.smollm import NAME
 from mcd.cli.main import main
 from mcd.errors import ModelError
+from mcd.files import read_json
 from mcd.report.model_card import model_card
 
 pytest.importorskip("lightning_fabric")
@@ -44,6 +46,7 @@ def test_adapted_sampled_measured_distilled_and_pushed(base, text, adapt, tmp_pa
     run, student = tmp_path / "run", tmp_path / "student"
     assert adapt("run", *LORA, "--valid-every", "2", "--log-every", "1", "--align", "0.5") == 0
     assert "the mask is <|reserved_0|> (4: a token that nothing uses" in (said := capsys.readouterr().err)
+    assert f"{base} has {read_json(run / 'base.json')['valid_bpb']:.3f} bits per byte on the validation rows" in said
     assert "start of text is <|begin|>" in said and "adapter_model.safetensors (EMA)" in said
     rows = stats(run)
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and rows[-1]["valid_nelbo"] > 0 and rows[0]["alignment"] > 0
@@ -88,7 +91,9 @@ def test_factors_of_a_base_on_the_hub_are_pushed(base, adapt, tmp_path, monkeypa
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     card = model_card(tmp_path / "run", "me/adapted")
     assert "LoRA of rank 2: only its factors are here" in card and "2410.17891" in card
-    assert "Base: base, autoregressive (weights, SHA-256" in card
+    assert re.search(
+        r"Base: base, autoregressive \(weights, SHA-256 \w{64}\); \d+\.\d{3} bits per byte on the val", card
+    )
     files = published(tmp_path / "run", card)
     assert {"adapter_config.json", "adapter_model.safetensors", "adapter_model.raw.safetensors"} <= files.keys()
     write_published(files, tmp_path / "hub")

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from mcd.checkpoints.autoregressive import adapted, open_autoregressive
 from mcd.checkpoints.folder import from_pretrained, lengthened, save_pretrained
 from mcd.errors import ModelError
+from mcd.eval.likelihood import causal_nll
 from mcd.model.lora import LoRA
 
 BEGIN, END, SPARE, K, L = 0, 1, 4, 41, 16
@@ -71,6 +73,15 @@ def test_the_causal_switch_gives_back_the_published_network(causal, made, rows):
         said = [i for i in range(K) if i not in model.config.forbidden]
         torch.testing.assert_close(found[..., said], expected[..., said], atol=1e-5, rtol=1e-5)
         assert torch.equal(model.hidden(x0, T), full)
+
+
+def test_the_likelihood_of_the_published_network_is_its_own(causal, made, rows):
+    """The exact nats of rows behind the start of text; the mask and rows without a token have no probability."""
+    model, x0 = made.model, rows.masked_fill(rows == SPARE, 7)
+    logits = library_logits(causal.network, model, x0, full=False).clone()
+    logits[..., list(model.config.forbidden)] = -torch.inf
+    expected = F.cross_entropy(logits.transpose(1, 2), x0, reduction="none").mean(1)
+    torch.testing.assert_close(causal_nll(model.eval(), x0), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_states_of_all_blocks_are_recorded(causal, made, rows):
