@@ -1,14 +1,16 @@
 # `make demo` runs the main job, `make test` runs the tests. Both create .venv/ when it is missing.
+# `make demo FULL=1` measures all that docs/demo.md shows, in place of the short set (see `mcd demo --full`).
 # PIP_FLAGS is passed to every `pip install`: use it to choose a CPU or CUDA build of PyTorch (see its install page).
 PYTHON ?= python3
 PIP_FLAGS ?=
+FULL ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
 .PHONY: demo test test-fast test-all soak lint docs clean
 
 demo: .venv/.demo
-	$(BIN)/mcd demo --out runs/demo
+	$(BIN)/mcd demo $(if $(FULL),--full)
 
 test: .venv/.dev
 	$(BIN)/ruff check .

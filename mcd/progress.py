@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from rich.console import Console
@@ -22,9 +23,14 @@ class Update(Protocol):
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Update]:
-    """An `Update` on stderr for the length of a `with` block. Of the processes of a job only the first one shows it."""
-    console = Console(stderr=True)
-    if os.environ.get("RANK", "0") != "0":
+    """An `Update` on stderr for the length of a `with` block. Of the processes of a job only the first one shows it.
+
+    Inside a part of a `whole_progress` it moves the bar of the whole.
+    """
+    console, part = Console(stderr=True), _PART.get()
+    if part is not None:
+        yield lambda fraction, note="": part(fraction, f"{title} {note}".rstrip())
+    elif os.environ.get("RANK", "0") != "0":
         yield lambda fraction, note="": None
     elif not console.is_terminal:
         yield _lines(title)
@@ -36,17 +42,51 @@ def progress_bar(title: str) -> Iterator[Update]:
             yield lambda fraction, note="": progress.update(task, completed=fraction, note=note)
 
 
+class Whole:
+    """Work of several parts, some of which show a progress of their own: one bar for all of it (`whole_progress`)."""
+
+    def __init__(self, update: Update, cost: float):
+        self._update, self._cost, self._done = update, cost, 0.0
+
+    @contextmanager
+    def part(self, cost: float) -> Iterator[Update]:
+        """A part of the work that costs so much of the whole, in any unit; it may also tell its own progress."""
+        first = self._done
+
+        def update(fraction: float, note: str = "") -> None:
+            self._update(min(1.0, (first + fraction * cost) / self._cost) if self._cost else 1.0, note)
+
+        token = _PART.set(update)
+        try:
+            yield update
+            self._done = first + cost
+            update(1.0)
+        finally:
+            _PART.reset(token)
+
+
+@contextmanager
+def whole_progress(title: str, cost: float) -> Iterator[Whole]:
+    """One bar for the parts of some work, whose costs sum to `cost`: what is left is the time left of all of them."""
+    with progress_bar(title) as update:
+        yield Whole(update, cost)
+
+
+_PART: ContextVar[Update | None] = ContextVar("part", default=None)
+
+
 def _lines(title: str) -> Update:
     printed_s = time.monotonic()
     start: tuple[float, float] | None = None
+    ended = False
 
     def update(fraction: float, note: str = "") -> None:
-        nonlocal printed_s, start
+        nonlocal printed_s, start, ended
         now = time.monotonic()
         start = start or (fraction, now)
-        if now - printed_s < INTERVAL_S and fraction < 1.0:
+        if ended or (now - printed_s < INTERVAL_S and fraction < 1.0):
             return
-        printed_s = now
+        printed_s, ended = now, fraction >= 1.0
         left = ""
         if fraction > start[0]:
             minutes, seconds = divmod(round((now - start[1]) * (1 - fraction) / (fraction - start[0])), 60)

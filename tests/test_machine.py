@@ -1,5 +1,7 @@
 """Limits of containers as the kernel writes them."""
 
+import os
+
 import pytest
 
 from mcd import machine
@@ -38,3 +40,18 @@ def test_version_1(cgroup):
 def test_no_control_group(cgroup):
     cgroup("", {})
     assert machine.usable_cores()[1] is None and machine.usable_memory()[1] is None
+
+
+def test_threads_sleep_on_few_cores_where_the_user_has_not_chosen(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(machine, "usable_cores", lambda: (64, None))
+    assert not machine.let_threads_sleep() and "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setattr(machine, "usable_cores", lambda: (2, None))
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    assert not machine.let_threads_sleep() and "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert not machine.let_threads_sleep() and os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert machine.let_threads_sleep() and os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

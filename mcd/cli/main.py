@@ -96,6 +96,10 @@ def _run(argv: list[str], alone: bool) -> int:
         from mcd.allocator import keep_freed_blocks
 
         keep_freed_blocks()  # before torch is imported: the first blocks count too
+    if argv[0] == "demo" and alone:
+        from mcd.machine import let_threads_sleep
+
+        let_threads_sleep()  # also of the processes that it starts
     command = importlib.import_module(COMMANDS[argv[0]][0])
     if alone:
         gc.freeze()  # torch stays loaded; collecting its objects repeatedly, and at the end, takes 0.5 s

@@ -26,6 +26,18 @@ TAU_ONLY: dict[Verdict, str] = {
     "level": "the intervals of Gen PPL overlap, so no effect of consistency can be seen",
     "traded": "this is not settled: the lower Gen PPL comes with the lower entropy",
 }
+ORDER: dict[Verdict, str] = {
+    "better": "the order gains without training: Gen PPL is lower at no lower entropy",
+    "worse": "the order costs: Gen PPL is higher at no higher entropy",
+    "level": "the intervals of Gen PPL overlap, so no effect of the order can be seen",
+    "traded": "this is not settled: the lower Gen PPL comes with the lower entropy",
+}
+STUDENT_OR_ORDER: dict[Verdict, str] = {
+    "better": "distillation gains more than the order: the student's Gen PPL is lower at no lower entropy",
+    "worse": "the order gains more than distillation: the teacher's Gen PPL is lower at no lower entropy",
+    "level": "the intervals of Gen PPL overlap, so distillation and order cannot be distinguished",
+    "traded": "this is not settled: the lower Gen PPL comes with the lower entropy",
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +61,16 @@ def claims(one: Comparison) -> list[Claim]:
     tau_only = _against(
         "What does consistency add to sharpening (tau-only)?", one.student, one.tau_only, "tau-only", TAU_ONLY
     )
+    spread, order = "teacher in the order low-discrepancy", "teacher in the usual order"
+    orders = [
+        _against("What does a better order of revealing gain?", one.spread, one.teacher, order, ORDER, spread),
+        _against("Does distillation beat a better order?", one.student, one.spread, spread, STUDENT_OR_ORDER),
+    ]
     return [
         *main,
+        *(claim for claim in orders if claim is not None),
         cooled or Claim("note", "The teacher cooled to the student's entropy was not measured."),
-        tau_only or Claim("note", "The tau-only control was not measured."),
+        tau_only or Claim("note", "The tau-only control was not measured (`mcd demo --tau-only` does)."),
         *_round_by_round(one),
         _real_text(one),
     ]
@@ -153,15 +171,20 @@ def _at_sixteen_times(one: Comparison) -> list[Claim]:
 
 
 def _against(
-    question: str, student: BySteps, control: BySteps, name: str, outcomes: dict[Verdict, str]
+    question: str,
+    subject: BySteps,
+    control: BySteps,
+    name: str,
+    outcomes: dict[Verdict, str],
+    subject_name: str = "student",
 ) -> Claim | None:
-    """A question answered at every number of steps where student and control were measured; None where nowhere."""
+    """A question answered at every number of steps where subject and control were measured; None where nowhere."""
     at: dict[Verdict, list[str]] = {}
-    for N, row in student.items():
+    for N, row in subject.items():
         if other := control.get(N):
             warmth = f" (temperature {other.temperature:g})" if other.temperature not in (None, 1.0) else ""
             at.setdefault(compare(row, other), []).append(
-                f"{_steps([N])}: student {_score(row)}, {name}{warmth} {_score(other)}"
+                f"{_steps([N])}: {subject_name} {_score(row)}, {name}{warmth} {_score(other)}"
             )
     if not at:
         return None
@@ -176,11 +199,12 @@ def _round_by_round(one: Comparison) -> list[Claim]:
         series = [(f"round {round}", rows[N]) for round, rows in sorted(one.rounds.items()) if N in rows]
         if len(series) < 2:
             continue
+        measured = "" if len(series) == max(one.rounds) else " that was measured"
         if N in one.teacher:
             series.insert(0, ("teacher", one.teacher[N]))
         values = [f"{name} {number(row.gen_ppl)} ({row.entropy.value:.2f})" for name, row in series if row.entropy]
         rises = [name for (_, a), (name, b) in pairwise(series) if _is_lower(a, b, or_equal=True)]
-        outcome = f"It does not fall in {_listed(rises)}." if rises else "It falls in every round."
+        outcome = f"It does not fall in {_listed(rises)}." if rises else f"It falls in every round{measured}."
         text = f"Round by round at {_steps([N])}, Gen PPL (entropy): {', '.join(values)}. {outcome}"
         found.append(Claim("level" if rises else "good", text))
     return found

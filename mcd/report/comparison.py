@@ -13,6 +13,9 @@ PAPER_FACTOR = 16
 MAY_DIFFER = ("seed", "threads", "temperature", "digest")
 """Protocol fields that may differ between rows of one table without a warning (each row shows its temperature)."""
 
+SPREAD = "teacher-spread"
+"""The teacher in the order that spreads out what a step reveals (low-discrepancy). Its name says its order."""
+
 Verdict = Literal["better", "worse", "level", "traded"]
 Bound = Literal["", "at least", "less than"]
 BySteps = dict[int, MeasuredRow]
@@ -69,6 +72,7 @@ class Comparison:
     teacher: BySteps
     cooled: BySteps
     tau_only: BySteps
+    spread: BySteps
     text: MeasuredRow | None
     shuffled: MeasuredRow | None
     nonsense: MeasuredRow | None
@@ -107,6 +111,7 @@ def comparisons(rows: Sequence[MeasuredRow]) -> list[Comparison]:
                 teacher,
                 _nearest_in_entropy([row for row in alike if row.model == "teacher-cooled"], rounds[max(rounds)]),
                 _by_steps(alike, "tau-only"),
+                _by_steps(alike, SPREAD),
                 first.get("text"),
                 first.get("shuffled"),
                 first.get("control-periodic"),
@@ -117,8 +122,12 @@ def comparisons(rows: Sequence[MeasuredRow]) -> list[Comparison]:
 
 
 def differences(a: MeasuredRow, b: MeasuredRow, ignore: Sequence[str] = MAY_DIFFER) -> list[str]:
-    """Fields in which two protocols differ; a field that does not apply (None) differs from nothing."""
-    names = [name for name in {**a.protocol, **b.protocol} if name not in ignore]
+    """Fields in which two protocols differ; a field that does not apply (None) differs from nothing.
+
+    The order of `SPREAD` is what its rows are about, and no difference.
+    """
+    own = ("order",) if SPREAD in (a.model, b.model) else ()
+    names = [name for name in {**a.protocol, **b.protocol} if name not in (*ignore, *own)]
     pairs = ((name, a.protocol.get(name), b.protocol.get(name)) for name in names)
     return [name for name, x, y in pairs if x is not None and y is not None and x != y]
 

@@ -8,18 +8,20 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from mcd.report.comparison import SPREAD
 from mcd.report.plotting import VARIABLE, log_axis, share_axis, steps_axis, svg
 from mcd.report.rows import MeasuredRow
 
 LOOKS = {
     "teacher": ("teacher", "o", False, False),
     "student": ("round5", "s", False, False),
+    SPREAD: ("other3", "D", False, False),
     "tau-only": ("tau", "^", True, False),
     "teacher-cooled": ("cooled", "v", True, False),
     "text": ("text", "*", True, True),
     "shuffled": ("shuffled", "X", True, False),
     "control-periodic": ("other1", "P", True, False),
-    "control-topk": ("other2", "D", True, False),
+    "control-topk": ("other2", "d", True, False),
 }
 """Colour, marker, dashed and strong of each model, in the order of legend and table."""
 _SIZES = {"*": 9.0, "X": 6.5, "v": 6.0, "^": 6.0, "P": 6.0}

@@ -132,11 +132,9 @@ def memory(setup: Setup) -> dict[str, float]:
 
 def flops(setup: Setup) -> dict[str, float]:
     """Floating point operations of one device in a step. A multiply-add is two, a backward pass two forward passes."""
-    D, L, layers, V = setup.config.hidden, setup.length, setup.config.layers, setup.config.rows
+    D, V = setup.config.hidden, setup.config.rows
     tokens = setup.tokens * setup.accumulate
-    # the last block makes queries, output projection and perceptron (10 of its 12 D^2) for the masked rows only
-    products = 24 * D * D * (layers - 1 + (2 + 10 * MASKED) / 12)
-    forward = tokens * (products + 4 * L * D * layers)
+    forward = tokens * forward_flops(D, setup.config.layers, setup.length, MASKED)
     rows = MASKED * tokens
     terms = {"student, forward": forward, "student, backward": 2 * forward}
     if setup.checkpointing:
@@ -145,6 +143,16 @@ def flops(setup: Setup) -> dict[str, float]:
         terms["teacher, forward"] = forward
     terms["head"] = 2 * V * D * rows * (3 + (1 if setup.distils else 0))
     return terms
+
+
+def forward_flops(hidden: int, layers: int, length: int, wanted: float) -> float:
+    """Operations for a token of a forward pass over rows of `length`, without the head.
+
+    wanted: the share of positions whose features are asked for. The last block makes queries, output projection and
+    perceptron (10 of its 12 D^2) only for them.
+    """
+    products = 24 * hidden * hidden * (layers - 1 + (2 + 10 * wanted) / 12)
+    return products + 4 * length * hidden * layers
 
 
 def communication(setup: Setup) -> dict[str, float]:

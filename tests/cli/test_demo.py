@@ -1,11 +1,15 @@
 """The demo end to end on a tiny teacher, without a scorer: every file it promises, and what a second run keeps."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mcd.cli import demo_work
+from mcd.cli.demo_options import FULL, DemoArgs
 from mcd.cli.main import main
+from mcd.model.dit import DiTConfig
 
 LETTERS = "\n\n".join(
     f"Letter {i}. The committee met and the members agreed on the report of the minister. " * 6 for i in range(40)
@@ -31,12 +35,14 @@ def test_demo(teacher, tmp_path, capsys):
     argv = ["demo", "--out", str(out), "--teacher", str(model), "--data", str(data), "--scorer", "none"]
     argv += ["--length", "16", "--num", "4", "--rounds", "2", "--steps-per-round", "2"]
     argv += ["--teacher-steps", "4", "8", "--student-steps", "2", "4", "--round-steps", "4", "--control-steps", "4"]
+    argv += ["--order-steps", "4", "--tau-only", "--nonsense", "--batch-size", "4"]
     assert main(argv) == 0
     rows = json.loads((out / "metrics.json").read_text())["rows"]
     cells = [(row["model"], row["round"], row["steps"]) for row in rows]
     assert len(set(cells)) == len(cells)
     assert set(cells) == {
         *(("teacher", None, steps) for steps in (4, 8)),
+        ("teacher-spread", None, 4),
         *(("student", 2, steps) for steps in (2, 4)),
         *((model, None, None) for model in ("text", "shuffled", "control-periodic", "control-topk")),
         ("student", 1, 4),
@@ -98,3 +104,40 @@ def test_demo_refuses_options_before_the_work(teacher, tmp_path, capsys, option,
     assert main([*argv, "--scorer", "none", "--length", "16", option, *value.split()]) == 2
     assert option in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def planned(capsys, *words: str) -> dict:
+    assert main(["demo", *words, "--dry-run"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_dry_run_tells_the_work_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    short, full = planned(capsys), planned(capsys, "--full")
+    assert short["out"] == "runs/demo" and short["work"]["sets"] == 10
+    assert full["out"] == "runs/demo-full" and full["num"] == 64 and full["tau_only"] and full["nonsense"]
+    assert 0.5 < short["work"]["minutes"] < full["work"]["minutes"]
+    assert planned(capsys, "--full", "--num", "8")["num"] == 8
+    assert planned(capsys, "--scorer", "none")["work"]["scoring_tflop"] == 0.0
+    assert planned(capsys, "--teacher", "owner/name")["work"] is None  # it would have to be fetched
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_set_takes_ten_minutes_on_a_slow_machine(tmp_path):
+    """The promise of docs/demo.md, for a teacher of 15 million parameters on two cores of 65 GFLOP/s together."""
+    teacher = DiTConfig(rows=8193, hidden=320, layers=8, heads=5, length=128, cond_dim=16)
+    short, full = replace(DemoArgs(), out=tmp_path), replace(FULL, out=tmp_path)
+    assert demo_work.minutes(short, demo_work.operations(short, teacher), 65e9) <= 10.0
+    labels = {cell.label for cell in demo_work.cells_of(short)}
+    assert labels == {"teacher", "teacher-spread", "student"} and demo_work.compared_steps(short)
+    assert set(demo_work.cells_of(replace(short, num=64))) < set(demo_work.cells_of(full))
+    assert any(16 * steps in short.teacher_steps for steps in short.student_steps)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "every", "measured"), [(1, False, []), (2, False, [1]), (5, False, [3]), (4, True, [1, 2, 3])]
+)
+def test_earlier_rounds(tmp_path, rounds, every, measured):
+    args = DemoArgs(out=tmp_path, rounds=rounds, every_round=every)
+    students = [cell.round for cell in demo_work.cells_of(args) if cell.label == "student"]
+    assert [round for round in students if round != rounds] == measured

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from mcd.errors import MissingScorer
 from mcd.eval import scorer as scoring
 from mcd.eval.control import periodic, tuned
 from mcd.eval.diversity import sample_entropy
 from mcd.eval.gen_ppl import gen_ppl
+from mcd.eval.laboratory import cost
+from mcd.eval.laboratory.experiment import Cell
 from mcd.eval.metrics import Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol, protocol_of_dict
 from mcd.eval.scorer import Scorer, load_scorer
@@ -249,6 +252,19 @@ def test_a_name_that_cannot_be_loaded_says_so(tmp_path):
         load_scorer(str(tmp_path))
     with pytest.raises(ValueError, match="unknown precision 'fp31'"):
         load_scorer(precision="fp31")
+
+
+@pytest.mark.heavy
+def test_the_cost_of_scoring_is_what_pytorch_counts(smollm2, monkeypatch):
+    """For a text of as many tokens of the scorer as the cell has of the model, and nothing without a scorer."""
+    monkeypatch.setattr("mcd.model.linear.ONEDNN", False)  # whose products PyTorch does not count
+    monkeypatch.setattr("mcd.eval.batching._one_thread_each", lambda work, items, device: [work(one) for one in items])
+    text = "The Congress will find in the report of the Secretary an account of the public revenue. " * 6
+    with FlopCounterMode(display=False) as counter:
+        (score,) = smollm2.nll([text])
+    cell = Cell("m", 4, 1, "m", length=score.tokens, scorer="smollm2")
+    assert cost.scoring(cell) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert cost.scoring(Cell("m", 4, 1, "m", length=score.tokens)) == 0.0
 
 
 @pytest.mark.heavy

@@ -55,6 +55,15 @@ def test_only_metrics_says_what_is_missing(row, metrics, page_of):
         assert words in text
 
 
+def test_the_order_that_a_model_is_named_after_is_no_difference(row, metrics, page_of):
+    rows = [row("teacher", 4, 300, 4.5), row("teacher-spread", 4, 200, 4.5, order="low-discrepancy")]
+    assert "All rows were measured by one protocol" in page_of(metrics(rows)).text
+    assert (
+        "they differ in order"
+        in page_of(metrics([*rows, row("teacher", 8, 100, 4.5, order="stratified")], "others")).text
+    )
+
+
 def test_without_scorer_or_metrics(row, metrics, distillation, page_of):
     bare = row("student", 8, 150, 4.4, 1) | {"gen_ppl": None, "gen_ppl_lo": None, "gen_ppl_hi": None}
     text = page_of(metrics([bare])).text

@@ -78,25 +78,37 @@ class Lab:
         tasks = {name: (_train, command, one.argv(self.work), logs[name], one.may_fail) for name, one in left.items()}
         self._do("training", tasks, {name: one.needs for name, one in left.items()})
 
-    def measure(self, cells: Sequence[Cell]) -> list[MeasuredCell]:
-        """Draw and score the cells that `work` does not hold. Returns all of them in the order asked for."""
-        folder = self.work / "cells"
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = {cell: folder / f"{cell.digest(_weights(cell.source(self.work)))}.json" for cell in cells}
-        left = sorted((cell for cell in paths if not paths[cell].is_file()), key=lambda c: (c.model, c.round or 99))
-        self._do("measuring", {str(cell): (_measure, cell, cell.source(self.work), paths[cell]) for cell in left})
-        return [_read(cell, paths[cell]) for cell in cells]
+    def measure(self, cells: Sequence[Cell], cost: Callable[[Cell], float] = lambda cell: 1.0) -> list[MeasuredCell]:
+        """Draw and score the cells that `work` does not hold. Returns all of them in the order asked for.
 
-    def references(self, data: Path, like: Cell) -> list[dict[str, Any]]:
-        """Held-out text of prepared `data`, its words shuffled, and nonsense (`HeldOut`): as many rows as the cell
+        cost: of a cell, in any unit, by which the progress counts it.
+        """
+        (self.work / "cells").mkdir(parents=True, exist_ok=True)
+        left = sorted(self.missing(cells), key=lambda c: (c.model, c.round or 99))
+        tasks = {str(cell): (_measure, cell, cell.source(self.work), self._path(cell)) for cell in left}
+        self._do("measuring", tasks, costs={str(cell): cost(cell) for cell in left})
+        return [_read(cell, self._path(cell)) for cell in cells]
+
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells that `work` does not hold, each once."""
+        return [cell for cell in dict.fromkeys(cells) if not self._path(cell).is_file()]
+
+    def _path(self, cell: Cell) -> Path:
+        """The file of a cell's row, whether it is there or not."""
+        return self.work / "cells" / f"{cell.digest(_weights(cell.source(self.work)))}.json"
+
+    def references(self, data: Path, like: Cell, nonsense: bool = True) -> list[dict[str, Any]]:
+        """Held-out text of prepared `data`, its words shuffled, and `nonsense` (`HeldOut`): as many rows as the cell
         `like`, of its length and seed, scored like it. They are measured once."""
         key = (like.num, like.length, like.seed, like.scorer, like.scorer_precision, like.borders)
+        key += () if nonsense else ("without nonsense",)
         text = json.dumps([*key, (data / MANIFEST).read_text(encoding="utf-8")])
         path = self.work / "cells" / f"references-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         if not path.is_file():
             judge, scoring = _scorer_of(like), Scoring(borders=like.borders)
             held_out = HeldOut(data, like.length, like.seed, like.borders)
-            rows = held_out.text(like.num, judge, scoring) + held_out.controls(like.num, judge, scoring)
+            rows = held_out.text(like.num, judge, scoring)
+            rows += held_out.controls(like.num, judge, scoring) if nonsense else []
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {"rows": rows})
         return read_json(path)["rows"]
@@ -107,13 +119,20 @@ class Lab:
             return True
         return one.may_fail and (folder / "stats.jsonl").is_file() and read_stats(folder)[-1].get("diverged", False)
 
-    def _do(self, what: str, tasks: dict[str, tuple[Any, ...]], needs: dict[str, list[str]] | None = None) -> None:
+    def _do(
+        self,
+        what: str,
+        tasks: dict[str, tuple[Any, ...]],
+        needs: dict[str, list[str]] | None = None,
+        costs: dict[str, float] | None = None,
+    ) -> None:
         """Run tasks (a function and its arguments) in parallel, each after those that it needs."""
         if not tasks:
             return
         order = TopologicalSorter({name: set((needs or {}).get(name, ())) & tasks.keys() for name in tasks})
         order.prepare()
-        ready, running, done = list[str](), dict[Future[None], str](), 0
+        ready, running, done = list[str](), dict[Future[None], str](), list[str]()
+        costs = costs or dict.fromkeys(tasks, 1.0)
         context = multiprocessing.get_context("spawn")
         start = (os.getpid(), self.threads)
         with progress_bar(what) as update, ProcessPoolExecutor(self.jobs, context, _start_worker, start) as pool:
@@ -125,9 +144,10 @@ class Lab:
                     running[pool.submit(*tasks[name])] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     future.result()
-                    order.done(running.pop(future))
-                    done += 1
-                    update(done / len(tasks), f"{done} of {len(tasks)}")
+                    done.append(running.pop(future))
+                    order.done(done[-1])
+                    share = sum(costs[name] for name in done) / sum(costs.values())
+                    update(share, f"{len(done)} of {len(tasks)}")
 
 
 def _start_worker(parent: int, threads: int) -> None:
@@ -210,8 +230,10 @@ def _read(cell: Cell, path: Path) -> MeasuredCell:
     return MeasuredCell(cell, read_json(path), arrays, path.with_suffix(".jsonl"))
 
 
-@cache
 def _weights(source: str) -> str:
     """A hash of a model's weights; a hub id stands for itself."""
     path = parts_of_weights((DEMO if source == "demo" else Path(source)) / WEIGHTS["ema"])[0]
-    return file_sha256(path) if path.is_file() else source
+    return _sha256(path) if path.is_file() else source
+
+
+_sha256 = cache(file_sha256)
