@@ -33,9 +33,10 @@ def benchmarks() -> Iterator[Benchmark]:
 
 def measure(name: str, size: Size, batch: int, checkpointing: bool = False) -> Row:
     """One row."""
+    from mcd.model.sizes import sizes_of
     from mcd.training.estimate import HELD, UTILISATION, Setup, measured_cpu, memory, seconds
 
-    setup = Setup(size, batch, size.length, checkpointing=checkpointing, on_cpu=True)
+    setup = Setup(sizes_of(size), batch, size.length, checkpointing=checkpointing, on_cpu=True)
     terms = memory(setup)
     held = sum(terms[term] for term in HELD)
     more = {

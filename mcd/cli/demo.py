@@ -15,7 +15,6 @@ from mcd.errors import UsageError
 
 if TYPE_CHECKING:
     from mcd.model.denoiser import DenoiserConfig
-    from mcd.model.dit import DiTConfig
 
 SHORTEST = 4
 """Least tokens per row: repetition is measured in runs of four."""
@@ -35,6 +34,7 @@ def main(argv: list[str]) -> int:
     from mcd.eval.laboratory.lab import load_once
     from mcd.eval.laboratory.metrics_file import read_metrics, write_metrics
     from mcd.files import write_durably, write_json
+    from mcd.model.sizes import sizes_of
     from mcd.progress import whole_progress
 
     started = time.monotonic()
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     data = prepared(args.data, args.out / "data", locate(args.teacher) / "tokenizer.json", length=args.length)
     args.out.mkdir(parents=True, exist_ok=True)  # the data may lie elsewhere
     write_json(args.out / "demo.json", config)
-    sizes = _sizes(teacher.config)
+    sizes = sizes_of(teacher.config.backbone)
     work = demo_work.operations(args, sizes)
     left = demo_work.minutes(args, work, cost.rate_of_products())
     sets = len(demo_work.cells_of(args)) + len(demo_work.compared_steps(args))
@@ -86,11 +86,12 @@ def _planned(args: DemoArgs) -> dict[str, Any]:
         return options | {"work": None}
     from mcd.cli import demo_work
     from mcd.eval.laboratory import cost
+    from mcd.model.sizes import sizes_of
 
     with naming("--teacher", args.teacher):
         config = read_config(locate(args.teacher))
     _check_teacher(args, config)
-    work, rate = demo_work.operations(args, _sizes(config)), cost.rate_of_products()
+    work, rate = demo_work.operations(args, sizes_of(config.backbone)), cost.rate_of_products()
     known = {
         "sets": len(demo_work.cells_of(args)) + len(demo_work.compared_steps(args)),
         **{f"{name}_tflop": round(value / 1e12, 2) for name, value in work.items()},
@@ -107,17 +108,6 @@ def _check_teacher(args: DemoArgs, config: "DenoiserConfig") -> None:
         raise UsageError(f"--teacher {args.teacher}: is {process}; the demo distils a masked model")
     if not SHORTEST <= args.length <= longest:
         raise UsageError(f"--length {args.length}: must be {SHORTEST} to {longest}, the teacher's")
-
-
-def _sizes(config: "DenoiserConfig") -> "DiTConfig":
-    """The sizes by which work is counted: those of the backbone; of a network of Hugging Face its width, and 12
-    layers."""
-    from mcd.model.dit import DiTConfig
-
-    backbone = config.backbone
-    if isinstance(backbone, DiTConfig):
-        return backbone
-    return DiTConfig(rows=backbone.rows, hidden=2 * (backbone.hidden // 2), heads=1, length=backbone.length)
 
 
 def _idle(args: DemoArgs) -> dict[str, str]:

@@ -15,7 +15,7 @@ from mcd.eval.laboratory import cost
 from mcd.eval.laboratory.experiment import Cell, sampler_options
 from mcd.eval.laboratory.lab import Lab, MeasuredCell
 from mcd.model.denoiser import Denoiser
-from mcd.model.dit import DiTConfig
+from mcd.model.sizes import Sizes
 from mcd.progress import Whole
 from mcd.report.comparison import SPREAD
 from mcd.sampler import sample
@@ -76,26 +76,26 @@ def lab_of(args: DemoArgs) -> Lab:
     return Lab(args.out, jobs=1, threads=torch.get_num_threads())
 
 
-def operations(args: DemoArgs, config: DiTConfig) -> dict[str, float]:
+def operations(args: DemoArgs, sizes: Sizes) -> dict[str, float]:
     """Floating point operations of all that is left to do (of what --out holds already nothing is), by what it is."""
     lab = lab_of(args)
     cells = lab.missing(cells_of(args))
     cooled = [cooled_cell(args, steps, 0.8) for steps in compared_steps(args)]
-    drawn = sum(cost.drawing(config, cell) for cell in cells)
-    drawn += sum((TRIALS + 1) * cost.drawing(config, cell) for cell in cooled)
+    drawn = sum(cost.drawing(sizes, cell) for cell in cells)
+    drawn += sum((TRIALS + 1) * cost.drawing(sizes, cell) for cell in cooled)
     texts = cost.scoring(cells_of(args)[0]) * (4 if args.nonsense else 2)
     return {
-        "distilling": sum(distilling(args, config, name) for name in trainings(args)),
+        "distilling": sum(distilling(args, sizes, name) for name in trainings(args)),
         "drawing": drawn,
         "scoring": texts + sum(map(cost.scoring, (*cells, *cooled))),
     }
 
 
-def distilling(args: DemoArgs, config: DiTConfig, name: str) -> float:
+def distilling(args: DemoArgs, sizes: Sizes, name: str) -> float:
     """Operations of a distillation that is not finished."""
     if (args.out / name / WEIGHTS["ema"]).is_file():
         return 0.0
-    return cost.distilling(config, args.length, args.batch_size, args.rounds * args.steps_per_round)
+    return cost.distilling(sizes, args.length, args.batch_size, args.rounds * args.steps_per_round)
 
 
 def minutes(args: DemoArgs, work: Mapping[str, float], rate: float) -> float:
@@ -103,12 +103,12 @@ def minutes(args: DemoArgs, work: Mapping[str, float], rate: float) -> float:
     return (START_S + cost.seconds(sum(work.values()), rate)) / 60
 
 
-def measured(args: DemoArgs, data: Path, teacher: Denoiser, config: DiTConfig, whole: Whole) -> list[dict[str, Any]]:
+def measured(args: DemoArgs, data: Path, teacher: Denoiser, sizes: Sizes, whole: Whole) -> list[dict[str, Any]]:
     """The rows of the table; the samples of each are written next to it."""
     lab, cells = lab_of(args), cells_of(args)
 
     def of_cell(cell: Cell) -> float:
-        return cost.drawing(config, cell) + cost.scoring(cell)
+        return cost.drawing(sizes, cell) + cost.scoring(cell)
 
     with whole.part(cost.scoring(cells[0]) * (4 if args.nonsense else 2)):
         references = lab.references(data, cells[0], args.nonsense)
@@ -118,7 +118,7 @@ def measured(args: DemoArgs, data: Path, teacher: Denoiser, config: DiTConfig, w
     entropies = {one.cell.steps: one.row["entropy"] for one in last}
     for steps in compared_steps(args):
         cell = cooled_cell(args, steps, 0.8)
-        with whole.part(TRIALS * cost.drawing(config, cell)) as update:
+        with whole.part(TRIALS * cost.drawing(sizes, cell)) as update:
             cell = cooled_cell(args, steps, _temperature(args, teacher, steps, entropies[steps], update))
         with whole.part(of_cell(cell)):
             found += lab.measure([cell])

@@ -12,6 +12,7 @@ from mcd.errors import UsageError
 from mcd.options import Count, Decay, Options
 
 if TYPE_CHECKING:
+    from mcd.model.adapted.config import AdaptedConfig
     from mcd.model.dit import DiTConfig
     from mcd.training.estimate import Setup
 
@@ -26,7 +27,7 @@ GB = 1e9
 class PlanArgs(Options):
     """Estimate memory and time of a training step: whether it fits, what it costs, and which term to reduce.
 
-    The estimate is calculated from the sizes of our diffusion transformer and of the MCD step (student forward and
+    The estimate is calculated from the sizes of the network and of the MCD step (student forward and
     backward, teacher forward, fused head, AdamW, EMA). Peak rates of devices are the manufacturers' figures; the
     share of the peak that is reached is an assumption, --utilisation. docs/planning.md explains what is counted and
     compares estimates with measurements.
@@ -61,8 +62,9 @@ class PlanArgs(Options):
     """Plan `mcd distill`, which holds a second network, the teacher, and runs it forward in every step. --no-teacher
     plans `mcd train`, which has none."""
     dropout: Decay = 0.1
-    """Dropout rate of the network, as in its config.json; MDLM trains with 0.1. Here it matters only whether it is 0:
-    above 0, each block also keeps the masks of the dropped values for its backward pass, which needs memory."""
+    """Dropout rate of our transformer; MDLM trains with 0.1. Here it matters only whether it is 0: above 0, each block
+    also keeps the masks of the dropped values for its backward pass, which needs memory. A network of Hugging Face has
+    its own in config.json."""
     utilisation: Annotated[float, Gt(0), Le(1)] | None = None
     """Share of the peak rate that the products reach. The defaults are 0.4 for a GPU and 0.7 for this CPU; both are
     assumed."""
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> int:
         check_out(args.json, option="--json")
     from mcd.training.estimate import DEVICES, UTILISATION, estimate, measured_cpu
 
-    setup = _setup(args)
+    setup = _setup(args, argv)
     utilisation = args.utilisation or UTILISATION["cpu" if setup.on_cpu else "gpu"]
     if args.dry_run:
         return show_dry_run(asdict(setup) | {"parameters": setup.parameters, "utilisation": utilisation})
@@ -97,13 +99,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _setup(args: PlanArgs) -> "Setup":
+def _setup(args: PlanArgs, argv: list[str]) -> "Setup":
+    from mcd.model.dit import DiTConfig
+    from mcd.model.sizes import sizes_of
     from mcd.training.estimate import Setup
 
     config = config_of(args.size, args.length, args.dropout, args.teacher)
+    if not isinstance(config, DiTConfig):
+        refuse_idle(argv, {"--dropout": f"{args.size} is a network of Hugging Face, whose config.json has its rates"})
+    with naming("--size", args.size):
+        sizes = sizes_of(config)
     with refused():
         return Setup(
-            config,
+            sizes,
             args.batch_size,
             config.length,
             devices=args.gpus,
@@ -116,7 +124,7 @@ def _setup(args: PlanArgs) -> "Setup":
         )
 
 
-def config_of(size: str, length: int | None, dropout: float, distils: bool) -> "DiTConfig":
+def config_of(size: str, length: int | None, dropout: float, distils: bool) -> "DiTConfig | AdaptedConfig":
     """The backbone of --size, for rows of `length`. Raises UsageError for an unknown name and for rows longer than a
     teacher takes (`mcd train --init` lengthens a model), and ModelError for a folder without a model."""
     from mcd.checkpoints.config import read_config
@@ -131,22 +139,25 @@ def config_of(size: str, length: int | None, dropout: float, distils: bool) -> "
         raise UsageError(f"--size {size}: known are {', '.join(sizes)}, demo, or a model's folder")
     with naming("--size", size):
         backbone = read_config(locate(size)).backbone
-    if not isinstance(backbone, DiTConfig):
-        raise UsageError(f"--size {size}: is a network of Hugging Face; name one of our transformer")
     if distils and (length or 1) > backbone.length:
         raise UsageError(
             f"--length {length}: a teacher of --size {size} takes 1 to {backbone.length} tokens; --no-teacher plans "
             "`mcd train --init`, which lengthens it"
         )
-    return replace(backbone, length=length or backbone.length, dropout=dropout)
+    if isinstance(backbone, DiTConfig):
+        return replace(backbone, length=length or backbone.length, dropout=dropout)
+    try:
+        return replace(backbone, length=length or backbone.length)
+    except ValueError as error:
+        raise UsageError(f"--length {length}: {size} cannot be lengthened ({error})") from None
 
 
 def show(estimate: dict[str, Any]) -> None:
     """Print the estimate in at most 80 columns, and what to do when it does not fit."""
     setup, device, time = estimate["setup"], estimate["device"], estimate["seconds"]
-    sizes = setup["config"]
+    sizes = setup["sizes"]
     print(
-        f"{setup['parameters'] / 1e6:,.0f}M parameters (hidden {sizes['hidden']}, {sizes['layers']} layers, "
+        f"{sizes['parameters'] / 1e6:,.0f}M parameters (hidden {sizes['hidden']}, {sizes['layers']} layers, "
         f"{sizes['rows']:,} rows), {setup['batch_size']} x {setup['length']} tokens/step"
     )
     print(f"on {setup['devices']} x {device['name']}, {setup['precision']}, {setup['strategy']}\n")

@@ -1,6 +1,6 @@
 """Memory, arithmetic, traffic and time of a training step, calculated from the sizes.
 
-The model is ours (`mcd.model.dit`), the objective MCD (or, without a teacher, the bound of pre-training). Bytes are
+The objective is MCD (or, without a teacher, the bound of pre-training). Bytes are
 those of one device. docs/planning.md says what is counted, what is not, and what was measured. Shape letters: P
 parameters, B rows of one device, L length, D width, K rows of the embedding.
 """
@@ -14,9 +14,9 @@ import torch
 
 from mcd.machine import usable_memory
 from mcd.model.attention import SHORT
-from mcd.model.dit import DiTConfig
 from mcd.model.head import CHUNK_ELEMENTS
 from mcd.model.linear import product
+from mcd.model.sizes import Sizes
 from mcd.options import Count, Options
 
 MASKED = 0.5
@@ -36,7 +36,7 @@ FREE = 0.08
 class Setup(Options):
     """A run to be estimated: `batch_size` rows per step over all devices, as --batch-size."""
 
-    config: DiTConfig
+    sizes: Sizes
     batch_size: Count
     length: Count
     devices: Count = 1
@@ -73,22 +73,23 @@ class Setup(Options):
     @property
     def parameters(self) -> int:
         """P of one model."""
-        return self.config.parameters
+        return self.sizes.parameters
 
 
 def kept_per_token(setup: Setup) -> int:
     """Bytes per token that one block keeps for its backward pass (tests count the saved tensors).
 
-    In float32, 20 D numbers: the input of each norm and each product, the perceptron's 4 D twice, q, k and v with the
-    storage they share, the output of attention, both branches. Rows short enough for plain products (CPU) keep the L
+    In float32, 20 D numbers of ours: the input of each norm and each product, the perceptron's 4 D twice, q, k and v
+    with the storage they share, the output of attention, both branches. Networks of Hugging Face have other
+    perceptrons; the rest is taken to be as ours. Rows short enough for plain products (CPU) keep the L
     probabilities of every head instead of what the fused kernel needs. Dropout keeps two masks.
     """
-    D, H = setup.config.hidden, setup.config.heads
+    D, H, wide = setup.sizes.hidden, setup.sizes.heads, setup.sizes.perceptron
     plain = setup.on_cpu and setup.length <= SHORT.get(torch.bfloat16 if setup.half else torch.float32, 128)
-    kept = (40 if plain else 46) * D if setup.half else (72 if plain else 80) * D
+    kept = ((24 if plain else 30) * D + 2 * wide) if setup.half else ((40 if plain else 48) * D + 4 * wide)
     if plain:
         kept += (2 if setup.half else 4) * H * setup.length
-    if setup.config.dropout > 0:
+    if setup.sizes.dropout:
         kept += 2 * D * ((2 if setup.half else 4) if setup.on_cpu else 1)
     return kept
 
@@ -99,7 +100,7 @@ def memory(setup: Setup) -> dict[str, float]:
     The first five always exist. In the backward pass activations are freed as gradients appear, so the peak (`peak`) is
     the larger of its beginning (all activations, the gradient of the head) and its end (all gradients, one block).
     """
-    P, layers, D, K = setup.parameters, setup.config.layers, setup.config.hidden, setup.config.rows
+    P, layers, D, K = setup.parameters, setup.sizes.layers, setup.sizes.hidden, setup.sizes.rows
     n, copies = setup.shards, 3 if setup.distils else 2
     terms = {
         "weights": 4 * P / n,
@@ -108,7 +109,7 @@ def memory(setup: Setup) -> dict[str, float]:
         "teacher": 4 * P / n if setup.distils else 0.0,
         "gradients": 4 * P / n,
     }
-    block = setup.config.block_parameters
+    block = setup.sizes.block_parameters
     one = kept_per_token(setup) * setup.tokens  # of one block
     one += 2.0 * block if setup.half else 0.0  # autocast's own weights live as long as the block's graph
     terms["activations"] = one + 4 * D * setup.tokens * layers if setup.checkpointing else one * layers
@@ -132,27 +133,16 @@ def memory(setup: Setup) -> dict[str, float]:
 
 def flops(setup: Setup) -> dict[str, float]:
     """Floating point operations of one device in a step. A multiply-add is two, a backward pass two forward passes."""
-    D, V = setup.config.hidden, setup.config.rows
     tokens = setup.tokens * setup.accumulate
-    forward = tokens * forward_flops(D, setup.config.layers, setup.length, MASKED)
+    forward = tokens * setup.sizes.forward_flops(setup.length, MASKED)
     rows = MASKED * tokens
     terms = {"student, forward": forward, "student, backward": 2 * forward}
     if setup.checkpointing:
         terms["student, forward again"] = forward
     if setup.distils:
         terms["teacher, forward"] = forward
-    terms["head"] = 2 * V * D * rows * (3 + (1 if setup.distils else 0))
+    terms["head"] = setup.sizes.head_flops() * rows * (3 + (1 if setup.distils else 0))
     return terms
-
-
-def forward_flops(hidden: int, layers: int, length: int, wanted: float) -> float:
-    """Operations for a token of a forward pass over rows of `length`, without the head.
-
-    wanted: the share of positions whose features are asked for. The last block makes queries, output projection and
-    perceptron (10 of its 12 D^2) only for them.
-    """
-    products = 24 * hidden * hidden * (layers - 1 + (2 + 10 * wanted) / 12)
-    return products + 4 * length * hidden * layers
 
 
 def communication(setup: Setup) -> dict[str, float]:
@@ -242,7 +232,7 @@ def estimate(setup: Setup, device: Device, utilisation: float, steps: int) -> di
     """All of an estimate, for JSON: bytes, operations, seconds, whether it fits, and the time of `steps` steps."""
     bytes_of, times = memory(setup), seconds(setup, device, utilisation)
     return {
-        "setup": asdict(setup) | {"parameters": setup.parameters},
+        "setup": asdict(setup),
         "device": asdict(device),
         "utilisation": utilisation,
         "memory_bytes": bytes_of,

@@ -10,6 +10,7 @@ from mcd.cli import demo_work
 from mcd.cli.demo_options import FULL, DemoArgs
 from mcd.cli.main import main
 from mcd.model.dit import DiTConfig
+from mcd.model.sizes import sizes_of
 
 LETTERS = "\n\n".join(
     f"Letter {i}. The committee met and the members agreed on the report of the minister. " * 6 for i in range(40)
@@ -125,7 +126,7 @@ def test_a_dry_run_tells_the_work_and_writes_nothing(tmp_path, monkeypatch, caps
 
 def test_the_default_set_takes_ten_minutes_on_a_slow_machine(tmp_path):
     """The promise of docs/demo.md, for a teacher of 15 million parameters on two cores of 65 GFLOP/s together."""
-    teacher = DiTConfig(rows=8193, hidden=320, layers=8, heads=5, length=128, cond_dim=16)
+    teacher = sizes_of(DiTConfig(rows=8193, hidden=320, layers=8, heads=5, length=128, cond_dim=16))
     short, full = replace(DemoArgs(), out=tmp_path), replace(FULL, out=tmp_path)
     assert demo_work.minutes(short, demo_work.operations(short, teacher), 65e9) <= 10.0
     labels = {cell.label for cell in demo_work.cells_of(short)}

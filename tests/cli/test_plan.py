@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mcd.checkpoints.config import read_config
+from mcd.checkpoints.folder import from_pretrained
 from mcd.cli.main import main
 
 
@@ -24,10 +26,11 @@ def test_what_does_not_fit_is_reported_with_a_fix(capsys):
 
 
 @pytest.mark.heavy
-def test_this_machine_and_a_model_of_ours(capsys):
+def test_this_machine_and_the_bundled_model(capsys):
     argv = ["plan", "--size", "demo", "--device", "cpu", "--batch-size", "16", "--length", "128"]
     assert main([*argv, "--precision", "32-true"]) == 0
-    assert "this CPU" in (shown := capsys.readouterr().out) and "4M parameters" in shown
+    own = sum(p.numel() for p in from_pretrained("demo").parameters())
+    assert "this CPU" in (shown := capsys.readouterr().out) and f"{own / 1e6:,.0f}M parameters" in shown
 
 
 @pytest.mark.parametrize(
@@ -52,11 +55,13 @@ def test_an_unknown_device_is_refused(capsys):
     assert "--device abacus: must be a100, h100, l40s or cpu" in capsys.readouterr().err
 
 
-def test_a_teacher_has_its_length(capsys):
-    assert main("plan --size demo --length 500".split()) == 2
-    assert "--length 500: a teacher of --size demo takes 1 to 128 tokens" in capsys.readouterr().err
-    for options, length in (("", 128), ("--length 64", 64), ("--length 500 --no-teacher", 500)):
-        assert main(["plan", "--size", "demo", *options.split(), "--dry-run"]) == 0
+def test_a_teacher_has_its_length(capsys, ours):
+    longest = read_config(ours).backbone.length
+    assert main(["plan", "--size", str(ours), "--length", "500"]) == 2
+    said = f"--length 500: a teacher of --size {ours} takes 1 to {longest} tokens"
+    assert said in capsys.readouterr().err
+    for options, length in (("", longest), ("--length 4", 4), ("--length 500 --no-teacher", 500)):
+        assert main(["plan", "--size", str(ours), *options.split(), "--dry-run"]) == 0
         assert json.loads(capsys.readouterr().out)["length"] == length
 
 

@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcd.model import linear
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import SIZES, DiTConfig
+from mcd.model.sizes import sizes_of
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.process.draws import Draws
 from mcd.training.estimate import DEVICES, Setup, communication, flops, kept_per_token, memory, seconds
 
-SMALL = Setup(DiTConfig(50_258, **SIZES["small"]), batch_size=8, length=1024)
+SMALL = Setup(sizes_of(DiTConfig(50_258, **SIZES["small"])), batch_size=8, length=1024)
 
 
 def saved_bytes(config, B, half):
@@ -43,7 +44,7 @@ def test_what_a_block_keeps_is_what_autograd_saves(precision, length, dropout):
     B, half = 4, precision == "bf16-mixed"
     config = DiTConfig(41, 64, 2, 4, length, cond_dim=8, dropout=dropout, gate_init=1.0)
     one_more = saved_bytes(replace(config, layers=3), B, half) - saved_bytes(config, B, half)
-    setup = Setup(config, B, length, precision=precision, on_cpu=True)
+    setup = Setup(sizes_of(config), B, length, precision=precision, on_cpu=True)
     expected = kept_per_token(setup) * setup.tokens + (2 * config.block_parameters if half else 0)
     assert expected == pytest.approx(one_more, rel=0.03)
 
@@ -54,7 +55,7 @@ def test_operations_are_those_that_are_made(monkeypatch):
     config = DiTConfig(41, 64, 3, 4, 128, cond_dim=8)
     model, B = Denoiser(DenoiserConfig(config, 40)), 2
     z, rows = torch.randint(41, (B, 128)), torch.arange(B * 128)[::2]
-    expected = flops(Setup(config, B, 128, distils=False))
+    expected = flops(Setup(sizes_of(config), B, 128, distils=False))
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model.hidden(z, torch.zeros(B), rows=rows)
     assert expected["student, forward"] == pytest.approx(counted.get_total_flops(), rel=0.02)
@@ -72,7 +73,7 @@ def test_operations_of_a_whole_step(monkeypatch, checkpointing):
     student, teacher = (Denoiser(DenoiserConfig(config, 300)) for _ in range(2))
     student.train().backbone.checkpointing = checkpointing
     x0 = torch.randint(300, (B, 32))
-    setup = Setup(config, B, 32, checkpointing=checkpointing)
+    setup = Setup(sizes_of(config), B, 32, checkpointing=checkpointing)
     with FlopCounterMode(display=False) as counted:
         MCD(delta0=1e-3).loss(
             student, teacher.eval(), x0, Clock(), Draws(torch.Generator().manual_seed(0), B, 32)

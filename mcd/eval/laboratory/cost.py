@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from mcd.eval.laboratory.experiment import Cell
-from mcd.model.dit import DiTConfig
 from mcd.model.linear import product
-from mcd.train.estimate import Setup, flops, forward_flops
+from mcd.model.sizes import Sizes
+from mcd.training.estimate import Setup, flops
 
 SMOLLM2 = 2 * 134.5e6 + 4 * 110 * 576 * 30
 """Operations for a token that SmolLM2-135M scores: two for each weight, and attention over 110 tokens in 30 layers."""
@@ -33,16 +33,16 @@ def calls_of(cell: Cell) -> float:
     return N * (1.0 - (1.0 - 1.0 / N) ** L) if dict(cell.options).get("order", "iid") == "iid" else float(min(N, L))
 
 
-def distilling(config: DiTConfig, length: int, batch_size: int, steps: int) -> float:
+def distilling(sizes: Sizes, length: int, batch_size: int, steps: int) -> float:
     """Operations of a distillation by MCD."""
-    return steps * sum(flops(Setup(config, batch_size, length)).values())
+    return steps * sum(flops(Setup(sizes, batch_size, length)).values())
 
 
-def drawing(config: DiTConfig, cell: Cell) -> float:
+def drawing(sizes: Sizes, cell: Cell) -> float:
     """Operations of drawing the rows of a cell: a forward pass for each call, and the head once for each token."""
-    length = cell.length or config.length
-    per_token = calls_of(cell) * forward_flops(config.hidden, config.layers, length, WANTED)
-    return cell.num * length * (per_token + 2 * config.rows * config.hidden)
+    length = cell.length or sizes.length
+    per_token = calls_of(cell) * sizes.forward_flops(length, WANTED)
+    return cell.num * length * (per_token + sizes.head_flops())
 
 
 def scoring(cell: Cell) -> float:

@@ -7,7 +7,7 @@ import mcd.model.linear
 from mcd.checkpoints.folder import from_pretrained
 from mcd.eval.laboratory import cost
 from mcd.eval.laboratory.experiment import Cell, sampler_options
-from mcd.model.dit import DiTConfig
+from mcd.model.sizes import sizes_of
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
 
@@ -23,10 +23,9 @@ def test_calls_are_those_that_a_sampler_makes(tiny_denoiser, order, steps):
 def test_drawing_is_what_pytorch_counts(monkeypatch):
     monkeypatch.setattr(mcd.model.linear, "ONEDNN", False)  # whose products it does not count
     model, cell = from_pretrained("demo"), Cell("demo", 4, 4, "teacher", length=128)
-    assert isinstance(model.config.backbone, DiTConfig)
     with FlopCounterMode(display=False) as counter:
         sample(Ancestral(4), model, cell.num, 128, 0)
-    assert cost.drawing(model.config.backbone, cell) == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert cost.drawing(sizes_of(model.config.backbone), cell) == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_the_rate_is_that_of_the_fastest_product():

@@ -129,3 +129,16 @@ def test_rows_longer_than_learnt_positions_are_refused_by_every_command(publishe
             assert main([*command, "--threads", "1", *length]) == 2, command
             error = capsys.readouterr().err
             assert error.startswith("mcd: --length 25: ") and "1 to 24" in error, (command, error)
+
+
+def test_a_plan_of_a_network_of_hugging_face(copied, capsys):
+    folder = str(copied("bert"))
+    own = sum(p.numel() for p in from_pretrained(folder).parameters())
+    assert main(["plan", "--size", folder, "--batch-size", "8", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == own
+    for options, said in (
+        ("--dropout 0.2", "--dropout: does nothing here"),
+        ("--length 5000 --no-teacher", "its learnt positions"),
+    ):
+        assert main(["plan", "--size", folder, *options.split()]) == 2
+        assert said in capsys.readouterr().err
