@@ -29,6 +29,7 @@ examples:
   mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
   mcd distill sdtt --teacher demo --out runs/sdtt
   mcd distill ltd --teacher demo --out runs/ltd
+  mcd distill mmd --teacher demo --out runs/mmd
   mcd distill duo-dcd --teacher runs/uniform --out runs/duo-dcd
 """
 
@@ -79,13 +80,14 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{name} distils nothing: `mcd train --method {name}`")
     kind = choose(name, methods, "METHOD")
     recipe = choose(peek(rest, "--recipe") or DistillArgs.recipe, DISTILL, "--recipe")
+    train, budget = recipe.of(name)
     default = DistillArgs(
         teacher=MISSING,
         out=MISSING,
         objective=recipe.objective(kind),
-        rounds=recipe.budget.rounds,
-        steps_per_round=recipe.budget.steps_per_round,  # type: ignore[arg-type]
-        train=recipe.train,
+        rounds=budget.rounds,
+        steps_per_round=budget.steps_per_round,  # type: ignore[arg-type]
+        train=train,
     )
     about = f"{name}: {inspect.getdoc(kind)}"
     args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"), about)

@@ -3,7 +3,7 @@
 Each is a complete set of options, with the reason for what differs from the papers.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import tyro
@@ -38,12 +38,22 @@ OURS = ModelSize(hidden=192, layers=6, heads=3, cond_dim=16, dropout=0.0, gate_i
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `--recipe` presets; `method` holds options by name, for the methods that have them."""
+    """What `--recipe` presets; `method` holds options by name, for the methods that have them.
+
+    own: by the name of a method, what of `train` is another, and perhaps its `budget`.
+    """
 
     train: TrainConfig
     budget: Budget
     method: dict[str, Any] = field(default_factory=dict)
     size: ModelSize = OURS
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, method: str) -> tuple[TrainConfig, Budget]:
+        """How the loop trains by a method, and how long."""
+        own = dict(self.own.get(method, {}))
+        budget = own.pop("budget", self.budget)
+        return replace(self.train, **own), budget
 
     def budget_of(self, steps: int | None, minutes: float | None) -> Budget:
         """The budget of --steps and --minutes, or the recipe's own where neither is given."""
@@ -152,6 +162,15 @@ DISTILL = {
         # ltd, of this project: a trajectory reveals 16 of 1,024 tokens a step. Each row of --batch-size makes 8 states,
         # so that --batch-size 16 is as many as the rows of the other methods.
         method={"trajectory_steps": 64, "student_steps": (2, 4, 8, 16)},
+        # mmd: the published settings, which are of 1,024 tokens too. Its gradient is far below any --clip-norm.
+        own={
+            "mmd": {
+                "batch_size": 512,
+                "lr": 1e-4,
+                "ema_decay": 0.9999,
+                "budget": Budget(steps=4_000),
+            }
+        },
     ),
     # Minutes of CPU at L = 128. delta keeps the paper's delta x L of 2, 4, 8, 16, 32 tokens per round (1/512 of 128
     # tokens would be a quarter of a token); 120 steps need a larger rate and a short memory of the average.
@@ -159,5 +178,7 @@ DISTILL = {
         TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=24),
         Budget(steps=5 * 24, rounds=5),
         method={"delta0": 2 / 128, "trajectory_steps": 16},
+        # mmd: a row says little, so many rows at a third of the rate.
+        own={"mmd": {"batch_size": 64, "lr": 1e-4, "ema_decay": 0.98, "budget": Budget(steps=120)}},
     ),
 }

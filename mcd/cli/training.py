@@ -90,6 +90,7 @@ def train_run(
         def show(progress: Progress) -> None:
             row = progress.row
             note = f"step {row['step']}  loss {row['loss']:.4g}"
+            note += "".join(f"  {name} {row[name]:.4g}" for name in args.objective.watched if row.get(name) is not None)
             if "valid_nelbo" in row:
                 note += f"  valid NELBO {row['valid_nelbo']:.3f}"
                 note += f" ({row['valid_bpb']:.3f} bits/byte)" if "valid_bpb" in row else ""

@@ -48,5 +48,9 @@ class Posterior(Backbone):
         """The identity."""
         return self._table[:-1, :-1], torch.zeros(len(self._table) - 1, device=self._table.device)
 
+    def states(self, x: Tensor, sigma: Tensor, layer: int) -> Tensor:
+        """Raises ValueError: there is no block."""
+        raise ValueError("the exact denoiser has no hidden states")
+
     def shardable_layers(self) -> list[nn.Module]:
         return []

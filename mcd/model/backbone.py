@@ -31,6 +31,13 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
+    def states(self, x: Tensor, sigma: Tensor, layer: int) -> Tensor:
+        """What block `layer`, counted from 1, gives for embedded tokens x (B, L, width); later blocks do not run.
+
+        sigma as in `forward`. Returns (B, L, D), each position's own state, whatever token it predicts.
+        """
+
+    @abstractmethod
     def projection(self) -> tuple[Tensor, Tensor]:
         """Weight (K, D) and bias (K,) of the vocabulary projection, through which gradients flow to what they are."""
 

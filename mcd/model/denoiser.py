@@ -152,8 +152,7 @@ class Denoiser(nn.Module):
         """
         if self.locked is not None and noise is None:
             raise ValueError("this model is shown locked noise, and got none")
-        if z_t.shape[1] > self.config.backbone.length:
-            raise ValueError(f"length {z_t.shape[1]} is beyond the model's {self.config.backbone.length}")
+        self._check_length(z_t)
         x = self.embed(z_t)
         if noise is not None:
             x = x + noise.to(x.dtype)
@@ -162,6 +161,27 @@ class Denoiser(nn.Module):
         else:
             sigma = t.new_zeros(1)
         return self.backbone(x, sigma, rows, group).flatten(0, -2)
+
+    def features(self, z: Tensor, layer: int) -> Tensor:
+        """Hidden states of clean rows z (B, L) behind block `layer`, counted from 1, and no work beyond it: (B, L, D).
+
+        A network with a time input is told t = 0. Raises ValueError when L is longer than the model's, and for a layer
+        that the network does not have.
+        """
+        self._check_length(z)
+        if not 1 <= layer <= self.depth:
+            raise ValueError(f"layer {layer}: must be 1 to {self.depth}, the blocks of the network")
+        x = self.embed(z)
+        return self.backbone.states(x, x.new_zeros(1), layer)
+
+    @property
+    def depth(self) -> int:
+        """How many transformer blocks the network has."""
+        return len(self.backbone.shardable_layers())
+
+    def _check_length(self, z: Tensor) -> None:
+        if z.shape[1] > self.config.backbone.length:
+            raise ValueError(f"length {z.shape[1]} is beyond the model's {self.config.backbone.length}")
 
     def vocabulary(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Weight (V, D) and bias (V,) of the V columns of the head; the mask of a DiT, its last row, is left out."""

@@ -220,6 +220,13 @@ class DiT(Backbone):
             return in_groups(group, lambda x: self.head.features(x, cond[0]), x)
         return in_groups(group, self.head.features, x, cond[rows // length, 0])
 
+    def states(self, x: Tensor, sigma: Tensor, layer: int) -> Tensor:
+        cond = self.time(sigma)[:, None]
+        rotary = self.rotary[:, : x.shape[1]]
+        for block in self.blocks[:layer]:
+            x = self._run(block, x, cond, rotary)
+        return x
+
     def _run(self, block: nn.Module, *args: Tensor | int | None) -> Tensor:
         if self.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)

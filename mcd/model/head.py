@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mcd.model.linear import product
-from mcd.model.targets import Target
+from mcd.model.targets import DenseTarget, RewardTarget, Target
 
 CHUNK_ELEMENTS = 5 << 20
 """Logits of a chunk, 20 MiB in float32 (96 rows of 50,257): rows enough for quick matrix products, and no more."""
@@ -89,11 +89,15 @@ def _pass(
         for a, need in zip((hidden, weight, bias), needed[:3], strict=True)
     ]
     grad_h, grad_w, grad_b = gradients
-    references = [target.references(dtype) for target in targets]
-    for chunk in _chunks(targets, V):
+    dense = [
+        (target, loss, target.references(dtype))
+        for target, loss in zip(targets, losses, strict=True)
+        if not isinstance(target, RewardTarget)
+    ]
+    for chunk in _chunks([target for target, *_ in dense], V):
         logits = product(h[chunk], w, b).to(wide)
         covering = []
-        for target, loss, reference in zip(targets, losses, references, strict=True):
+        for target, loss, reference in dense:
             rows = slice(chunk.start - target.first, chunk.stop - target.first)
             if rows.start >= 0 and rows.stop <= len(target):
                 factors = torch.as_tensor(target.weight, dtype=wide, device=logits.device).expand(len(target))
@@ -111,10 +115,13 @@ def _pass(
             grad_w[:V] += logits.t() @ h[chunk]
         if grad_b is not None:
             grad_b[:V] += logits.sum(0)
+    for target, loss in zip(targets, losses, strict=True):
+        if isinstance(target, RewardTarget):
+            total += _rewarded(target, loss, h, w, b, gradients)
     return total, losses, gradients
 
 
-def _into_gradient(logits: Tensor, covering: list[tuple[Target, Tensor, Tensor, Tensor]], grads: bool) -> Tensor:
+def _into_gradient(logits: Tensor, covering: list[tuple[DenseTarget, Tensor, Tensor, Tensor]], grads: bool) -> Tensor:
     """Turn logits (c, V) into the gradient of their weighted loss, which is returned, ().
 
     covering: of each target its part of this block, (c, ...): what it compares with, factors, and where losses go.
@@ -137,7 +144,7 @@ def rows_of_chunk(V: int) -> int:
     return max(32, CHUNK_ELEMENTS // V // 32 * 32)
 
 
-def _chunks(targets: Sequence[Target], V: int) -> list[slice]:
+def _chunks(targets: Sequence[DenseTarget], V: int) -> list[slice]:
     """The rows that have a target, cut where one begins or ends and then into chunks."""
     most = rows_of_chunk(V)
     edges = sorted({edge for t in targets for edge in (t.first, t.first + len(t))})
@@ -154,3 +161,32 @@ def _blocks(logits: Tensor) -> list[slice]:
     n, V = logits.shape
     size = max(1, BLOCK_ELEMENTS // V) if logits.device.type == "cpu" else n
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def _rewarded(
+    target: RewardTarget, losses: Tensor, h: Tensor, w: Tensor, b: Tensor, gradients: list[Tensor | None]
+) -> Tensor:
+    """Fill the losses of a target's rows (n,), add its gradients to `gradients`, and return its weighted loss, ().
+
+    Only the rows of the head that were drawn are read: of h (n, D) the logits at K ids, not at V.
+    """
+    grad_h, grad_w, grad_b = gradients
+    wide, D = losses.dtype, h.shape[-1]
+    factors = torch.as_tensor(target.weight, dtype=wide, device=h.device).expand(len(target))
+    most = max(1, CHUNK_ELEMENTS // (target.ids.shape[1] * D))
+    for start in range(0, len(target), most):
+        part = slice(start, min(start + most, len(target)))
+        rows = slice(part.start + target.first, part.stop + target.first)
+        ids, advantages, hidden = target.ids[part], target.advantages[part].to(wide), h[rows].to(wide)
+        drawn = w[ids].to(wide)  # (c, K, D)
+        logits = (drawn @ hidden[..., None])[..., 0] + b[ids].to(wide)
+        losses[part] = -(advantages * logits).sum(-1)
+        at_logits = -advantages * factors[part, None]
+        if grad_h is not None:
+            grad_h[rows] += (at_logits[:, None] @ drawn)[:, 0].to(grad_h.dtype)
+        if grad_w is not None:
+            at_weights = at_logits[..., None] * hidden[:, None]
+            grad_w.index_add_(0, ids.flatten(), at_weights.flatten(0, 1).to(grad_w.dtype))
+        if grad_b is not None:
+            grad_b.index_add_(0, ids.flatten(), at_logits.flatten().to(grad_b.dtype))
+    return (losses * factors).sum()

@@ -1,7 +1,7 @@
 """What the vocabulary head's predictions are compared with: the true tokens, a teacher's prediction, or any loss.
 
 Each target gives, for a chunk of raw logits, the losses of its rows and their gradient at the logits; `mcd.model.head`
-goes through the chunks.
+goes through the chunks. That of rewards has a gradient at a few logits only, and makes no others.
 """
 
 from collections.abc import Callable
@@ -180,4 +180,28 @@ class RowsTarget:
         return loss.detach(), grad
 
 
-Target = TokenTarget | TeacherTarget | RowsTarget
+@dataclass(frozen=True)
+class RewardTarget:
+    """The policy gradient of K draws a row: -sum_k A_k log p(id_k), with advantages A whose sum over k is 0.
+
+    ids, advantages: (n, K), of the rows from `first` on; weight: a number, or (n,). Since the advantages cancel, so do
+    the normalisers of p: the loss is -sum_k A_k logit(id_k), its gradient at the logits is -A_k at id_k and 0
+    elsewhere, and neither needs the other logits. Raises ValueError for advantages with another sum.
+    """
+
+    ids: Tensor
+    advantages: Tensor
+    weight: float | Tensor = 1.0
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        rest, size = self.advantages.sum(-1).abs(), self.advantages.abs().sum(-1)
+        if (rest > 1e-4 * size + 1e-9).any():
+            raise ValueError("the advantages of a row's draws must have the sum 0")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+DenseTarget = TokenTarget | TeacherTarget | RowsTarget
+Target = DenseTarget | RewardTarget

@@ -8,11 +8,12 @@ from mcd.objective.duo import Duo
 from mcd.objective.duo_dcd import DuoDCD
 from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
+from mcd.objective.mmd import MMD
 from mcd.objective.nelbo import NELBO
 from mcd.objective.sdtt import SDTT
 
 __all__ = ["OBJECTIVES", "Clock", "Loss", "Objective"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (NELBO, Adapt, Duo, AR, MCD, SDTT, CD4LM, LTD, DuoDCD)
+    kind.name: kind for kind in (NELBO, Adapt, Duo, AR, MCD, SDTT, CD4LM, LTD, MMD, DuoDCD)
 }

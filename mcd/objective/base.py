@@ -1,7 +1,9 @@
 """The base class of objectives: a frozen dataclass whose fields are its options, with one pure function `loss`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
@@ -20,18 +22,22 @@ class Clock(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The loss of a batch: `total` is minimised; `terms`, its parts, and `counts` of tokens are for the log.
+    """The loss of a batch: `total` is minimised; `terms`, its parts, `counts` of tokens and `stats` are for the log.
 
     A distillation's terms are divided by B L, all positions of the batch (as in MDLM and Duo), and sum to `total`.
+    stats: what is neither a part of the loss nor a count, such as a reward: (n,) values, of which the log has the mean
+    over the whole batch; it leaves out a name without any.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     counts: dict[str, Tensor]
+    stats: Mapping[str, Tensor] = MappingProxyType({})
 
     def as_floats(self) -> dict[str, float]:
         """One flat dictionary for the log."""
-        parts = {"loss": self.total, **self.terms, **self.counts}
+        means = {name: values.mean() for name, values in self.stats.items() if len(values)}
+        parts = {"loss": self.total, **self.terms, **self.counts, **means}
         return {name: value.detach().item() for name, value in parts.items()}
 
 
@@ -41,12 +47,14 @@ class Objective(Options, ABC):
 
     distils: whether it is a distillation, which has a teacher and runs in rounds. process: the kind of model it trains.
     snapshots: whether each round begins with teacher := student; otherwise the run keeps its first teacher.
+    watched: the `stats` that a progress line shows beside the loss.
     """
 
     name: ClassVar[str]
     distils: ClassVar[bool]
     process: ClassVar[Process] = "masked"
     snapshots: ClassVar[bool] = True
+    watched: ClassVar[tuple[str, ...]] = ()
 
     @property
     def needs_teacher(self) -> bool:

@@ -11,7 +11,7 @@ from mcd.process.timestep import descending_grid
 
 
 def drawn(model: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
-    """Ids (n,) at features (n, D), by inverse CDF at v (n,) in float64; a few rows of logits at a time."""
+    """Ids at features (n, D), by inverse CDF at v (n,) or (n, K) in float64; a few rows of logits at a time."""
     size = rows_of_chunk(model.config.vocab_size)
     parts = zip(hidden.split(size), v.split(size), strict=True)
     return torch.cat([sample_inverse_cdf(model.logits(h), v_part) for h, v_part in parts])

@@ -14,17 +14,18 @@ _CHUNK_ELEMENTS = 1 << 22  # of one temporary of the race: 32 MiB in float64
 def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
     """The first index whose cumulative probability exceeds v: a draw from softmax(log_p) when v ~ U[0, 1].
 
-    log_p (n, V): a constant added to a row has no effect, so raw logits are allowed; v (n,) in [0, 1]. With a
-    temperature or a nucleus the draw is from `temper(log_p, temperature, top_p)`. Exponentials and sum are float64, in
-    one copy of log_p. An index of probability zero is never returned, not even at v = 0 and v = 1. Raises ValueError
-    for v outside [0, 1], for a row without mass (all -inf) or with NaN, and for what `temper` refuses.
+    log_p (n, V): a constant added to a row has no effect, so raw logits are allowed. v in [0, 1]: (n,), or (n, K) for K
+    draws of each row from its one cumulative sum; the ids have its shape. With a temperature or a nucleus the draw is
+    from `temper(log_p, temperature, top_p)`. Exponentials and sum are float64, in one copy of log_p. An index of
+    probability zero is never returned, not even at v = 0 and v = 1. Raises ValueError for v outside [0, 1], for a row
+    without mass (all -inf) or with NaN, and for what `temper` refuses.
     """
     if not ((v >= 0) & (v <= 1)).all():
         raise ValueError("v must lie in [0, 1]")
     _check(temperature, top_p)
     if top_p < 1.0:
         log_p, temperature = temper(log_p, temperature, top_p), 1.0
-    return _search(log_p, v[:, None], temperature)[:, 0]
+    return _search(log_p, v[:, None], temperature)[:, 0] if v.ndim == 1 else _search(log_p, v, temperature)
 
 
 def sample_shared_cdf(log_p: Tensor, v: Tensor) -> Tensor:

@@ -61,15 +61,21 @@ def part_of_batch(
 
 
 def of_whole_batch(parts: list[Loss]) -> dict[str, float]:
-    """Loss and terms (means over equal parts of the batch) and counts (sums), for the log; all processes must ask."""
+    """Loss and terms (means over equal parts of the batch), counts (sums) and stats (means over all their values), for
+    the log; all processes must ask.
+    """
     means = {"loss": torch.stack([part.total for part in parts]).mean()}
     means |= {name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms}
     counts = {name: torch.stack([part.counts[name] for part in parts]).sum() for name in parts[0].counts}
-    values = {name: value.item() for name, value in (means | counts).items()}
-    if world_size() == 1:
-        return values
-    sums = summed(torch.tensor(list(values.values()), dtype=torch.float64)).tolist()
-    return {name: s / world_size() if name in means else int(s) for name, s in zip(values, sums, strict=True)}
+    stats = {name: torch.cat([part.stats[name] for part in parts]) for name in parts[0].stats}
+    sums = [value.item() for value in (*means.values(), *counts.values(), *(s.sum() for s in stats.values()))]
+    sums += [len(values) for values in stats.values()]
+    if world_size() > 1:
+        sums = summed(torch.tensor(sums, dtype=torch.float64)).tolist()
+    each = iter(sums)
+    values = {name: next(each) / world_size() for name in means} | {name: int(next(each)) for name in counts}
+    totals = {name: next(each) for name in stats}
+    return values | {name: total / n for (name, total), n in zip(totals.items(), each, strict=True) if n}
 
 
 def update(module: nn.Module, optimizers: list[torch.optim.Optimizer], clip_norm: float, lr: float) -> Tensor:

@@ -593,6 +593,18 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     refused(capsys, ["prepare", "--data", "hmm", "--wrap", "--out", str(tmp_path / "no")], "--wrap", "no end-of-text")
 
 
+@pytest.mark.heavy
+def test_a_run_by_rewards_logs_and_shows_them(teacher, tmp_path, capsys):
+    options = "--rounds 1 --steps-per-round 3 --batch-size 4 --log-every 1"
+    out = distilled(teacher, tmp_path / "mmd", "mmd", options)
+    rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    assert all(0 < row["repulsion"] < 1 and row["advantage_spread"] > 0 for row in rows)
+    for row in rows:
+        assert row["reward"] == pytest.approx(2 * row["attraction"] - row["repulsion"], rel=1e-5)
+    assert f"reward {rows[-1]['reward']:.4g}" in capsys.readouterr().err
+    refused(capsys, ["distill", "mmd", "--teacher", str(teacher), "--out", "no", "--layer", "9"], "--layer 9", "blocks")
+
+
 @pytest.fixture(scope="session")
 def locked_student(teacher, tmp_path_factory) -> Path:
     options = "--rounds 1 --steps-per-round 2 --batch-size 2 --trajectory-steps 4 --valid-every 1"

@@ -202,3 +202,27 @@ def test_the_process_follows_from_the_configuration(process, rows, mask_id, caus
 def test_a_causal_backbone_needs_a_start_of_text():
     with pytest.raises(ValueError, match="start of text"):
         DenoiserConfig(DiTConfig(8, 8, 1, 2, causal=True), None)
+
+
+@pytest.mark.parametrize("time_conditioned", [False, True])
+def test_features_are_the_states_of_the_full_pass_and_later_blocks_do_not_run(tiny_denoiser, z, time_conditioned):
+    model = tiny_denoiser(layers=3, time_conditioned=time_conditioned)
+    ran = []
+    for block in model.backbone.blocks:
+        block.register_forward_hook(lambda module, args, output: ran.append(output))
+    with torch.no_grad():
+        full = model.hidden(z, torch.zeros(3))
+        states, ran[:] = list(ran[:2]), []
+        for layer in (1, 2):
+            torch.testing.assert_close(model.features(z, layer), states[layer - 1])
+            assert len(ran) == layer
+            ran.clear()
+        last = model.features(z, 3)
+        cond = model.backbone.time(torch.zeros(1))[:, None]
+        torch.testing.assert_close(model.backbone.head.features(last, cond).flatten(0, 1), full)
+    assert model.depth == 3
+    for layer in (0, 4):
+        with pytest.raises(ValueError, match=f"layer {layer}: must be 1 to 3"):
+            model.features(z, layer)
+    with pytest.raises(ValueError, match="length 17 is beyond the model's 16"):
+        model.features(torch.zeros(1, 17, dtype=torch.int64), 1)

@@ -10,7 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcd.model import head
 from mcd.model.head import HeadLoss, head_loss
-from mcd.model.targets import DIRECTIONS, RowsTarget, TeacherTarget, TokenTarget, divergence_rows, tempered
+from mcd.model.targets import (
+    DIRECTIONS,
+    RewardTarget,
+    RowsTarget,
+    TeacherTarget,
+    TokenTarget,
+    divergence_rows,
+    tempered,
+)
 
 N, D, V = 45, 16, 67
 
@@ -144,6 +152,53 @@ def test_fused_losses_are_plain_autograd(models, seeded, small_chunks, direction
         assert distance(a, b.detach()) < most and not a.requires_grad
     for a, b in zip(gradients(fast.total, student, hidden), gradients(total, student, hidden), strict=True):
         assert a.dtype == dtype and distance(a, b) < most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rewards_of_draws_are_plain_autograd(models, seeded, small_chunks, dtype):
+    """Through all log-probs, beside a target of other rows; an id drawn twice counts twice."""
+    student = models[0].to(dtype)
+    hidden, _, ids, weight = inputs(seeded, dtype)
+    drawn = torch.randint(0, V, (40, 6), generator=seeded(4))
+    drawn[:, 3] = drawn[:, 1]
+    advantages = torch.randn(40, 6, generator=seeded(5), dtype=dtype)
+    advantages -= advantages.mean(1, keepdim=True)
+    fast = student.head_loss(
+        hidden,
+        TokenTarget(ids[:30], 0.5),
+        RewardTarget(drawn, advantages, weight[5:], first=5),
+        RewardTarget(drawn[:2], advantages[:2]),
+    )
+    log_p = student.logits(hidden).log_softmax(-1)
+    rows = (
+        -log_p[:30].gather(1, ids[:30, None])[:, 0],
+        -(advantages * log_p[5:].gather(1, drawn)).sum(-1),
+        -(advantages[:2] * log_p[:2].gather(1, drawn[:2])).sum(-1),
+    )
+    total = 0.5 * rows[0].sum() + (weight[5:] * rows[1]).sum() + rows[2].sum()
+    most = 1e-5 if dtype == torch.float32 else 1e-12
+    assert distance(fast.total, total) < most
+    for a, b in zip(fast.rows, rows, strict=True):
+        assert distance(a, b.detach()) < most and not a.requires_grad
+    for a, b in zip(gradients(fast.total, student, hidden), gradients(total, student, hidden), strict=True):
+        assert a.dtype == dtype and distance(a, b) < most
+
+
+def test_advantages_that_do_not_cancel_are_refused():
+    with pytest.raises(ValueError, match="must have the sum 0"):
+        RewardTarget(torch.zeros(2, 2, dtype=torch.int64), torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+    RewardTarget(torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1, 2))
+
+
+def test_rewards_make_no_logits_of_tokens_that_were_not_drawn(tiny_denoiser, seeded):
+    """Of 500 rows with two draws each: nothing is larger than the head itself, let alone 500 x 900."""
+    student = tiny_denoiser(V=900, hidden=4)
+    hidden = torch.randn(500, 4, generator=seeded(0)).requires_grad_()
+    target = RewardTarget(torch.randint(0, 900, (500, 2), generator=seeded(1)), torch.tensor([[1.0, -1.0]] * 500))
+    Largest.elements = 0
+    with Largest():
+        student.head_loss(hidden, target).total.backward()
+    assert Largest.elements <= 901 * 4 + 500 * 2 * 4
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -88,6 +88,9 @@ def test_nothing_to_distil_at_zero_gap_with_equal_weights(name, tiny_denoiser, x
     objective.equip(student, 16)
     loss = loss_of(objective, (student, tiny()), x0)
     assert abs(loss.total.item()) < 1e-6
+    if name == "mmd":  # compares what is drawn, not weights: without a reward there is nothing, whoever the teacher is
+        assert loss_of(objective, (student, tiny(seed=1)), x0).total == 0.0
+        return
     differing = loss_of(objective, (student, tiny(seed=1)), x0)
     assert differing.terms["distillation"].item() > 1e-3
 
@@ -138,6 +141,10 @@ def test_one_row_of_one_token_is_a_batch(objective, student_of, tiny, loss_of):
         ("ltd", {"student_steps": ()}, "--student-steps: name at least one"),
         ("ltd", {"shown": ()}, "--shown: name at least one thing"),
         ("ltd", {"shown": ("draft", "draft")}, "--shown: names draft twice"),
+        ("mmd", {"groups": 1}, "--groups 1: must be at least 2"),
+        ("mmd", {"rows": 1}, "--rows 1: must be at least 2"),
+        ("mmd", {"layer": 0}, "--layer 0: must be at least 1"),
+        ("mmd", {"bandwidth": 0.0}, "--bandwidth 0.0: must be positive"),
         ("duo-dcd", {"tau_min": 0.0}, "--tau-min 0.0: must be positive"),
     ],
 )
@@ -161,6 +168,8 @@ def test_bad_options_are_named(name, options, message):
         ("sdtt", {"k": 1, "tau0": 0.9}, None),
         ("sdtt", {}, None),
         ("cd4lm", {}, None),
+        ("mmd", {"reward_scale": 0.0}, "--reward-scale 0"),
+        ("mmd", {}, None),
     ],
 )
 def test_a_method_says_where_there_is_nothing_to_learn(name, options, option, tiny, loss_of):

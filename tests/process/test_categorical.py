@@ -225,3 +225,11 @@ def test_race_of_nobody():
 def test_race_refuses_other_precisions():
     with pytest.raises(ValueError, match="precision"):
         sample_gumbel_race(torch.zeros(1, 2), 0.0, 1.0, torch.bfloat16, seeded(0))
+
+
+def test_several_draws_of_a_row_are_those_of_one_at_a_time(seeded):
+    logits = torch.randn(7, 40, generator=seeded(0)) * 3
+    v = torch.rand(7, 5, dtype=torch.float64, generator=seeded(1))
+    for options in ({}, {"temperature": 0.7}, {"top_p": 0.8}):
+        each = [sample_inverse_cdf(logits, v[:, k], **options) for k in range(5)]
+        assert torch.equal(sample_inverse_cdf(logits, v, **options), torch.stack(each, dim=1))

@@ -30,6 +30,8 @@ CASES = {
     "cd4lm fsdp": {"method": "cd4lm", "objective": {}, "strategy": "fsdp"},
     "ltd": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "accumulate": 2},
     "ltd fsdp": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "strategy": "fsdp"},
+    "mmd": {"method": "mmd", "objective": {"groups": 2}, "accumulate": 2},
+    "mmd fsdp": {"method": "mmd", "objective": {"groups": 2}, "strategy": "fsdp"},
     "nelbo": {"method": "nelbo", "objective": {}, "checkpoint_activations": True},
     "following teacher fsdp": {"strategy": "fsdp", "teacher_ema": 0.5},
 }

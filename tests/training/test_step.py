@@ -14,6 +14,7 @@ from mcd.objective.ar import AR
 from mcd.objective.base import Clock, Loss
 from mcd.objective.cd4lm import CD4LM
 from mcd.objective.mcd import MCD
+from mcd.objective.mmd import MMD
 from mcd.objective.nelbo import NELBO
 from mcd.objective.sdtt import SDTT
 from mcd.process.draws import Draws
@@ -70,6 +71,7 @@ OBJECTIVES_OF_PARTS = [
     MCD(order="stratified"),
     SDTT(delta0=0.2),
     CD4LM(),
+    MMD(),
 ]
 
 

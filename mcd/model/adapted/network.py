@@ -78,11 +78,9 @@ class Adapted(Backbone):
     def forward(self, x: Tensor, sigma: Tensor, rows: Tensor | None = None, group: int | None = None) -> Tensor:
         if self.checkpointing != self._recomputes:
             self._recompute(self.checkpointing)
-        B, L, _ = x.shape
+        L = x.shape[1]
         start, shifted = self.config.start, self.config.family.shifted
-        if start is not None:
-            x = torch.cat((self.table()[start].expand(B, 1, -1).to(x.dtype), x), dim=1)
-        features = self.body(inputs_embeds=x)[0]
+        features = self.body(inputs_embeds=self._started(x))[0]
         if rows is None:
             if start is not None:
                 features = features[:, :-1]
@@ -94,6 +92,28 @@ class Adapted(Backbone):
         elif shifted:
             rows = torch.where(rows % L > 0, rows - 1, rows)
         return in_groups(group, self.transform, features.flatten(0, 1)[rows])
+
+    def states(self, x: Tensor, sigma: Tensor, layer: int) -> Tensor:
+        with self._cut(layer), self.recorded() as states:
+            self.body(inputs_embeds=self._started(x))
+        return states[-1] if self.config.start is None else states[-1][:, 1:]
+
+    def _started(self, x: Tensor) -> Tensor:
+        """x (B, L, width) behind the start of text, where the configuration has one."""
+        start = self.config.start
+        return x if start is None else torch.cat((self.table()[start].expand(len(x), 1, -1).to(x.dtype), x), dim=1)
+
+    @contextlib.contextmanager
+    def _cut(self, layer: int) -> Iterator[None]:
+        """Within it, the body has its first blocks only: an exception that left it early would pass what it tidies."""
+        path, _, name = self.config.family.layers.rpartition(".")
+        owner, blocks = self.body.get_submodule(path), self.shardable_layers()
+        whole = getattr(owner, name)
+        try:
+            setattr(owner, name, nn.ModuleList(blocks[:layer]))
+            yield
+        finally:
+            setattr(owner, name, whole)
 
     @contextlib.contextmanager
     def causally(self) -> Iterator[None]:

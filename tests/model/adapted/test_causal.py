@@ -278,3 +278,15 @@ def test_damaged_factors_are_refused(tmp_path, causal_folder, changed):
     (saved / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match=said):
         from_pretrained(str(saved))
+
+
+def test_features_are_the_states_of_the_library_without_that_of_the_start(causal, made, rows):
+    model, ran = made.model, []
+    family = model.backbone.config.family
+    block = causal.network.get_submodule(f"{family.body}.{family.layers}.0")
+    hook = block.register_forward_hook(lambda module, args, out: ran.append(out))
+    with torch.no_grad():
+        library_logits(causal.network, model, rows)
+        hook.remove()
+        expected = ran[0][0] if isinstance(ran[0], tuple) else ran[0]
+        torch.testing.assert_close(model.features(rows, 1), expected[:, 1:], atol=1e-5, rtol=1e-5)

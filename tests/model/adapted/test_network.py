@@ -151,3 +151,28 @@ def test_a_row_longer_than_the_model_is_refused(model):
     model.hidden(torch.full((1, 24), MASK), torch.ones(1))
     with pytest.raises(ValueError, match="length 25 is beyond the model's 24"):
         model.hidden(torch.full((1, 25), MASK), torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", [kind for kind, family in FAMILIES.items() if not family.causal], indirect=True)
+def test_features_are_the_states_of_the_library_and_later_blocks_do_not_run(model, theirs, z):
+    """Each position's own states, in its own place also where the outputs are shifted."""
+    family = FAMILIES[theirs.kind]
+    theirs_ran, ran = [], []
+    blocks = theirs.network.get_submodule(f"{family.body}.{family.layers}")
+    hooks = [b.register_forward_hook(lambda module, args, out: theirs_ran.append(out)) for b in blocks]
+    try:
+        with torch.no_grad():
+            theirs.logits(z)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    expected = [out[0] if isinstance(out, tuple) else out for out in theirs_ran]
+    for block in model.backbone.shardable_layers():
+        block.register_forward_hook(lambda module, args, out: ran.append(out))
+    with torch.no_grad():
+        before = model.hidden(z, T)
+        for layer in (1, 2):
+            ran.clear()
+            torch.testing.assert_close(model.features(z, layer), expected[layer - 1], atol=1e-5, rtol=1e-5)
+            assert len(ran) == layer
+        assert torch.equal(model.hidden(z, T), before) and model.depth == 2

@@ -15,6 +15,7 @@ from mcd.objective import mcd as mcd_module
 from mcd.objective.cd4lm import CD4LM
 from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
+from mcd.objective.mmd import MMD
 from mcd.objective.nelbo import NELBO
 from mcd.objective.sdtt import SDTT
 from mcd.process.draws import Draws
@@ -26,6 +27,7 @@ METHODS = {
     "sdtt": SDTT(delta0=0.25),
     "cd4lm": CD4LM(),
     "ltd": LTD(4, pairs=3),
+    "mmd": MMD(),
     "nelbo": NELBO(),
 }
 
