@@ -8,7 +8,7 @@ likelier (REINFORCE).
 
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -18,7 +18,7 @@ from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import RewardTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
-from mcd.objective.reward import attraction, bandwidth, leave_one_out, repulsion
+from mcd.objective.reward import Pairs, attraction, bandwidth, leave_one_out, repulsion
 from mcd.objective.trajectory import drawn
 from mcd.options import Count, Decay, NotNegative, Positive
 from mcd.process.draws import Draws
@@ -42,7 +42,7 @@ class MMD(Objective):
         A_g = reward_scale * (r_g - mean of the other groups' r)
 
     r_g is nearly minus the squared MMD between the tokens of the drawn rows and those of the text, up to a constant
-    (`--repelled all`: exactly). Rows with fewer than two masked tokens have no reward. The sum of A over the groups is
+    (with `pairs` all: exactly). Rows with fewer than two masked tokens have no reward. The sum of A over the groups is
     0, so log p is only needed up to its normaliser.
 
     The loss itself says nothing of progress: watch `reward` in stats.jsonl, and judge by `mcd frontier`. Cost: a
@@ -63,9 +63,10 @@ class MMD(Objective):
     """Block of the teacher whose hidden states are compared; a third of its blocks by default."""
     bandwidth: Positive = 1.0
     """Width of the kernel, in median distances between tokens of the text."""
-    repelled: Literal["apart", "all"] = "apart"
-    """Which positions p, q of two rows repel each other: apart, those with p != q, as published; all makes r_g the
-    squared MMD up to a constant, and costs a collapse to one row a little more."""
+    pairs: Pairs = "apart"
+    """Which positions p, q of two rows are compared. apart, as published: all in att, p != q in rep; it sharpens what
+    the student predicts, the more the fewer tokens are masked. all: all in both, so that r is the squared MMD. same: p
+    = q in both, each token with the one in its place; at the best prediction there is no sharpening."""
     reward_scale: NotNegative = 1.0
     """Factor of the reward. AdamW hardly notices it; --clip-norm does."""
     t_min: Decay = 1e-3
@@ -141,7 +142,7 @@ class MMD(Objective):
             features = teacher.features(group.reshape(-1, L), layer).to(wide).view(self.rows, b, L, -1)
             with torch.autocast(real.device.type, enabled=False):
                 made = features - centre
-                attracted.append(torch.stack([attraction(one, real, where, a) for one in made], dim=1))
-                of_pairs = [repulsion(*pair, where, a, self.repelled == "apart") for pair in combinations(made, 2)]
+                attracted.append(torch.stack([attraction(one, real, where, a, self.pairs) for one in made], dim=1))
+                of_pairs = [repulsion(*pair, where, a, self.pairs) for pair in combinations(made, 2)]
                 repelled.append(torch.stack(of_pairs).mean(0))
         return torch.stack(attracted, dim=1), torch.stack(repelled, dim=1)

@@ -5,8 +5,13 @@ k(f, g) = exp(-a |f - g|^2) between hidden states, one of each token, over the t
 L positions, D width; `where` (b, L) says which positions count.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Pairs = Literal["apart", "all", "same"]
+"""Which positions p, q of two rows are compared: p != q, all, or p = q."""
 
 
 def bandwidth(features: Tensor, where: Tensor, medians: float) -> Tensor:
@@ -22,22 +27,19 @@ def bandwidth(features: Tensor, where: Tensor, medians: float) -> Tensor:
     return 1.0 / (2.0 * (medians * median).clamp(min=1e-6).square())
 
 
-def attraction(drawn: Tensor, real: Tensor, where: Tensor, a: Tensor) -> Tensor:
-    """sum_{p, q} k(drawn_p, real_q) / m^2 of each row, (b,), with m the number of tokens that count."""
-    return _sum_of_kernel(drawn, real, where, a) / where.sum(-1).clamp(min=1).square()
+def attraction(drawn: Tensor, real: Tensor, where: Tensor, a: Tensor, pairs: Pairs = "apart") -> Tensor:
+    """The mean of k(drawn_p, real_q) over pairs of positions of each row, (b,): over all m^2, or those of "same"."""
+    return _mean_of_kernel(drawn, real, where, a, "same" if pairs == "same" else "all")
 
 
-def repulsion(one: Tensor, other: Tensor, where: Tensor, a: Tensor, apart: bool = True) -> Tensor:
-    """sum_{p, q} k(one_p, other_q) / (number of pairs) of each row, (b,), between two rows drawn for the same text.
+def repulsion(one: Tensor, other: Tensor, where: Tensor, a: Tensor, pairs: Pairs = "apart") -> Tensor:
+    """The mean of k(one_p, other_q) over `pairs` of each row, (b,), between two rows drawn for the same text.
 
-    apart: without the m pairs p = q.
-
-    Without them, rows that are always the same are not punished: for tokens that are independent and alike, one fixed
-    row has the reward of the true law on average over that row, and the best fixed row has a higher one. With them it
-    loses (1 - E k) / m (tests/objective/test_reward.py).
+    What E(2 att - rep) prefers depends on the pairs (tests/objective/test_reward.py). Where features are the tokens
+    themselves, it is linear in the prediction of each position with "apart", so that certain predictions are the best;
+    with "all" it depends on the mean prediction of the positions only; with "same" the true marginals alone are best.
     """
-    m = where.sum(-1)
-    return _sum_of_kernel(one, other, where, a, apart) / (m * (m - int(apart))).clamp(min=1)
+    return _mean_of_kernel(one, other, where, a, pairs)
 
 
 def leave_one_out(reward: Tensor) -> Tensor:
@@ -46,16 +48,19 @@ def leave_one_out(reward: Tensor) -> Tensor:
     return (reward - reward.mean(1, keepdim=True)) * (G / (G - 1))
 
 
-def _sum_of_kernel(x: Tensor, y: Tensor, where: Tensor, a: Tensor, apart: bool = False) -> Tensor:
-    """sum over pairs of positions that count of exp(-a |x_p - y_q|^2), (b,); without p = q if they must be `apart`."""
+def _mean_of_kernel(x: Tensor, y: Tensor, where: Tensor, a: Tensor, pairs: Pairs) -> Tensor:
+    """The mean of exp(-a |x_p - y_q|^2) over pairs of positions that count, (b,); 0 where there is none."""
+    m, weight = where.sum(-1), where.to(x.dtype)
+    if pairs == "same":
+        return ((x - y).square().sum(-1).mul(-a[:, None]).exp() * weight).sum(-1) / m.clamp(min=1)
     kernel = squared_distances(x, y).mul_(-a[:, None, None]).exp_()
-    if apart:
+    if pairs == "apart":
         kernel.diagonal(dim1=1, dim2=2).zero_()
-    weight = where.to(kernel.dtype)
-    return (weight[:, None] @ kernel @ weight[..., None]).flatten()
+    total = (weight[:, None] @ kernel @ weight[..., None]).flatten()
+    return total / (m * (m - int(pairs == "apart"))).clamp(min=1)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_p - y_q|^2, (b, L, L): of features (b, L, D) whose mean is near 0, since squares cancel (`centred`)."""
+    """|x_p - y_q|^2, (b, L, L): of features (b, L, D) whose mean is near 0: their squares cancel."""
     squares = x.square().sum(-1)[:, :, None] + y.square().sum(-1)[:, None, :]
     return torch.baddbmm(squares, x, y.transpose(1, 2), alpha=-2.0).clamp_(min=0.0)

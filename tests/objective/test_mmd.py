@@ -41,12 +41,14 @@ def slow_twin(objective, student, teacher, x0, seed, wanted):
         def k(f, g, h=h):
             return (-(f - g).square().sum() / (2 * h**2)).exp()
 
-        m = len(S)
-        att = [sum(k(made[d, p], real[q]) for p in S for q in S) / m**2 for d in range(G * R)]
+        near = [(p, q) for p in S for q in S if objective.pairs != "same" or p == q]
+        att = [sum(k(made[d, p], real[q]) for p, q in near) / len(near) for d in range(G * R)]
         rewards, repelled = [], []
         for group in range(G):
             own = range(group * R, group * R + R)
-            pairs = [(p, q) for p in S for q in S if p != q or objective.repelled == "all"]
+            pairs = [
+                (p, q) for p in S for q in S if objective.pairs == "all" or (p == q) == (objective.pairs == "same")
+            ]
             rep = [sum(k(made[d, p], made[e, q]) for p, q in pairs) / len(pairs) for d in own for e in own if d < e]
             rewards.append(2 / R * sum(att[d] for d in own) - 2 / (R * (R - 1)) * sum(rep))
             repelled.append(sum(rep) / len(rep))
@@ -64,7 +66,13 @@ def slow_twin(objective, student, teacher, x0, seed, wanted):
 @pytest.mark.heavy
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize(
-    "options", [{"layer": 1}, {"layer": 2, "groups": 2, "rows": 3, "bandwidth": 0.5, "repelled": "all"}], ids=str
+    "options",
+    [
+        {"layer": 1},
+        {"layer": 1, "pairs": "same"},
+        {"layer": 2, "groups": 2, "rows": 3, "bandwidth": 0.5, "pairs": "all"},
+    ],
+    ids=str,
 )
 def test_the_loss_is_what_the_definition_says(tiny_denoiser, x0, options, prompt):
     """Its value, its gradients and its statistics."""
