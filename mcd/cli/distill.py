@@ -16,7 +16,7 @@ from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options
-from mcd.training.config import Budget, TrainConfig, check_teacher, configuration
+from mcd.training.config import Budget, TrainConfig, check_method, configuration
 
 USAGE = """usage: mcd distill METHOD --teacher MODEL --out RUN [options]
 
@@ -29,6 +29,7 @@ examples:
   mcd distill mcd --teacher runs/teacher --recipe paper --out runs/paper
   mcd distill sdtt --teacher demo --out runs/sdtt
   mcd distill ltd --teacher demo --out runs/ltd
+  mcd distill idlm --teacher demo --out runs/idlm
   mcd distill mmd --teacher demo --out runs/mmd
   mcd distill duo-dcd --teacher runs/uniform --out runs/duo-dcd
 """
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> int:
     about = f"{name}: {inspect.getdoc(kind)}"
     args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"), about)
     refuse_idle(rest, args.objective.idle_options(args.rounds))
-    check_teacher(args.objective, args.train)
+    check_method(args.objective, args.train)
     if why := args.objective.nothing_to_learn(args.rounds):
         raise UsageError(why)
     budget = Budget(steps=args.rounds * args.steps_per_round, rounds=args.rounds)

@@ -24,6 +24,7 @@ from mcd.data.text import Writer
 from mcd.data.token_bytes import LOSSY, reads_back, row_bytes
 from mcd.data.tokenizer import load_tokenizer
 from mcd.eval.bits_per_byte import figures
+from mcd.eval.diversity import sample_entropy
 from mcd.eval.likelihood import causal_nll, nelbo
 from mcd.files import read_json, write_json
 from mcd.model.denoiser import Denoiser
@@ -37,7 +38,7 @@ from mcd.training.run_folder import RunFolder
 VALID_ROWS = 256
 BASE = "base.json"
 """What the autoregressive model under an adapted one says of the validation rows, in its run folder."""
-SAMPLE_ROWS, SAMPLE_STEPS = 2, 32
+SAMPLE_ROWS, SAMPLE_STEPS, ENTROPY_ROWS = 2, 32, 16
 
 
 def train_run(
@@ -78,8 +79,10 @@ def train_run(
         texts[special.name] = special.read_text(encoding="utf-8")
 
     def validate(model: Denoiser, step: int) -> dict[str, float]:
-        write_samples(args.out / "samples" / f"step-{step:08d}.txt", model, tokenizer, loader)
-        return {} if model.config.process == "locked" else nelbo(model, batches, bytes=bytes)  # it has no likelihood
+        file = args.out / "samples" / f"step-{step:08d}.txt"
+        ids = write_samples(file, model, tokenizer, loader, ENTROPY_ROWS if args.train.min_entropy else SAMPLE_ROWS)
+        found = {} if model.config.process == "locked" else nelbo(model, batches, bytes=bytes)  # it has no likelihood
+        return found | ({"sample_entropy": sample_entropy(ids)} if args.train.min_entropy else {})
 
     measures_base = "base" in config and held_out.diffused is None and args.train.strategy != "fsdp"
     run = RunFolder(args.out, config, command, args.objective.at_progress)
@@ -89,7 +92,9 @@ def train_run(
 
         def show(progress: Progress) -> None:
             row = progress.row
-            note = f"step {row['step']}  loss {row['loss']:.4g}"
+            whose = f"{row['turn']}'s " if "turn" in row else ""
+            loss = "not finite" if row["loss"] is None else f"{row['loss']:.4g}"
+            note = f"step {row['step']}  {whose}loss {loss}"
             note += "".join(f"  {name} {row[name]:.4g}" for name in args.objective.watched if row.get(name) is not None)
             if "valid_nelbo" in row:
                 note += f"  valid NELBO {row['valid_nelbo']:.3f}"
@@ -124,10 +129,11 @@ def _of_base(path: Path, config: dict[str, Any], student: Denoiser, batches: lis
     return f"{config['base']} has {found:.3f} bits per byte on the validation rows, read from left to right (exact)"
 
 
-def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, loader: Loader) -> None:
-    """Write a few rows of the model in training, framed as its data, to read."""
+def write_samples(path: Path, model: Denoiser, tokenizer: Tokenizer, loader: Loader, rows: int) -> Tensor:
+    """Write a few rows of the model in training, framed as its data, to read; returns them, ids (rows, L)."""
     sampler = SAMPLERS[DEFAULT_SAMPLER[model.config.process]](SAMPLE_STEPS)
-    ids, _ = sample(sampler, model, SAMPLE_ROWS, loader.length, frame=loader.frame)
+    ids, _ = sample(sampler, model, rows, loader.length, frame=loader.frame)
     path.parent.mkdir(exist_ok=True)
     writer = Writer(tokenizer, loader.eos_id)
     path.write_text("\n\n".join(writer.text(row) for row in ids.tolist()) + "\n", encoding="utf-8")
+    return ids

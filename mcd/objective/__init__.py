@@ -6,6 +6,7 @@ from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.cd4lm import CD4LM
 from mcd.objective.duo import Duo
 from mcd.objective.duo_dcd import DuoDCD
+from mcd.objective.idlm import IDLM
 from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
 from mcd.objective.mmd import MMD
@@ -15,5 +16,5 @@ from mcd.objective.sdtt import SDTT
 __all__ = ["OBJECTIVES", "Clock", "Loss", "Objective"]
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (NELBO, Adapt, Duo, AR, MCD, SDTT, CD4LM, LTD, MMD, DuoDCD)
+    kind.name: kind for kind in (NELBO, Adapt, Duo, AR, MCD, SDTT, CD4LM, IDLM, LTD, MMD, DuoDCD)
 }

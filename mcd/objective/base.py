@@ -61,6 +61,21 @@ class Objective(Options, ABC):
         """Whether `loss`, with these options, is given a teacher."""
         return self.distils
 
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Who learns in the steps of a run, over and over: "student", or an auxiliary network, by its name.
+
+        An auxiliary network begins as a copy of the student, learns in its own turns with an optimiser of its own, and
+        is frozen in those of others. `loss` gets it as a keyword of its name, and `Clock.step` tells whose turn it is.
+        """
+        return ("student",)
+
+    def turn(self, step: int) -> tuple[str, int]:
+        """Who learns in a step, counted from 0 over the whole run, and how many turns it has had before."""
+        cycle, place = divmod(step, len(self.turns))
+        who = self.turns[place]
+        return who, cycle * self.turns.count(who) + self.turns[:place].count(who)
+
     @classmethod
     def takes(cls, process: Process) -> bool:
         """Whether a run of this method can start from a model of that kind, which in a distillation is the teacher."""

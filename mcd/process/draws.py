@@ -43,9 +43,13 @@ class Draws:
         self.diffused = None if diffused is None else self._own(diffused)
         self.divisor = own * L if diffused is None else max(1, int(diffused.sum())) * own / B
 
-    def t(self, low: float, high: float) -> Tensor:
-        """Stratified times in (low, high], float32 (b,): see `stratified_t`."""
-        return self._own(stratified_t(self.B, low, high, self.generator))
+    def t(self, low: float, high: float, shuffled: bool = False) -> Tensor:
+        """Stratified times in (low, high], float32 (b,): see `stratified_t`.
+
+        The first row has the smallest time. `shuffled`: in random order, for a second time that is independent of it.
+        """
+        t = stratified_t(self.B, low, high, self.generator)
+        return self._own(t[torch.randperm(self.B, generator=self.generator)] if shuffled else t)
 
     def u(self, order: str = "iid") -> Tensor:
         """Thresholds u in (0, 1], float32 (b, L), 0 where nothing is diffused; `order` as in `process.unmasking`.

@@ -32,6 +32,7 @@ COLOURS = {
     "ar": "#e69f00",
     "cd4lm": "#cc79a7",
     "ltd": "#b8860b",
+    "idlm": "#8e5bb5",
     "mmd": "#7b3294",
     "cooled": "#56b4e9",
     "text": "#222222",

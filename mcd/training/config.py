@@ -69,7 +69,11 @@ class TrainConfig(Options):
     """In a distillation, 0 is a hard snapshot of the student at the start of each round (the paper's way; cd4lm keeps
     its first teacher); otherwise the teacher follows the student at every step, as an average of this decay."""
     max_loss: Positive | None = None
-    """Give up when the loss is above this for ten steps in a row; what was saved stays."""
+    """Give up when the loss is above this for ten steps in a row (of a method with auxiliary networks, ten of the
+    student's); what was saved stays."""
+    min_entropy: NotNegative = 0.0
+    """Give up when the rows that are drawn at a validation have less entropy than this on average, in nats (the
+    unigram entropy within a row, as `mcd eval` measures it): the model collapses. What was saved stays. 0: never."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """bf16-mixed is faster on GPUs and on CPUs with bfloat16 units, and very slow on other CPUs."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
@@ -95,14 +99,22 @@ class TrainConfig(Options):
             raise UsageError(
                 f"--batch-size {self.batch_size} --accumulate {self.accumulate}: the second must divide the first"
             )
+        if self.min_entropy and not self.valid_every:
+            raise UsageError(f"--min-entropy {self.min_entropy}: is compared at validations; give --valid-every")
         if self.strategy == "fsdp" and self.optimizer == "muon":
             raise UsageError("--optimizer muon: needs whole matrices, and --strategy fsdp shards them; take adamw")
 
 
-def check_teacher(objective: Objective, config: TrainConfig) -> None:
-    """Raise UsageError for a teacher that is to follow the student, in a method that keeps its first one."""
+def check_method(objective: Objective, config: TrainConfig) -> None:
+    """Raise UsageError for a teacher that is to follow the student, in a method that keeps its first one; and for
+    networks in turns that are to be sharded."""
     if config.teacher_ema and objective.distils and not objective.snapshots:
         raise UsageError(f"--teacher-ema {config.teacher_ema}: {objective.name} keeps its first teacher; leave it out")
+    if config.strategy == "fsdp" and len(set(objective.turns)) > 1:
+        raise UsageError(
+            f"--strategy fsdp: {objective.name} trains several networks in turns, and FSDP2 shards a set of weights "
+            "that is trained as a whole; take --strategy ddp"
+        )
 
 
 def configuration(objective: Objective, train: TrainConfig, budget: Budget, lora: LoRA) -> dict[str, Any]:

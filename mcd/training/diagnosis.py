@@ -26,21 +26,23 @@ REGIMES = {
 
 
 def diagnose(
-    module: Any, state: TrainState, batch: Batch, clock: Clock, config: TrainConfig, device: torch.device
+    module: Any, state: TrainState, who: str, batch: Batch, clock: Clock, config: TrainConfig, device: torch.device
 ) -> str:
     """What is not finite in this step, in words, from this process's rows, whose loss is computed again.
 
-    module: the `LossOfStudent` as set up for training; all processes must call this together.
+    module: the `LossOfStudent` as set up for training; who: the network that it trains. All processes must call this
+    together.
     """
     found = []
-    for who, model in (("student", state.student), ("teacher", state.teacher)):
+    models = {name: learner.model for name, learner in state.learners.items()} | {"teacher": state.teacher}
+    for owner, model in models.items():
         weights = [] if model is None else list(model.named_parameters())
         bad = [name for name, p in weights if not whole(p.detach().isfinite().all())]
         if bad:
-            found.append(f"weights of the {who}: {_first_of(bad)}")
+            found.append(f"weights of the {owner}: {_first_of(bad)}")
     for i in range(config.accumulate):
         x0, draws = part_of_batch(batch, i, clock, config, device)
-        with torch.no_grad(), _rows_of_head(state.student) as rows:
+        with torch.no_grad(), _rows_of_head(state.learners[who].model) as rows:
             values = module(x0, clock, draws).as_floats()
         if terms := [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]:
             found.append("not finite: " + ", ".join(terms))

@@ -18,7 +18,16 @@ from mcd.training.optimizer import lr_factor
 from mcd.training.ranks import rank
 from mcd.training.run_lock import HOLDER, LOCK, RunLock
 
-MAY_CHANGE = ("steps", "minutes", "checkpoint_every", "log_every", "valid_every", "checkpoint_activations", "strategy")
+MAY_CHANGE = (
+    "steps",
+    "minutes",
+    "checkpoint_every",
+    "log_every",
+    "valid_every",
+    "min_entropy",
+    "checkpoint_activations",
+    "strategy",
+)
 """Options of `train` that may change when a run is resumed: they say how long, how often and in what memory, not what.
 
 The number of steps of several rounds may not: it says where the rounds begin. Nor may the length of a run of which

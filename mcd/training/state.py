@@ -1,8 +1,10 @@
-"""What a checkpoint keeps of a run: weights, EMA, the round's teacher, optimisers and counters."""
+"""What a checkpoint keeps of a run: weights, EMA, the round's teacher, auxiliary networks, optimisers and counters."""
 
+import contextlib
 import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +17,22 @@ from mcd.training.ranks import whole
 @dataclass
 class Counters:
     """The state of a run. `too_high` and `bad` count steps in a row: loss above the limit, or not finite; `skipped`
-    counts all steps whose loss or gradient was not finite."""
+    counts all steps whose loss or gradient was not finite. `bad_of` is the network of the last of them: only a finite
+    step of its own ends the row."""
 
     step: int = 0
     elapsed_s: float = 0.0
     too_high: int = 0
     bad: int = 0
     skipped: int = 0
+    bad_of: str = "student"
+
+
+class Learner(NamedTuple):
+    """A network that is trained, and what trains it."""
+
+    model: Denoiser
+    optimizers: list[torch.optim.Optimizer]
 
 
 @dataclass
@@ -36,15 +47,24 @@ class TrainState:
     ema: EMA
     optimizers: list[torch.optim.Optimizer]
     counters: Counters = field(default_factory=Counters)
+    auxiliary: dict[str, Learner] = field(default_factory=dict)
+    """The auxiliary networks of the method, by name."""
+
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """All networks that are trained, by the names that the turns of a method have (`Objective.turns`)."""
+        return {"student": Learner(self.student, self.optimizers), **self.auxiliary}
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; those of a sharded run are shards."""
         parts = {f"student.{name}": p for name, p in trainable(self.student).items()}
         parts |= {f"ema.{name}": p for name, p in self.ema.shadow.items()}
         parts |= {f"teacher.{name}": p for name, p in self._of_teacher().items()}
-        for i, optimizer in enumerate(self.optimizers):
+        for who, (model, _) in self.auxiliary.items():
+            parts |= {f"{who}.{name}": p for name, p in trainable(model).items()}
+        for prefix, optimizer in self._optimizers():
             for index, state in optimizer.state_dict()["state"].items():
-                parts |= {f"optimizer.{i}.{index}.{name}": value for name, value in state.items()}
+                parts |= {f"{prefix}{index}.{name}": value for name, value in state.items()}
         return {name: value.detach() for name, value in parts.items()}
 
     def meta(self) -> dict[str, Any]:
@@ -53,11 +73,11 @@ class TrainState:
 
     def prepare(self, shapes: dict[str, torch.Size]) -> None:
         """Make room for the optimisers' states of a checkpoint, by its names and shapes."""
-        for i, optimizer in enumerate(self.optimizers):
+        for prefix, optimizer in self._optimizers():
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for key, shape in shapes.items():
-                if key.startswith(prefix := f"optimizer.{i}."):
+                if key.startswith(prefix):
                     index, name = key.removeprefix(prefix).split(".")
                     p = parameters[int(index)]
                     room = torch.zeros_like(p) if shape == p.shape else torch.zeros(shape, dtype=torch.float32)
@@ -70,17 +90,25 @@ class TrainState:
         for name, p in self._of_teacher().items():
             p.copy_(student[name].detach())
 
-    def end_step(self, finite: bool, teacher_ema: float) -> None:
-        """Count the step. After one whose gradient was finite, the EMA follows the student, and so does the teacher if
-        `teacher_ema`, the decay of its own average, is not 0."""
+    def end_step(self, who: str, finite: bool, teacher_ema: float) -> None:
+        """Count the step, in which `who` was trained. After one of the student whose gradient was finite, the EMA
+        follows it, and so does the teacher if `teacher_ema`, the decay of its own average, is not 0."""
         at = self.counters
         at.step += 1
-        at.bad = 0 if finite else at.bad + 1
-        at.skipped += not finite
-        if finite:
+        if not finite:
+            at.bad, at.skipped, at.bad_of = at.bad + 1, at.skipped + 1, who
+        elif who == at.bad_of:
+            at.bad = 0
+        if finite and who == "student":
             self.ema.update(self.student)
             if teacher_ema and self.teacher is not None:
                 move_towards(self._of_teacher().values(), trainable(self.student).values(), 1.0 - teacher_ema)
+
+    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        """The optimisers of all networks, each with what the names of its tensors begin with."""
+        for who, (_, optimizers) in self.learners.items():
+            for i, optimizer in enumerate(optimizers):
+                yield ("" if who == "student" else f"{who}.") + f"optimizer.{i}.", optimizer
 
     def _of_teacher(self) -> dict[str, Tensor]:
         """The teacher's parameters whose twins in the student are trained, in the same order."""
@@ -93,10 +121,31 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def teacher_of(student: Denoiser, shared: bool) -> Denoiser:
-    """A frozen copy in evaluation mode; `shared`: parameters that are frozen already are the student's own."""
+@contextlib.contextmanager
+def turn_of(who: str, models: Mapping[str, Denoiser]) -> Iterator[None]:
+    """While it lasts, of these models this one alone is trained: the others are frozen and in evaluation mode."""
+    frozen: list[Tensor] = []
+    for name, model in models.items():
+        model.train(name == who)
+        frozen += trainable(model).values() if name != who else ()
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(True)
+
+
+def copy_of(student: Denoiser, shared: bool) -> Denoiser:
+    """A copy; `shared`: parameters that are frozen are the student's own."""
     memo = {id(p): p for p in student.parameters() if shared and not p.requires_grad}
-    return copy.deepcopy(student, memo).eval().requires_grad_(False)  # type: ignore[arg-type]
+    return copy.deepcopy(student, memo)  # type: ignore[arg-type]
+
+
+def teacher_of(student: Denoiser, shared: bool) -> Denoiser:
+    """A frozen copy in evaluation mode; `shared`: as of `copy_of`."""
+    return copy_of(student, shared).eval().requires_grad_(False)
 
 
 class Skeleton:

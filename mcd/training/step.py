@@ -1,6 +1,8 @@
 """One step of training: the gradient of a batch, in one part or several, and the update of the weights."""
 
 import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,13 +20,21 @@ from mcd.training.ranks import part_of, rank, summed, whole, world_size
 class LossOfStudent(nn.Module):
     """The loss of a method as a module, so that Fabric's precision and data-parallel wrappers see all of it."""
 
-    def __init__(self, objective: Objective, student: Denoiser, teacher: Denoiser | None = None):
+    def __init__(
+        self,
+        objective: Objective,
+        student: Denoiser,
+        teacher: Denoiser | None = None,
+        auxiliary: Mapping[str, Denoiser] = MappingProxyType({}),
+    ):
         super().__init__()
-        self.objective, self.student, self.teacher = objective, student, teacher
+        self.objective, self.student, self.teacher, self.auxiliary = objective, student, teacher, auxiliary
+        for name, model in auxiliary.items():
+            self.add_module(f"auxiliary_{name}", model)
 
     def forward(self, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The loss of rows x0 (b, L)."""
-        return self.objective.loss(self.student, self.teacher, x0, clock, draws)
+        return self.objective.loss(self.student, self.teacher, x0, clock, draws, **self.auxiliary)
 
 
 def add_gradient(fabric: Fabric, module: Any, batch: Batch, clock: Clock, config: TrainConfig) -> list[Loss]:

@@ -121,10 +121,13 @@ def test_every_command_tells_an_unknown_option_in_one_line(command, capsys):
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("distill", "METHOD: must be given first, one of mcd, sdtt, cd4lm, ltd, mmd, duo-dcd (mcd distill --help)"),
+        (
+            "distill",
+            "METHOD: must be given first, one of mcd, sdtt, cd4lm, idlm, ltd, mmd, duo-dcd (mcd distill --help)",
+        ),
         (
             "distill --teacher demo",
-            "METHOD: must be given first, one of mcd, sdtt, cd4lm, ltd, mmd, duo-dcd (mcd distill --help)",
+            "METHOD: must be given first, one of mcd, sdtt, cd4lm, idlm, ltd, mmd, duo-dcd (mcd distill --help)",
         ),
         ("distill mcd", "--teacher, --out: must be given (mcd distill mcd --help)"),
         ("distill sdtt --kl reverse", "--kl: is an option of mcd distill mcd or duo-dcd (mcd distill sdtt --help)"),

@@ -1,5 +1,6 @@
 """Rows, models and calls that the tests of methods share."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +27,16 @@ def pair_of_models(tiny_denoiser) -> tuple[Denoiser, Denoiser]:
 
 @pytest.fixture
 def loss_of() -> Callable[..., Loss]:
-    """The loss of rows by student and teacher, with the draws of a seed; other options are the clock's."""
+    """The loss of rows by student and teacher, with the draws of a seed; other options are the clock's.
 
-    def loss(objective, models, x0, seed=0, **clock):
-        return objective.loss(*models, x0, Clock(**clock), Draws(torch.Generator().manual_seed(seed), *x0.shape))
+    By default it is a turn of the student. Auxiliary networks that are not given are copies of it, as a run begins.
+    """
+
+    def loss(objective, models, x0, seed=0, auxiliary=None, **clock):
+        others = {name: copy.deepcopy(models[0]) for name in {*objective.turns} - {"student"}}
+        at = Clock(**{"step": objective.turns.index("student"), **clock})
+        draws = Draws(torch.Generator().manual_seed(seed), *x0.shape)
+        return objective.loss(*models, x0, at, draws, **others | (auxiliary or {}))
 
     return loss
 

@@ -17,7 +17,7 @@ from mcd.training.checkpoint import load_checkpoint
 from mcd.training.config import TrainConfig
 from mcd.training.optimizer import make_optimizers
 from mcd.training.run_folder import read_stats
-from mcd.training.state import TrainState, teacher_of
+from mcd.training.state import Learner, TrainState, copy_of, teacher_of
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="PyTorch was built without torch.distributed")
 
@@ -30,6 +30,7 @@ CASES = {
     "cd4lm fsdp": {"method": "cd4lm", "objective": {}, "strategy": "fsdp"},
     "ltd": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "accumulate": 2},
     "ltd fsdp": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "strategy": "fsdp"},
+    "idlm": {"method": "idlm", "objective": {}, "accumulate": 2},
     "mmd": {"method": "mmd", "objective": {"groups": 2}, "accumulate": 2},
     "mmd fsdp": {"method": "mmd", "objective": {"groups": 2}, "strategy": "fsdp"},
     "nelbo": {"method": "nelbo", "objective": {}, "checkpoint_activations": True},
@@ -82,6 +83,9 @@ def final_state(folder, case):
     if case.get("method") == "ltd":
         student.add_locked(("draft", "when"), 16)
     state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
+    if case.get("method") == "idlm":
+        fake = copy_of(student, shared=True)
+        state.auxiliary = {"fake": Learner(fake, make_optimizers(fake, TrainConfig()))}
     assert load_checkpoint(folder / "checkpoints", state) and state.counters.step == 6
     return state.tensors()
 
@@ -89,6 +93,7 @@ def final_state(folder, case):
 def assert_same_run(found, expected, case):
     for a, b in zip(read_stats(found), read_stats(expected), strict=True):
         a.pop("elapsed_s"), b.pop("elapsed_s")
+        assert a.pop("turn", None) == b.pop("turn", None)
         if "accumulate" in case or case.get("method") == "nelbo":
             a.pop("cross_entropy", None), b.pop("cross_entropy", None)  # of a masked token: the mean of the parts'
         assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
@@ -97,14 +102,20 @@ def assert_same_run(found, expected, case):
 
 @pytest.mark.heavy
 def test_two_processes_find_what_one_finds_and_one_resumes_their_run(place):
-    """The short form of what follows: sharded weights, gradients in parts, a stop on two processes."""
+    """The short form of what follows: sharded weights, gradients in parts, networks in turns, stops on two of them."""
     folder, job = place
     name, case = "mcd fsdp", CASES["mcd fsdp"]
     halted = {"out": str(folder / "short" / "halted"), "strategy": "fsdp", "stop": [1, 3]}
-    job(2, [{**case, "out": str(folder / "short" / name)}, halted])
-    job(1, [{"out": str(folder / "short" / "one"), "accumulate": 2}, {"out": halted["out"]}])
+    turns = {**CASES["idlm"], "out": str(folder / "short" / "turns")}
+    job(2, [{**case, "out": str(folder / "short" / name)}, halted, {**turns, "stop": [1, 3]}])
+    alone = [
+        {"out": str(folder / "short" / "one"), "accumulate": 2},
+        {**turns, "out": str(folder / "short" / "turns of one")},
+    ]
+    job(1, [*alone, {"out": halted["out"]}, turns])
     assert_same_run(folder / "short" / name, folder / "short" / "one", case)
     assert_same_run(folder / "short" / "halted", folder / "short" / "one", case)
+    assert_same_run(folder / "short" / "turns", folder / "short" / "turns of one", CASES["idlm"])
 
 
 @pytest.mark.slow

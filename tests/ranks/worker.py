@@ -31,11 +31,11 @@ def run(data: Path, model: str, case: dict) -> None:
     kind = OBJECTIVES[case.pop("method", "mcd")]
 
     class Watched(kind):
-        def loss(self, student, teacher, x0, clock, draws):
+        def loss(self, student, teacher, x0, clock, draws, **auxiliary):
             for asked, signum in ((stop, signal.SIGTERM), (die, signal.SIGKILL)):
                 if asked == [rank(), clock.step + 1]:
                     os.kill(os.getpid(), signum)
-            return super().loss(student, teacher, x0, clock, draws)
+            return super().loss(student, teacher, x0, clock, draws, **auxiliary)
 
     objective = Watched(**case.pop("objective", {"delta0": 0.1}))
     rounds = case.pop("rounds", 2)

@@ -24,6 +24,7 @@ from mcd.errors import Diverged, MissingCompiler, RunConflict
 from mcd.model.ema import EMA
 from mcd.objective import Loss
 from mcd.objective.cd4lm import CD4LM
+from mcd.objective.idlm import IDLM
 from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
 from mcd.objective.nelbo import NELBO
@@ -162,7 +163,14 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"optimizer": "muon"}, {"precision": "bf16-mixed"}, {"accumulate": 2}, {"objective": LTD(8, pairs=2)}],
+    [
+        {},
+        {"optimizer": "muon"},
+        {"precision": "bf16-mixed"},
+        {"accumulate": 2},
+        {"objective": LTD(8, pairs=2)},
+        {"objective": IDLM()},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(  # before the first checkpoint, at a round's border, in the middle of one

@@ -13,6 +13,7 @@ from mcd.objective.adapt import Adapt
 from mcd.objective.ar import AR
 from mcd.objective.base import Clock, Loss
 from mcd.objective.cd4lm import CD4LM
+from mcd.objective.idlm import IDLM
 from mcd.objective.mcd import MCD
 from mcd.objective.mmd import MMD
 from mcd.objective.nelbo import NELBO
@@ -20,6 +21,7 @@ from mcd.objective.sdtt import SDTT
 from mcd.process.draws import Draws
 from mcd.training.config import TrainConfig
 from mcd.training.optimizer import make_optimizers
+from mcd.training.state import copy_of
 from mcd.training.step import LossOfStudent, add_gradient, of_whole_batch, update
 
 ROWS = torch.arange(8 * 16).view(8, 16) * 7 % 23
@@ -41,7 +43,8 @@ def gradient_of(model, objective, accumulate, step=5, seed=3, teacher=None, diff
     Recording.skipped.clear()
     config = TrainConfig(batch_size=8, accumulate=accumulate, seed=seed)
     model.zero_grad()
-    module = fabric.setup_module(LossOfStudent(objective, model, teacher))
+    others = {name: copy_of(model, shared=True) for name in {*objective.turns} - {"student"}}
+    module = fabric.setup_module(LossOfStudent(objective, model, teacher, others))
     parts = add_gradient(fabric, module, Batch(ROWS, diffused), Clock(step), config)
     return {name: p.grad.clone() for name, p in model.named_parameters()}, of_whole_batch(parts)
 
@@ -71,6 +74,8 @@ OBJECTIVES_OF_PARTS = [
     MCD(order="stratified"),
     SDTT(delta0=0.2),
     CD4LM(),
+    IDLM(),
+    IDLM(renoise="posterior", order="low-discrepancy"),
     MMD(),
 ]
 

@@ -13,6 +13,7 @@ from mcd.model.targets import DIRECTIONS, TeacherTarget, TokenTarget
 from mcd.objective import Clock
 from mcd.objective import mcd as mcd_module
 from mcd.objective.cd4lm import CD4LM
+from mcd.objective.idlm import IDLM
 from mcd.objective.ltd import LTD
 from mcd.objective.mcd import MCD
 from mcd.objective.mmd import MMD
@@ -26,6 +27,7 @@ METHODS = {
     "mcd": MCD(delta0=0.25),
     "sdtt": SDTT(delta0=0.25),
     "cd4lm": CD4LM(),
+    "idlm": IDLM(),
     "ltd": LTD(4, pairs=3),
     "mmd": MMD(),
     "nelbo": NELBO(),
@@ -61,7 +63,8 @@ def method(request):
 def loss_of(method, models, x0, seed=0, diffused=None, round=0):
     method.equip(models[0], L)
     draws = Draws(torch.Generator().manual_seed(seed), *x0.shape, diffused=diffused)
-    return method.loss(*models, x0, Clock(round=round), draws)
+    others = {name: copy.deepcopy(models[0]) for name in {*method.turns} - {"student"}}
+    return method.loss(*models, x0, Clock(method.turns.index("student"), round), draws, **others)
 
 
 def said_log_probs(theirs, model, z, tau=1.0):
@@ -128,7 +131,7 @@ def test_a_function_of_its_arguments_alone(method, models, x0):
 
 
 @pytest.mark.parametrize("theirs", FEW, indirect=True)
-@pytest.mark.parametrize("name", ["mcd", "sdtt", "cd4lm", "ltd"])
+@pytest.mark.parametrize("name", ["mcd", "sdtt", "cd4lm", "idlm", "ltd"])
 def test_nothing_to_distil_at_zero_gap_with_equal_weights(name, models, x0):
     still, same = METHODS[name].without_gap(), copy.deepcopy(models[0])
     assert abs(loss_of(still, (models[0], same), x0).total.item()) < 1e-6
