@@ -179,7 +179,7 @@ def counted_regimes(rounds: Sequence[tuple[int, Sequence[float], Sequence[float]
     return svg(draw, alt, height=2.5)
 
 
-def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence[float], alt: str) -> Markup:
+def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence[float], unit: str, alt: str) -> Markup:
     """Loss terms against optimiser steps: (colour, steps, values); vertical lines where a round ends."""
 
     def draw(axes: Axes) -> None:
@@ -190,7 +190,7 @@ def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence
         if all(y > 0 for _, _, ys in lines for y in ys):
             log_axis(axes)
         axes.set_xlabel("optimiser step")
-        axes.set_ylabel("nats per position")
+        axes.set_ylabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y")
 

@@ -23,6 +23,7 @@ TERMS = {
     "alignment": ("revealed", "alignment (1 - cosine to the autoregressive network)"),
     "loss": ("teacher", "loss"),
     "valid_nelbo": ("ink", "validation NELBO"),
+    "reward": ("distilled", "reward of drawn rows"),
 }
 """Terms of stats.jsonl that are drawn: colour and words."""
 EXAMPLE_DELTA = 0.25
@@ -74,8 +75,12 @@ def counted_figure(run: Run) -> Markup:
 
 
 def loss_terms(run: Run) -> list[str]:
-    """The names in `TERMS` that are drawn of a run; of a distillation, the two parts of its loss."""
+    """The names in `TERMS` that are drawn of a run; of a distillation, the two parts of its loss, or its reward alone:
+    the loss of a policy gradient says nothing of progress.
+    """
     names = [name for name in TERMS if any(_is_number(row.get(name)) for row in run.stats)]
+    if "reward" in names:
+        return ["reward"]
     if "distillation" not in names:
         return names
     parts = ("distillation", "reconstruction")
@@ -89,11 +94,11 @@ def round_ends(run: Run) -> list[int]:
 
 def losses_figure(run: Run) -> Markup:
     """The loss terms of a run against steps."""
-    lines = []
+    lines, unit = [], "reward" if loss_terms(run) == ["reward"] else "nats per position"
     for name in loss_terms(run):
         points = [(float(row["step"]), float(row[name])) for row in run.stats if _is_number(row.get(name))]
         lines.append((TERMS[name][0], *_thinned(points)))
-    return figures.losses(lines, round_ends(run), f"Loss terms against optimiser steps, {run.name}")
+    return figures.losses(lines, round_ends(run), unit, f"Loss terms against optimiser steps, {run.name}")
 
 
 def validation(run: Run) -> str:

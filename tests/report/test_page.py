@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from mcd.report.runs import read_runs
+from mcd.report.training import loss_terms, losses_figure
+
 
 @pytest.mark.heavy
 def test_complete_page_and_the_same_bytes_again(demo, page_of):
@@ -115,3 +118,13 @@ def test_a_hostile_run_is_shown_as_text(demo, page_of):
     (demo / "student" / "run.json").write_text(json.dumps(run))
     page = page_of(demo)
     assert "img" not in page.tags and page.text.count("<img src=x onerror=alert(1)>\ufffd") > 5
+
+
+def test_of_a_policy_gradient_the_reward_is_drawn_and_not_the_loss(tmp_path):
+    row = {"round": 1, "loss": -1e-5, "distillation": -1e-5, "attraction": 0.6, "repulsion": 0.5}
+    rows = [json.dumps(row | {"step": step, "reward": 0.6 + step / 100}) for step in (1, 2, 3)]
+    (tmp_path / "stats.jsonl").write_text("\n".join(rows) + "\n")
+    (run,) = read_runs([tmp_path])
+    assert loss_terms(run) == ["reward"]
+    figure = losses_figure(run)
+    assert ">reward<" in figure and "nats" not in figure
