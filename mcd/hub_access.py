@@ -41,8 +41,8 @@ class Access:
 def hub_access() -> Iterator[Access]:
     """Inside the block, the client of the hub does not repeat requests to a server that cannot be reached."""
     access = _access()
-    with contextlib.suppress(ImportError):
-        import huggingface_hub.constants  # noqa: F401 - tokenizers imports it only when it asks
+    import huggingface_hub.constants  # noqa: F401 - tokenizers imports it only when it asks
+
     modules = [sys.modules.get(name) for name in ("huggingface_hub.constants", "datasets.config")]
     held: list[tuple[Any, bool]] = [(module, module.HF_HUB_OFFLINE) for module in modules if module is not None]
     try:

@@ -51,7 +51,7 @@ def from_pretrained(name: str, weights: Literal["ema", "raw"] = "ema", dtype: to
 
     name: a folder, ours or one of Hugging Face, a hub id, or "demo". weights: "ema" (published) or "raw" (as trained;
     run folders have both). Raises ModelError for a missing, truncated or foreign checkpoint, with the keys that do not
-    fit; ImportError, which names the extra, for a network of Hugging Face without its library.
+    fit.
     """
     folder = locate(name, files=list(FETCHED))
     config, base = read_config(folder), base_of(folder)

@@ -70,10 +70,8 @@ def push_to_hub(files: Mapping[str, Path | bytes], hub_id: str, private: bool = 
     """
     if not HUB_ID.fullmatch(hub_id):
         raise ModelError(f"{hub_id}: no hub id; give OWNER/NAME, or a folder such as ./{Path(hub_id).name or 'out'}")
-    try:
-        from huggingface_hub import CommitOperationAdd, HfApi
-    except ImportError:
-        raise ModelError(f"{hub_id}: to push, pip install 'mcd-lm[hub]'") from None
+    from huggingface_hub import CommitOperationAdd, HfApi
+
     operations = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content if isinstance(content, bytes) else str(content))
         for name, content in files.items()

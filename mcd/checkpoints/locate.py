@@ -44,10 +44,8 @@ def locate(name: str, revision: str | None = None, files: list[str] | None = Non
         )
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ModelError(f"{name}: no such model folder (a model is a folder, a hub id OWNER/NAME, or demo)")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ModelError(f"{name}: no such folder; for a hub id, pip install 'mcd-lm[hub]'") from None
+    from huggingface_hub import snapshot_download
+
     with hub_access() as access:
         try:
             return Path(snapshot_download(name, revision=revision, allow_patterns=files))

@@ -87,7 +87,6 @@ _PATHS = (
 )
 _EXTRAS = {
     "lightning_fabric": "train",
-    "transformers": "score",
     "peft": "lora",
     "gguf": "score",
     "accelerate": "score",

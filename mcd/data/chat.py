@@ -66,16 +66,11 @@ def chat_prompt(folder: Path, tokenizer: Tokenizer, text: str, blank_id: int, le
 
 
 class ChatTemplate:
-    """A Jinja template, rendered so that what messages hold stays text. Raises DataError without `transformers`."""
+    """A Jinja template, rendered so that what messages hold stays text."""
 
     def __init__(self, template: str, marks: Marks):
-        try:
-            from transformers.utils.chat_template_utils import render_jinja_template
-        except ImportError:
-            raise DataError(
-                "--template: chat templates need transformers: pip install 'mcd-lm[hub]'; or give a --template with "
-                "{prompt} in it"
-            ) from None
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         marks.check(template, "--template")
         self.template, self.marks, self._render_jinja = template, marks, render_jinja_template
         self.tracks = _GENERATION.search(template) is not None

@@ -29,7 +29,7 @@ Text = str | Sequence[str]
 """What is scored: a text, or the documents of one in order, between which the scorer reads its end of text."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EXTRA = "pip install 'mcd-lm[score]'"
-"""How to install what any scorer needs."""
+"""How to install what the default scorer needs."""
 HEAD_ROWS = 256  # positions whose logits exist at one time: 50 MB for 49,152 tokens in float32
 
 
@@ -200,7 +200,7 @@ def load_scorer(name: str | None = None, precision: str = "fp32", device: str = 
     name = name or DEFAULT
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    needed = {"transformers": EXTRA} | ({"gguf": EXTRA, smollm.PACKAGE: smollm.WHEEL} if name == DEFAULT else {})
+    needed = {"gguf": EXTRA, smollm.PACKAGE: smollm.WHEEL} if name == DEFAULT else {}
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
         install = " && ".join(dict.fromkeys(needed[package] for package in missing))

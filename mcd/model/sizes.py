@@ -58,8 +58,8 @@ class Sizes:
 def sizes_of(config: DiTConfig | AdaptedConfig) -> Sizes:
     """The sizes of a backbone.
 
-    Those of a network of Hugging Face are counted on PyTorch's meta device, which makes no weights. Raises ImportError
-    without `transformers`, and ValueError for settings that it refuses.
+    Those of a network of Hugging Face are counted on PyTorch's meta device, which makes no weights. Raises ValueError
+    for settings that `transformers` refuses.
     """
     if isinstance(config, DiTConfig):
         D = config.hidden

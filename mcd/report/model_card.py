@@ -33,7 +33,7 @@ SIZES_OF_HUB = ("model_type", "num_hidden_layers", "hidden_size", "n_layers", "d
 _USE = """## How to use it
 
 ```bash
-pip install 'mcd-lm[hub]'
+pip install mcd-lm
 mcd sample {hub_id} --steps 16
 ```
 

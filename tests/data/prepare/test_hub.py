@@ -109,6 +109,10 @@ def test_wrong_names_and_fields(asked, monkeypatch):
         list(documents("owner/name"))
 
 
+def raising(*args, **options):
+    raise ConnectionError
+
+
 def test_the_commit_of_a_hub_that_cannot_be_asked_is_unknown(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", raising)
     assert hub.commit_of("owner/name", None) is None

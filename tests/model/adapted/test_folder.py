@@ -311,13 +311,6 @@ def test_a_tokenizer_that_is_missing_or_has_no_mask(copied):
         from_pretrained(str(folder))
 
 
-def test_without_the_library_the_extra_is_named(published, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    config = AdaptedConfig(json.loads((published("bert").folder / "config.json").read_text()), FORBIDDEN, 39)
-    with pytest.raises(ImportError, match=r"pip install 'mcd-lm\[hub\]'"):
-        Denoiser(DenoiserConfig(config, MASK))
-
-
 @pytest.mark.parametrize("mask_id", [None, 7, 41])
 def test_the_mask_is_forbidden(published, mask_id):
     config = from_pretrained(str(published("bert").folder)).config
