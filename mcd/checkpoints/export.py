@@ -1,22 +1,31 @@
-"""Export models to the layout of MDLM on the hub, which MDLM's code reads (arXiv 2406.07524; docs/checkpoints.md)."""
+"""Export models for the code of others: MDLM's (arXiv 2406.07524), and `transformers` (docs/checkpoints.md)."""
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mcd.checkpoints.config import config_to_json, read_config
-from mcd.checkpoints.folder import copy_companions
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from mcd.checkpoints import smollm
+from mcd.checkpoints.config import NOTES, config_to_json, read_config
+from mcd.checkpoints.folder import copy_companions, from_pretrained
 from mcd.checkpoints.public_config import MDLM_EPS
 from mcd.checkpoints.public_layout import ROTARY, Sizes, own_name, rotary_buffer
 from mcd.checkpoints.weights import WEIGHTS, Stored, checked, open_safetensors, write_streamed
 from mcd.errors import ModelError
-from mcd.files import write_json
+from mcd.files import optional_object, write_json
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.process.schedule import LogLinear
 
 CODE = "kuleshov-group/mdlm-owt"
 """The hub's repository with MDLM's own classes; a configuration names them there, and nothing of it is shipped."""
+
+MASK = "[MASK]"
+"""The name of the mask in an export for `transformers`, where its tokenizer has no token of that name."""
+MODELING = "modeling_mcd"
+"""The module next to this one that is copied into an export for `transformers`."""
 
 
 def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
@@ -44,10 +53,66 @@ def export_mdlm(model: Path, out: Path, weights: str = "ema") -> None:
     tensors[f"backbone.{ROTARY}"] = Stored(tuple(rotary.shape), lambda: rotary)
     out.mkdir(parents=True, exist_ok=True)
     write_streamed(out / "model.safetensors", tensors)
+    _copy_tokenizer(model, out)
+    write_json(out / "config.json", _mdlm_config(config, backbone))
+
+
+def export_transformers(model: Path, out: Path, weights: Literal["ema", "raw"] = "ema") -> None:
+    """Write the model in the folder `model` to the new folder `out` for `transformers`, with the code of its network.
+
+    The code is a copy of `mcd.checkpoints.modeling_mcd`, which needs nothing of mcd; the tensors keep their names. A
+    tokenizer.json and its companions go along. weights: "ema" or "raw". Raises ModelError for a model that this code
+    does not run, and for weights that are missing or do not fit.
+    """
+    config = read_config(model)
+    backbone = config.backbone
+    if not isinstance(backbone, DiTConfig):
+        raise ModelError(f"{model}: is a network of Hugging Face already; its folder needs no export")
+    if config.process not in ("masked", "uniform"):
+        raise ModelError(
+            f"{model}: is a model of {config.process} kind; only masked and uniform diffusion are exported"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = from_pretrained(str(model), weights).state_dict()
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    _write_tokenizer(model, out, config.mask_id)
+    shutil.copyfile(Path(__file__).with_name(f"{MODELING}.py"), out / f"{MODELING}.py")
+    sizes = {
+        "vocab_size": backbone.rows,
+        "hidden_size": backbone.hidden,
+        "num_hidden_layers": backbone.layers,
+        "num_attention_heads": backbone.heads,
+        "max_position_embeddings": backbone.length,
+        "cond_dim": backbone.cond_dim,
+        "time_conditioned": config.time_conditioned,
+        "mask_token_id": config.mask_id,
+    }
+    code = {"AutoConfig": f"{MODELING}.MCDConfig", "AutoModelForMaskedLM": f"{MODELING}.MCDForMaskedLM"}
+    named = {"architectures": ["MCDForMaskedLM"], "auto_map": code, "model_type": "mcd", "dtype": "float32"}
+    write_json(out / "config.json", {**named, **sizes})
+
+
+def _write_tokenizer(model: Path, out: Path, mask_id: int | None) -> None:
+    """The tokenizer as `transformers` reads it: with a name for the mask, whose id is the one behind all tokens."""
+    _copy_tokenizer(model, out)
+    path = out / "tokenizer.json"
+    if not path.is_file():
+        return
+    tokenizer = Tokenizer.from_file(str(path))
+    said = {"tokenizer_class": "PreTrainedTokenizerFast", **optional_object(out / NOTES[0])}
+    if tokenizer.token_to_id(smollm.END) is not None:
+        said.setdefault("eos_token", smollm.END)
+    if mask_id == tokenizer.get_vocab_size() and tokenizer.token_to_id(MASK) is None:
+        tokenizer.add_special_tokens([MASK])
+        said["mask_token"] = MASK
+        tokenizer.save(str(path))
+    write_json(out / NOTES[0], said)
+
+
+def _copy_tokenizer(model: Path, out: Path) -> None:
     if (model / "tokenizer.json").is_file():
         shutil.copyfile(model / "tokenizer.json", out / "tokenizer.json")
     copy_companions(model, out)
-    write_json(out / "config.json", _mdlm_config(config, backbone))
 
 
 def _check(config: DenoiserConfig, source: str) -> DiTConfig:

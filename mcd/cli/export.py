@@ -1,4 +1,4 @@
-"""`mcd export`: a model to the layout of MDLM on the Hugging Face hub."""
+"""`mcd export`: a model to a layout that the code of others reads."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +12,15 @@ from mcd.files import atomic_folder
 
 @dataclass(frozen=True)
 class ExportArgs:
-    """Write a masked diffusion model in the layout that MDLM's own code reads: config.json and model.safetensors.
+    """Write a diffusion model so that code other than mcd reads it.
 
-    `mcd import` of the result gives back the same model.
+    --layout mdlm writes what MDLM's own code reads, and `mcd import` of the result gives back the same model. --layout
+    transformers adds one file of code: AutoModelForMaskedLM.from_pretrained(OUT, trust_remote_code=True) then loads the
+    model where mcd is not installed. Networks of Hugging Face (BERT and others) are read by transformers without it.
 
     Examples:
       mcd export runs/student --out exported/student
+      mcd export runs/student --layout transformers --out exported/student-hf
       mcd export runs/student --weights raw --out exported/student-raw
     """
 
@@ -25,8 +28,8 @@ class ExportArgs:
     """MODEL: a folder, a hub id, or demo."""
     out: Path
     """Folder to write; it must be new or empty."""
-    layout: Literal["mdlm"] = "mdlm"
-    """Layout to write."""
+    layout: Literal["mdlm", "transformers"] = "mdlm"
+    """Layout to write: that of MDLM's code, or a folder for transformers."""
     weights: Literal["ema", "raw"] = "ema"
     """Which weights of a run: the moving average, or the raw weights."""
     dry_run: bool = False
@@ -39,10 +42,12 @@ def main(argv: list[str]) -> int:
     check_empty(args.out, f"--out {args.out}")
     if args.dry_run:
         return show_dry_run({**asdict(args), "out": str(args.out)})
-    from mcd.checkpoints.export import export_mdlm
+    from mcd.checkpoints.export import export_mdlm, export_transformers
     from mcd.checkpoints.locate import locate
 
     with naming("MODEL", args.model), atomic_folder(args.out) as partial:
-        export_mdlm(locate(args.model), partial, args.weights)
-    print(f"{args.model} ({args.weights}) written to {args.out} in the layout of MDLM")
+        export = export_mdlm if args.layout == "mdlm" else export_transformers
+        export(locate(args.model), partial, args.weights)
+    reader = {"mdlm": "MDLM's code", "transformers": "transformers"}[args.layout]
+    print(f"{args.model} ({args.weights}) written to {args.out} in the layout that {reader} reads")
     return 0
