@@ -46,7 +46,7 @@ class MCDConfig(PretrainedConfig):
         self.cond_dim = cond_dim
         self.time_conditioned = time_conditioned
         self.mask_token_id = mask_token_id
-        super().__init__(tie_word_embeddings=False, **more)
+        super().__init__(**more)
 
 
 class LayerNorm(nn.Module):
@@ -57,6 +57,7 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden))
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """norm(x) w (1 + scale) + shift; x (B, L, D), shift and scale (B or 1, 1, D)."""
         wide = torch.promote_types(x.dtype, torch.float32)
         normed = F.layer_norm(x.to(wide), self.weight.shape, eps=1e-5)
         return torch.addcmul(shift.to(wide), normed, self.weight.to(wide) * (1 + scale.to(wide))).to(x.dtype)
@@ -70,10 +71,11 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(256, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
 
     def forward(self, sigma: Tensor) -> Tensor:
+        """sigma (B,) = -log alpha_t to (B, cond_dim)."""
         frequencies = torch.exp(-math.log(10_000.0) * torch.arange(128, device=sigma.device) / 128)
         angle = sigma.float()[:, None] * frequencies
         sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1)
-        return F.silu(self.mlp(sinusoid.to(self.mlp[0].weight.dtype)))
+        return F.silu(self.mlp(sinusoid.to(next(self.mlp.parameters()).dtype)))
 
 
 class SelfAttention(nn.Module):
@@ -86,6 +88,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(hidden, hidden, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (B, L, D); cos, sin (L, head_dim) as of `Backbone`. Returns (B, L, D)."""
         q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(x).chunk(3, dim=-1))
         q, k = (p * cos + p.roll(p.shape[-1] // 2, dims=-1) * sin for p in (q, k))
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -103,6 +106,7 @@ class Block(nn.Module):
         self.adaLN = nn.Linear(config.cond_dim, 6 * D)
 
     def forward(self, x: Tensor, cond: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (B, L, D); cond (B or 1, 1, cond_dim). Returns (B, L, D)."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN(cond).chunk(6, dim=-1)
         x = x + gate1 * self.attention(self.norm1(x, shift1, scale1), cos, sin)
         return x + gate2 * self.mlp(self.norm2(x, shift2, scale2))
@@ -118,10 +122,13 @@ class Head(nn.Module):
         self.linear = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Logits (B, L, K)."""
         return self.linear(self.norm(x, *self.adaLN(cond).chunk(2, dim=-1)))
 
 
 class Backbone(nn.Module):
+    """Embedding, time embedding, blocks and head; the embedding and the head are not tied."""
+
     def __init__(self, config: MCDConfig):
         super().__init__()
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -131,6 +138,7 @@ class Backbone(nn.Module):
         self.head = Head(config)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Embedded tokens x (B, L, D) at sigma (B,) or (1,) to logits (B, L, K)."""
         cond = self.time(sigma)[:, None]
         cos, sin = (table.to(x) for table in self._rotary(x.shape[1], x.device))
         for block in self.blocks:
@@ -166,6 +174,7 @@ class MCDForMaskedLM(PreTrainedModel):
         """Nothing: a network without its weights is of no use here."""
 
     def get_input_embeddings(self) -> nn.Module:
+        """Raises NotImplementedError: the embedding is a parameter, and no module."""
         raise NotImplementedError("the embedding is a parameter, model.backbone.embedding")
 
     def forward(
