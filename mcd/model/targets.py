@@ -150,6 +150,43 @@ class TeacherTarget:
 
 
 @dataclass(frozen=True)
+class ContrastTarget:
+    """The mean under the student's p of log f - log q, of two other models that carry no gradient (IDLM's update).
+
+    first_model, second_model: those of f and q; first_hidden, second_hidden: (n, D) of their `hidden(...)` for the rows
+    from `first` on. It is linear in p: KL(p || q) - KL(p || f), and may be negative. weight: a number, or (n,).
+    """
+
+    first_model: Teacher
+    first_hidden: Tensor
+    second_model: Teacher
+    second_hidden: Tensor
+    weight: float | Tensor = 1.0
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.first_hidden)
+
+    def references(self, dtype: torch.dtype) -> Callable[[slice], Tensor]:
+        """log f - log q of a slice of the rows, with logits multiplied in `dtype`."""
+        parts = []
+        for model, hidden in ((self.first_model, self.first_hidden), (self.second_model, self.second_hidden)):
+            parts.append((hidden.detach().to(dtype), *(a.detach() for a in model.vocabulary(dtype))))
+
+        def log_ratio(rows: slice) -> Tensor:
+            log_f, log_q = (tempered(product(hidden[rows], weight, bias), 1.0) for hidden, weight, bias in parts)
+            return log_f.sub_(log_q)
+
+        return log_ratio
+
+    def loss_and_grad(self, logits: Tensor, log_ratio: Tensor, grads: bool) -> tuple[Tensor, Tensor | None]:
+        """Both (c, V). Returns the losses l (c,) and their gradients at the logits, p (log f - log q - l)."""
+        p = tempered(logits, 1.0).exp_()
+        loss = (p * log_ratio).sum(-1)
+        return loss, p.mul_(log_ratio - loss[:, None]) if grads else None
+
+
+@dataclass(frozen=True)
 class RowsTarget:
     """Any loss: `loss` of log-probs (c, V) and of a slice of the n rows is (c,) losses; autograd differentiates it.
 
@@ -203,5 +240,5 @@ class RewardTarget:
         return len(self.ids)
 
 
-DenseTarget = TokenTarget | TeacherTarget | RowsTarget
+DenseTarget = TokenTarget | TeacherTarget | ContrastTarget | RowsTarget
 Target = DenseTarget | RewardTarget

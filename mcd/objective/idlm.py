@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.targets import RowsTarget, TeacherTarget, TokenTarget
+from mcd.model.targets import ContrastTarget, TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective, flat_rows
 from mcd.objective.trajectory import drawn
 from mcd.options import Count, Decay, Positive
@@ -117,14 +117,9 @@ class IDLM(Objective):
             return Loss(total, terms, {"tokens_drawn": torch.tensor(n), "tokens_given": torch.tensor(len(given))})
 
         with torch.no_grad():
-            by_fake, by_teacher = (model.hidden(z_r, r, rows=both) for model in (fake, teacher))
-
-        def contrast(log_p: Tensor, part: slice) -> Tensor:
-            with torch.no_grad():
-                log_ratio = fake.log_x_theta(by_fake[part]) - teacher.log_x_theta(by_teacher[part])
-            return (log_p.exp() * log_ratio).sum(-1)
-
-        total = student.head_loss(hidden, RowsTarget(contrast, len(both), weight[both // L])).total
+            of_fake, of_teacher = (model.hidden(z_r, r, rows=both) for model in (fake, teacher))
+        target = ContrastTarget(fake, of_fake, teacher, of_teacher, weight=weight[both // L])
+        total = student.head_loss(hidden, target).total
         counts = {"tokens_distilled": torch.tensor(len(both)), "tokens_visible": (~masked_t).sum()}
         return Loss(total, {"distillation": total.detach()}, counts)
 

@@ -12,6 +12,7 @@ from mcd.model import head
 from mcd.model.head import HeadLoss, head_loss
 from mcd.model.targets import (
     DIRECTIONS,
+    ContrastTarget,
     RewardTarget,
     RowsTarget,
     TeacherTarget,
@@ -146,6 +147,31 @@ def test_fused_losses_are_plain_autograd(models, seeded, small_chunks, direction
         logits[42:].log_softmax(-1)[:, 2].square() * torch.arange(3, dtype=dtype),
     )
     total = 0.3 * rows[0].sum() + (weight[10:43] * rows[1]).sum() + rows[2].sum()
+    most = 1e-5 if dtype == torch.float32 else 1e-12
+    assert distance(fast.total, total) < most
+    for a, b in zip(fast.rows, rows, strict=True):
+        assert distance(a, b.detach()) < most and not a.requires_grad
+    for a, b in zip(gradients(fast.total, student, hidden), gradients(total, student, hidden), strict=True):
+        assert a.dtype == dtype and distance(a, b) < most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_contrast_is_plain_autograd(models, seeded, small_chunks, dtype):
+    """Through the student's probabilities alone, beside a target of other rows; it is a difference of two KL."""
+    student, teacher = (m.to(dtype) for m in models)
+    hidden, teacher_hidden, ids, weight = inputs(seeded, dtype)
+    other_hidden = torch.randn(N, D, generator=seeded(6), dtype=dtype)
+    target = ContrastTarget(student, other_hidden[:40], teacher, teacher_hidden[:40], weight[5:45], first=5)
+    fast = student.head_loss(hidden, TokenTarget(ids[:30], 0.5), target)
+    log_p = student.logits(hidden).log_softmax(-1)
+    log_f, log_q = (
+        m.logits(h[:40]).log_softmax(-1).detach() for m, h in ((student, other_hidden), (teacher, teacher_hidden))
+    )
+    rows = (
+        -log_p[:30].gather(1, ids[:30, None])[:, 0],
+        divergence_rows(log_p[5:45], log_q, "reverse") - divergence_rows(log_p[5:45], log_f, "reverse"),
+    )
+    total = 0.5 * rows[0].sum() + (weight[5:45] * rows[1]).sum()
     most = 1e-5 if dtype == torch.float32 else 1e-12
     assert distance(fast.total, total) < most
     for a, b in zip(fast.rows, rows, strict=True):
