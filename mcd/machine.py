@@ -8,9 +8,12 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mcd
+
+if TYPE_CHECKING:
+    import torch
 
 CGROUPS = Path("/sys/fs/cgroup")
 FEW_CORES = 4
@@ -44,6 +47,15 @@ def machine() -> dict[str, Any]:
     facts = environment() | {"system": platform.system(), "cpu": name, "time": datetime.now(UTC).isoformat()}
     memory, _ = usable_memory()
     return facts if memory is None else facts | {"memory_bytes": memory}
+
+
+def device() -> "torch.device":
+    """Where networks run: this process's CUDA device, or the CPU where there is none."""
+    import torch
+
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def cpu_flags() -> set[str]:

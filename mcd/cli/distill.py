@@ -12,6 +12,7 @@ from mcd.cli.arguments import Flat, Threads, check_out, choose, naming, parse, p
 from mcd.cli.command_line import owners_of
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import DISTILL
+from mcd.cli.shapes import shapes_of_model
 from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> int:
     check_out(args.out, folder=True)
     if args.dry_run:
         schedule = [{"round": r + 1, **args.objective.schedule_of_round(r)} for r in range(args.rounds)]
-        return show_dry_run(config | {"schedule": schedule})
+        return show_dry_run(config | {"schedule": schedule} | shapes_of_model(args.teacher))
 
     from mcd.checkpoints.folder import from_pretrained
     from mcd.cli.data_checks import check_language

@@ -101,6 +101,18 @@ def devices() -> Iterator[Finding]:
     yield finding("cpu", f"{platform.processor() or platform.machine()}: {shown}; {advice}")
 
 
+def shapes() -> Iterator[Finding]:
+    """How much of its work the 169M model does at a time here, with GPT-2's vocabulary."""
+    from mcd.cli.shapes import shapes_here
+
+    found = shapes_here(768, 50_257)["shapes"]
+    yield finding(
+        "shapes",
+        f"{found['device']}: calls of {found['call_tokens']:,} tokens, projections of {found['few_rows']:,} or "
+        f"{found['many_rows']:,} rows, {found['chunk_rows']:,} rows of logits of a loss (169M, V 50,257)",
+    )
+
+
 def threads() -> Iterator[Finding]:
     """Threads of torch against cores and against the quota of a container."""
     import torch
@@ -188,7 +200,7 @@ def many_machines() -> Iterator[Finding]:
     yield finding("distributed", f"NCCL {'yes' if nccl else 'no'}, gloo {'yes' if gloo else 'no'}", fix)
 
 
-CHECKS = (devices, threads, memory, disks, hub, environment, many_machines)
+CHECKS = (devices, shapes, threads, memory, disks, hub, environment, many_machines)
 
 
 def _version(package: str) -> str | None:

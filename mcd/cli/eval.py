@@ -11,6 +11,7 @@ from mcd.cli.eval_options import SCORED, EvalArgs, check, idle_options, kind_of_
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
 from mcd.cli.sampling_options import check_process, fitted, idle_in_drawing
+from mcd.cli.shapes import shapes_of_model
 from mcd.errors import DataError, UsageError
 from mcd.eval.laboratory.metrics_file import read_metrics, write_metrics
 from mcd.progress import progress_bar
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
                 "scoring": asdict(args.scoring),
                 **({"likelihood": asdict(args.likelihood)} if args.likelihood.likelihood else {}),
                 "samplers": [s.protocol() | {"steps": s.steps} for s in work.samplers],
+                **(shapes_of_model(args.source) if kind == "model" else {}),
             }
         )
     set_threads(args.sampling.threads)

@@ -14,12 +14,13 @@ import tyro
 from mcd.cli.arguments import Flat, check_out, naming, parse, set_threads, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.sampling_options import SamplingOptions, check_process, fitted, idle_in_drawing, weights_digest
+from mcd.cli.shapes import shapes_of_model
 from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.options import Count, Options, Seed, Steps
 
 GROUP = 64
-"""Rows drawn and written together: what is lost when the command is killed."""
+"""Rows drawn and written together, if a network call takes no more: what is lost when the command is killed."""
 FIRST = b'{"row": 0'
 """How a file of samples begins."""
 
@@ -93,6 +94,7 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return show_dry_run(
             {"model": args.model, "num": args.num, "seed": args.seed, "borders": args.borders, **sampler.protocol()}
+            | shapes_of_model(args.model)
         )
     _sample(args, argv, sampler)
     return 0
@@ -106,7 +108,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     from mcd.eval.laboratory.shares import open_model, sample_in_shares
     from mcd.eval.protocol import protocol_of_dict
     from mcd.progress import progress_bar
-    from mcd.training.ranks import broadcast, rank
+    from mcd.training.ranks import broadcast, rank, world_size
 
     set_threads(args.sampling.threads)
     with naming("MODEL", args.model):
@@ -125,6 +127,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
         refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
     stamp = {"borders": writer.borders, "length": length, "frame": True if frame else None}
     stamp |= {"weights": args.sampling.weights, "seed": args.seed, "threads": torch.get_num_threads()}
+    stamp |= {"shapes": sampler.shapes_said(denoiser, length)}
     protocol = protocol_of_dict(sampler.protocol() | stamp)
     request = {
         "model": args.model,
@@ -140,8 +143,9 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     if args.watch and first_process:
         _print_states(sampler, denoiser, tokenizer, args.seed, length, template, frame)
     with progress_bar("sample") as update:
-        for first in range(done, args.num, GROUP):
-            num = min(GROUP, args.num - first)
+        group = max(GROUP, sampler.rows_for(denoiser, length) * world_size())
+        for first in range(done, args.num, group):
+            num = min(group, args.num - first)
 
             def tell(share: float, first: int = first, num: int = num) -> None:
                 if share < 1.0:

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tyro import MISSING
@@ -11,6 +12,7 @@ from mcd.cli.arguments import Flat, Threads, check_out, choose, naming, parse, p
 from mcd.cli.command_line import owners_of
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.recipes import OURS, TRAIN, ModelSize
+from mcd.cli.shapes import shapes_here, shapes_of_model
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST, read_manifest
 from mcd.errors import UsageError
@@ -87,7 +89,7 @@ def main(argv: list[str]) -> int:
     }
     check_out(args.out, folder=True)
     if args.dry_run:
-        return show_dry_run(config)
+        return show_dry_run(config | _shapes(args))
 
     from mcd.checkpoints.folder import from_pretrained
     from mcd.cli.data_checks import check_language
@@ -125,6 +127,18 @@ def main(argv: list[str]) -> int:
     else:
         student = _long_enough(student, length, args, f", the rows of --data {args.data}")
     return train_run(args, budget, student, folder, length, config, f"mcd train {shlex.join(argv)}", fabric)
+
+
+def _shapes(args: TrainArgs) -> dict[str, Any]:
+    """The shapes of the model of --init, or of a new one with the vocabulary that is asked for."""
+    if args.init is not None:
+        return shapes_of_model(args.init)
+    folder, V = Path(args.data), args.vocab_size
+    if args.data in LANGUAGES:
+        V = LANGUAGES[args.data]().vocab_size
+    elif (folder / MANIFEST).is_file():
+        V = read_manifest(folder)["vocab_size"]
+    return shapes_here(args.size.chosen().get("hidden", DiTConfig.hidden), V)
 
 
 def _idle_options(args: TrainArgs) -> dict[str, str]:

@@ -20,6 +20,7 @@ from mcd.model.head import HeadLoss, head_loss
 from mcd.model.linear import linear
 from mcd.model.locked import LockedInput, Shown
 from mcd.model.lora import Base, LoRA, add_factors
+from mcd.model.shapes import Shapes, shapes_of
 from mcd.model.targets import Target, tempered
 from mcd.options import Options
 from mcd.process.schedule import LogLinear, Schedule
@@ -100,6 +101,7 @@ class Denoiser(nn.Module):
     lora: LoRA | None = None
     base: Base | None = None
     """The published network whose weights these are, next to which factors are trained; None once they are added."""
+    _shapes: Shapes | None = None
 
     def __init__(self, config: DenoiserConfig, backbone: Backbone | None = None):
         """backbone: the network; by default a new one as `config.backbone` says."""
@@ -107,6 +109,18 @@ class Denoiser(nn.Module):
         self.config = config
         self.backbone = _backbone(config.backbone) if backbone is None else backbone
         self.locked = self._locked_input() if config.locked else None
+
+    @property
+    def shapes(self) -> Shapes:
+        """How much is done at a time on the device where it is: chosen when first asked for there, and settable."""
+        if self._shapes is None or self._shapes.device != self.device.type:
+            self._shapes = shapes_of(self.device, self.config.backbone.hidden, self.config.vocab_size)
+        return self._shapes
+
+    @shapes.setter
+    def shapes(self, shapes: Shapes) -> None:
+        """Replace them, by shapes of the same device."""
+        self._shapes = shapes
 
     @property
     def mask_id(self) -> int:
@@ -212,7 +226,7 @@ class Denoiser(nn.Module):
 
         See `model.head`; all gradients are made in the call, and `total` can be differentiated once.
         """
-        return head_loss(hidden, *self.backbone.projection(), self.config.vocab_size, targets)
+        return head_loss(hidden, *self.backbone.projection(), self.config.vocab_size, targets, self.shapes)
 
     def add_lora(self, lora: LoRA, seed: int = 0) -> None:
         """Freeze all weights in place and add trainable factors to the layers (`add_factors`); nothing for rank 0.

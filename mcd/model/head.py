@@ -14,12 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mcd.model.linear import product
+from mcd.model.shapes import Shapes, shapes_of
 from mcd.model.targets import DenseTarget, RewardTarget, Target
-
-CHUNK_ELEMENTS = 5 << 20
-"""Logits of a chunk, 20 MiB in float32 (96 rows of 50,257): rows enough for quick matrix products, and no more."""
-BLOCK_ELEMENTS = 1 << 19
-"""Logits that a CPU treats elementwise at once, 2 MiB in float32: what stays in its cache."""
 
 
 class HeadLoss(NamedTuple):
@@ -32,11 +28,14 @@ class HeadLoss(NamedTuple):
     rows: tuple[Tensor, ...]
 
 
-def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, V: int, targets: Sequence[Target]) -> HeadLoss:
+def head_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, V: int, targets: Sequence[Target], shapes: Shapes | None = None
+) -> HeadLoss:
     """The weighted losses of hidden rows (n, D) under a head weight (K, D), bias (K,), of which V rows are tokens.
 
-    A row may have no target, one, or several. Gradients of `total` at hidden, weight and bias are made in this call;
-    `total` can be differentiated once. Raises ValueError for a target beyond the rows.
+    A row may have no target, one, or several. shapes: how many rows at a time; those of the device by default.
+    Gradients of `total` at hidden, weight and bias are made in this call; `total` can be differentiated once. Raises
+    ValueError for a target beyond the rows.
     """
     for target in targets:
         if target.first < 0 or target.first + len(target) > len(hidden):
@@ -44,19 +43,29 @@ def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor, V: int, targets: Seq
                 f"a target of rows {target.first} to {target.first + len(target)}: there are {len(hidden)}"
             )
     grads = torch.is_grad_enabled() and any(a.requires_grad for a in (hidden, weight, bias))
-    total, *rows = _HeadLoss.apply(hidden, weight, bias, V, tuple(targets), grads)  # type: ignore[misc]
+    shapes = shapes or shapes_of(hidden.device, hidden.shape[-1], V)
+    total, *rows = _HeadLoss.apply(hidden, weight, bias, V, tuple(targets), shapes, grads)  # type: ignore[misc]
     return HeadLoss(total, tuple(rows))
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, V: int, targets: tuple[Target, ...], grads: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        V: int,
+        targets: tuple[Target, ...],
+        shapes: Shapes,
+        grads: bool,
     ) -> tuple[Tensor, ...]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         with torch.autocast(device, enabled=False):
-            total, losses, gradients = _pass(hidden, weight, bias, V, targets, dtype, ctx.needs_input_grad, grads)
+            total, losses, gradients = _pass(
+                hidden, weight, bias, V, targets, shapes, dtype, ctx.needs_input_grad, grads
+            )
         ctx.save_for_backward(*gradients)
         ctx.mark_non_differentiable(*losses)
         return total, *losses
@@ -66,8 +75,8 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         scale = grads[0]
         if scale.device.type != "cpu" or scale != 1.0:  # it is 1, unless a loss is divided (--accumulate)
-            return *(g if g is None else g * scale for g in ctx.saved_tensors), None, None, None
-        return *ctx.saved_tensors, None, None, None
+            return *(g if g is None else g * scale for g in ctx.saved_tensors), *[None] * 4
+        return *ctx.saved_tensors, *[None] * 4
 
 
 def _pass(
@@ -76,6 +85,7 @@ def _pass(
     bias: Tensor,
     V: int,
     targets: tuple[Target, ...],
+    shapes: Shapes,
     dtype: torch.dtype,
     needed: Sequence[bool],
     grads: bool,
@@ -90,19 +100,18 @@ def _pass(
     ]
     grad_h, grad_w, grad_b = gradients
     dense = [
-        (target, loss, target.references(dtype))
+        (target, loss, target.references(dtype), _factors(target, loss))
         for target, loss in zip(targets, losses, strict=True)
         if not isinstance(target, RewardTarget)
     ]
-    for chunk in _chunks([target for target, *_ in dense], V):
+    for chunk in _chunks([target for target, *_ in dense], shapes.chunk_rows):
         logits = product(h[chunk], w, b).to(wide)
         covering = []
-        for target, loss, reference in dense:
+        for target, loss, reference, factors in dense:
             rows = slice(chunk.start - target.first, chunk.stop - target.first)
             if rows.start >= 0 and rows.stop <= len(target):
-                factors = torch.as_tensor(target.weight, dtype=wide, device=logits.device).expand(len(target))
                 covering.append((target, reference(rows), factors[rows], loss[rows]))
-        for block in _blocks(logits):
+        for block in _blocks(len(logits), shapes.block_rows):
             total += _into_gradient(logits[block], [(t, *(x[block] for x in parts)) for t, *parts in covering], grads)
         if not grads:
             continue
@@ -117,8 +126,14 @@ def _pass(
             grad_b[:V] += logits.sum(0)
     for target, loss in zip(targets, losses, strict=True):
         if isinstance(target, RewardTarget):
-            total += _rewarded(target, loss, h, w, b, gradients)
+            total += _rewarded(target, loss, h, w, b, gradients, shapes.chunk_elements)
     return total, losses, gradients
+
+
+def _factors(target: Target, like: Tensor) -> Tensor:
+    """The weight of each row of a target, (n,), of the dtype and on the device of `like` (n,)."""
+    weight = target.weight
+    return weight.to(like).expand_as(like) if isinstance(weight, Tensor) else torch.full_like(like, weight)
 
 
 def _into_gradient(logits: Tensor, covering: list[tuple[DenseTarget, Tensor, Tensor, Tensor]], grads: bool) -> Tensor:
@@ -139,14 +154,8 @@ def _into_gradient(logits: Tensor, covering: list[tuple[DenseTarget, Tensor, Ten
     return total
 
 
-def rows_of_chunk(V: int) -> int:
-    """Rows whose logits over V tokens are made at one time."""
-    return max(32, CHUNK_ELEMENTS // V // 32 * 32)
-
-
-def _chunks(targets: Sequence[DenseTarget], V: int) -> list[slice]:
-    """The rows that have a target, cut where one begins or ends and then into chunks."""
-    most = rows_of_chunk(V)
+def _chunks(targets: Sequence[DenseTarget], most: int) -> list[slice]:
+    """The rows that have a target, cut where one begins or ends and then into chunks of at most `most` rows."""
     edges = sorted({edge for t in targets for edge in (t.first, t.first + len(t))})
     covered = [
         (start, end)
@@ -156,24 +165,29 @@ def _chunks(targets: Sequence[DenseTarget], V: int) -> list[slice]:
     return [slice(i, min(i + most, end)) for start, end in covered for i in range(start, end, most)]
 
 
-def _blocks(logits: Tensor) -> list[slice]:
-    """The rows of a chunk in blocks: small ones on a CPU, all at once elsewhere."""
-    n, V = logits.shape
-    size = max(1, BLOCK_ELEMENTS // V) if logits.device.type == "cpu" else n
+def _blocks(n: int, size: int) -> list[slice]:
+    """The n rows of a chunk in blocks."""
     return [slice(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def _rewarded(
-    target: RewardTarget, losses: Tensor, h: Tensor, w: Tensor, b: Tensor, gradients: list[Tensor | None]
+    target: RewardTarget,
+    losses: Tensor,
+    h: Tensor,
+    w: Tensor,
+    b: Tensor,
+    gradients: list[Tensor | None],
+    elements: int,
 ) -> Tensor:
     """Fill the losses of a target's rows (n,), add its gradients to `gradients`, and return its weighted loss, ().
 
-    Only the rows of the head that were drawn are read: of h (n, D) the logits at K ids, not at V.
+    elements: numbers of the head's weight that are gathered at once. Only the rows of the head that were drawn are
+    read: of h (n, D) the logits at K ids, not at V.
     """
     grad_h, grad_w, grad_b = gradients
     wide, D = losses.dtype, h.shape[-1]
-    factors = torch.as_tensor(target.weight, dtype=wide, device=h.device).expand(len(target))
-    most = max(1, CHUNK_ELEMENTS // (target.ids.shape[1] * D))
+    factors = _factors(target, losses)
+    most = max(1, elements // (target.ids.shape[1] * D))
     for start in range(0, len(target), most):
         part = slice(start, min(start + most, len(target)))
         rows = slice(part.start + target.first, part.stop + target.first)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.head import rows_of_chunk
 from mcd.objective.base import flat_rows
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.timestep import descending_grid
@@ -12,14 +11,14 @@ from mcd.process.timestep import descending_grid
 
 def drawn(model: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
     """Ids at features (n, D), by inverse CDF at v (n,) or (n, K) in float64; a few rows of logits at a time."""
-    size = rows_of_chunk(model.config.vocab_size)
+    size = model.shapes.chunk_rows
     parts = zip(hidden.split(size), v.split(size), strict=True)
     return torch.cat([sample_inverse_cdf(model.logits(h), v_part) for h, v_part in parts])
 
 
 def likeliest(model: Denoiser, hidden: Tensor) -> Tensor:
     """The likeliest ids (n,) at features (n, D); a few rows of logits at a time."""
-    return torch.cat([model.logits(h).argmax(-1) for h in hidden.split(rows_of_chunk(model.config.vocab_size))])
+    return torch.cat([model.logits(h).argmax(-1) for h in hidden.split(model.shapes.chunk_rows)])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.process.timestep import descending_grid
 from mcd.process.unmasking import ORDERS, sample_u_of_row
-from mcd.sampler.base import FEW, Sampler, Step, row_generator, uniforms
+from mcd.sampler.base import Sampler, Step, row_generator, uniforms
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Ancestral(Sampler):
         with later tokens masked.
         """
         N, L = z.shape
-        rows_per_call, device = self.rows_for(denoiser, L), z.device
+        rows_per_call, few, device = self.rows_for(denoiser, L), denoiser.shapes.few_rows, z.device
         z, v, due, call_times = z.clone(), v.flatten(), step.to(device), times.to(device, torch.float32)
         known = z.view(-1)  # what each row knows at its own time
         work, work_row, work_step = _work(step, len(times) - 1)
@@ -92,7 +92,7 @@ class Ancestral(Sampler):
                 drawn: list[Tensor] = []
                 hidden: list[Tensor] = []
                 # calls that share a projection onto the vocabulary
-                while not hidden or (len(queue) >= rows_per_call and sum(map(len, hidden)) < FEW):
+                while not hidden or (len(queue) >= rows_per_call and sum(map(len, hidden)) < few):
                     behind = [heappop(queue)[1] for _ in range(min(rows_per_call, len(queue)))]
                     now, places = zip(*(work[row].popleft() for row in behind), strict=True)
                     where = torch.cat([place + n * L for n, place in enumerate(places)]).to(device)

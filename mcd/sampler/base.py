@@ -14,16 +14,6 @@ from mcd.model.denoiser import Denoiser, Process
 from mcd.options import Count, Natural, Options, Positive, Seed, Steps, fault
 from mcd.process.categorical import sample_inverse_cdf
 
-CALL_TOKENS = 512
-"""Most tokens of a network call when `rows_per_call` is not given."""
-CALL_SIZE = 1 << 18
-"""Most tokens times the model's width of such a call: a wide model keeps a processor busy with fewer tokens."""
-FEW = 32
-"""Rows of a vocabulary projection, and of the part of the last block that is computed only for wanted rows. Calls
-are padded to this number, so that a row's bits do not depend on how many are wanted."""
-MANY = 128
-"""The same where nearly all rows are wanted: faster per row, slower for a single one."""
-
 
 @dataclass(frozen=True)
 class Step:
@@ -65,10 +55,10 @@ class Sampler(Options, ABC):
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Nucleus: tokens are drawn from the smallest set whose probabilities sum to this."""
     rows_per_call: Natural = 0
-    """How many rows go through the network together. 0, the default, takes as many as make 512 tokens (fewer for a
-    model wider than 512), which is fast on a CPU; a GPU may be faster with more, such as 64. Every call has exactly
-    this many rows, filled up where there are fewer, so a row does not depend on the rows drawn with it. Another number
-    changes the last bits of the matrix products, and now and then a token."""
+    """How many rows go through the network together. 0, the default, takes as many as the device is fast with: on a
+    CPU as many as make 512 tokens (fewer for a model wider than 512), on a GPU 32,768 (fewer with little memory). Every
+    call has exactly this many rows, filled up where there are fewer, so a row does not depend on the rows drawn with
+    it. Another number changes the last bits of the matrix products, and now and then a token."""
 
     def __post_init__(self) -> None:
         if self.temperature == 0.0:
@@ -86,13 +76,20 @@ class Sampler(Options, ABC):
     def protocol(self) -> dict[str, Any]:
         """What decides the samples, for the stamp on every number: `facts`, and all options under their own names."""
         options = {field.name: getattr(self, field.name) for field in fields(self)}
-        del options["steps"], options["rows_per_call"]  # a row of results has its steps; calls change no more than bits
+        del options["steps"], options["rows_per_call"]  # a row of results has its steps; for calls see `shapes_said`
         return {"sampler": self.name, **self.facts, **options}
 
     def rows_for(self, denoiser: Denoiser, length: int) -> int:
         """Rows of every network call for rows of `length` tokens, however many there are to draw."""
-        tokens = min(CALL_TOKENS, CALL_SIZE // denoiser.config.backbone.hidden)
-        return self.rows_per_call or max(1, tokens // length)
+        return self.rows_per_call or denoiser.shapes.call_rows(length)
+
+    def shapes_said(self, denoiser: Denoiser, length: int) -> str | None:
+        """What the stamp says of the shapes in which a GPU draws, since they change bits; None for a CPU."""
+        shapes = denoiser.shapes
+        if shapes.device == "cpu":
+            return None
+        calls = self.rows_for(denoiser, length)
+        return f"{shapes.device}: calls of {calls} rows, projections of {shapes.few_rows} or {shapes.many_rows}"
 
     def hidden(
         self,
@@ -100,21 +97,22 @@ class Sampler(Options, ABC):
         z: Tensor,
         t: Tensor,
         where: Tensor,
-        group: int = FEW,
+        group: int | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
         """Features (m, D) at the flat positions `where` (m,) of z (n, L) at times t (n,), n <= `rows_for`: one call.
 
-        noise: as of `Denoiser.hidden`, of all `rows_for` rows. The call is padded to `rows_for` rows.
+        group: as of `Denoiser.hidden`, by default `few_rows` of the device's shapes. noise: as of `Denoiser.hidden`, of
+        all `rows_for` rows. The call is padded to `rows_for` rows.
         """
         rows = self.rows_for(denoiser, z.shape[1])
         z, t = padded(z, rows), padded(t, rows)
-        return denoiser.hidden(z, t, noise, rows=where, group=group)
+        return denoiser.hidden(z, t, noise, rows=where, group=group or denoiser.shapes.few_rows)
 
     def draw(self, denoiser: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
         """Ids (m,) at features (m, D), by inverse CDF at v (m,) in float64, with `temperature` and `top_p`."""
-        drawn = []
-        for part, v_part in zip(parts(hidden), v.split(FEW), strict=True):
+        drawn, few = [], denoiser.shapes.few_rows
+        for part, v_part in zip(parts(hidden, few), v.split(few), strict=True):
             logits = denoiser.logits(part)[: len(v_part)]
             drawn.append(sample_inverse_cdf(logits, v_part, self.temperature, self.top_p))
         return torch.cat(drawn)
@@ -140,7 +138,7 @@ def padded(x: Tensor, rows: int) -> Tensor:
     return x if len(x) == rows else torch.cat((x, x[:1].expand(rows - len(x), *x.shape[1:])))
 
 
-def parts(hidden: Tensor, group: int = FEW) -> Iterator[Tensor]:
+def parts(hidden: Tensor, group: int) -> Iterator[Tensor]:
     """Features (m, D), m > 0, in parts (group, D) for the head: the last is padded with zeros."""
     for part in hidden.split(group):
         yield torch.nn.functional.pad(part, (0, 0, 0, group - len(part))) if len(part) < group else part

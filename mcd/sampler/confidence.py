@@ -11,7 +11,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.options import Natural
 from mcd.process.timestep import descending_grid
-from mcd.sampler.base import MANY, Sampler, Step, parts, row_generator, uniforms
+from mcd.sampler.base import Sampler, Step, parts, row_generator, uniforms
 
 Score = Literal["top", "margin", "entropy", "random"]
 TIE = 1e-4
@@ -113,7 +113,7 @@ class Confidence(Sampler):
         wanted, v, chance: (n, L); left: (n,), the steps that the block of each row has left.
         """
         where = wanted.flatten().nonzero(as_tuple=True)[0]
-        hidden = self.hidden(denoiser, z, t, where, MANY)
+        hidden = self.hidden(denoiser, z, t, where, denoiser.shapes.many_rows)
         score = self._score(denoiser, hidden)
         chosen = []
         of_row = torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist())
@@ -123,7 +123,8 @@ class Confidence(Sampler):
             chosen.append(candidates[best[: self._count(score[candidates], left_of_row)]])
         chosen = torch.cat(chosen)
         if self.greedy:
-            ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen])])[: len(chosen)]
+            few = denoiser.shapes.few_rows
+            ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen], few)])[: len(chosen)]
         else:
             ids = self.draw(denoiser, hidden[chosen], v.flatten()[where[chosen]])
         return z.flatten().index_copy(0, where[chosen], ids).view_as(z)
@@ -133,7 +134,8 @@ class Confidence(Sampler):
         if self.score == "random":
             return torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
         # whole parts: a sum's bits may depend on how many rows are summed
-        scores = [score_of_log_p(denoiser.log_x_theta(part), self.score) for part in parts(hidden, MANY)]
+        many = denoiser.shapes.many_rows
+        scores = [score_of_log_p(denoiser.log_x_theta(part), self.score) for part in parts(hidden, many)]
         return torch.cat(scores)[: len(hidden)]
 
 

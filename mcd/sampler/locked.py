@@ -11,7 +11,7 @@ from mcd.model.denoiser import Denoiser, Process
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.timestep import descending_grid
 from mcd.sampler.ancestral import Ancestral
-from mcd.sampler.base import MANY, Step, padded, parts, row_generator, uniforms
+from mcd.sampler.base import Step, padded, parts, row_generator, uniforms
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ class Locked(Ancestral):
         """What masked tokens of at most `rows_for` rows z (n, L) become: drawn where `due`, else drafts, (n, L)."""
         assert denoiser.locked is not None
         masked, rows = z == denoiser.mask_id, self.rows_for(denoiser, z.shape[1])
+        many = denoiser.shapes.many_rows
         where = masked.flatten().nonzero(as_tuple=True)[0]
         noise = denoiser.locked(*(padded(x, rows) for x in (masked, draft, u, v)))
-        hidden = self.hidden(denoiser, z, torch.full((len(z),), t, device=z.device), where, MANY, noise)
-        tokens = (x.flatten()[where].split(MANY) for x in (due, fresh))
+        hidden = self.hidden(denoiser, z, torch.full((len(z),), t, device=z.device), where, many, noise)
+        tokens = (x.flatten()[where].split(many) for x in (due, fresh))
         ids = []
-        for part, due_part, fresh_part in zip(parts(hidden, MANY), *tokens, strict=True):
+        for part, due_part, fresh_part in zip(parts(hidden, many), *tokens, strict=True):
             logits = denoiser.logits(part)[: len(due_part)]
             now = logits.argmax(-1)
             if not self.greedy and due_part.any():

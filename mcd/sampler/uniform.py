@@ -13,7 +13,7 @@ from mcd.options import Share
 from mcd.process.categorical import sample_inverse_cdf, temper
 from mcd.process.timestep import descending_grid
 from mcd.process.uniform import psi_posterior_zs
-from mcd.sampler.base import MANY, Sampler, Step, parts, row_generator, uniforms
+from mcd.sampler.base import Sampler, Step, parts, row_generator, uniforms
 
 END_TIME = 1e-5
 """Where the steps end when the tail is greedy, as in the public code."""
@@ -31,7 +31,7 @@ class Uniform(Sampler):
     Steps are those of a Psi-sampler (arXiv 2602.21185): with probability 1 - kappa a token is not drawn from the
     reverse posterior but predicted clean and noised afresh (`process.uniform.psi_posterior_zs`), so that late steps
     can correct early mistakes; kappa is constant here and 1 is ancestral. temperature and top_p act on x_theta.
-    Memory: a few (128, V) float64 arrays in addition to the network's.
+    Memory: a few float64 arrays of (`many_rows`, V) in addition to the network's.
     """
 
     name: ClassVar[str] = "uniform"
@@ -76,13 +76,14 @@ class Uniform(Sampler):
         self, denoiser: Denoiser, z: Tensor, wanted: Tensor, v: Tensor, t: Tensor, alpha_t: Tensor, alpha_s: Tensor
     ) -> Tensor:
         """One step of at most `rows_for` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
+        many = denoiser.shapes.many_rows
         where = wanted.flatten().nonzero(as_tuple=True)[0]
         times = t.to(z.device).float().expand(len(z))
-        hidden = self.hidden(denoiser, z, times, where, MANY)
+        hidden = self.hidden(denoiser, z, times, where, many)
         alpha_t, alpha_s = alpha_t.to(z.device), alpha_s.to(z.device)
         drawn = []
-        tokens = (x.flatten()[where].split(MANY) for x in (z, v))
-        for part, z_part, v_part in zip(parts(hidden, MANY), *tokens, strict=True):
+        tokens = (x.flatten()[where].split(many) for x in (z, v))
+        for part, z_part, v_part in zip(parts(hidden, many), *tokens, strict=True):
             log_p = temper(denoiser.logits(part)[: len(v_part)], self.temperature, self.top_p)
             if self.tail == "greedy" and alpha_s == 1.0:
                 drawn.append(log_p.argmax(-1))

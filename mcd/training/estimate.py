@@ -5,6 +5,7 @@ those of one device. docs/planning.md says what is counted, what is not, and wha
 parameters, B rows of one device, L length, D width, K rows of the embedding.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,8 +15,8 @@ import torch
 
 from mcd.machine import usable_memory
 from mcd.model.attention import SHORT
-from mcd.model.head import CHUNK_ELEMENTS
 from mcd.model.linear import product
+from mcd.model.shapes import Shapes, on_cpu, on_gpu
 from mcd.model.sizes import Sizes
 from mcd.options import Count, Options
 
@@ -28,6 +29,8 @@ HELD = ("weights", "optimiser (AdamW)", "EMA", "teacher")
 """Terms of `memory` that are held between two steps."""
 UTILISATION = {"gpu": 0.4, "cpu": 0.7}
 """Share of a device's peak that products are assumed to reach."""
+BLOCK_COPIES = 7
+"""Arrays of a block of logits that the head's loss has at once, besides the logits of student and teacher."""
 FREE = 0.08
 """Share of a device's memory that is kept free for fragmentation."""
 
@@ -75,6 +78,12 @@ class Setup(Options):
         """P of one model."""
         return self.sizes.parameters
 
+    @property
+    def shapes(self) -> Shapes:
+        """Those of the device; of a GPU, if enough of its memory is free."""
+        D, K = self.sizes.hidden, self.sizes.rows
+        return on_cpu(D, K) if self.on_cpu else on_gpu(math.inf, D, K)
+
 
 def kept_per_token(setup: Setup) -> int:
     """Bytes per token that one block keeps for its backward pass (tests count the saved tensors).
@@ -115,8 +124,10 @@ def memory(setup: Setup) -> dict[str, float]:
     terms["activations"] = one + 4 * D * setup.tokens * layers if setup.checkpointing else one * layers
     terms["gradients of activations"] = (24 if setup.half else 40) * D * setup.tokens  # 10 D numbers, of one block
     rows = MASKED * setup.tokens
-    chunk = 4 * min(CHUNK_ELEMENTS, rows * K)
-    terms["head: rows and chunks"] = 4 * D * rows * copies + chunk * copies
+    chunks, blocks = (copies - 1) * setup.shapes.chunk_rows, BLOCK_COPIES * setup.shapes.block_rows
+    terms["head: rows and chunks"] = 4 * D * rows * copies + 4 * K * min(
+        chunks + blocks, (copies - 1 + BLOCK_COPIES) * rows
+    )
     if n > 1:  # all step long: what is in no block, and its gradient; two blocks, one ahead of time, and a gradient
         outside = P - layers * block
         terms["gathered (FSDP)"] = 4.0 * (copies * outside + 3 * block)

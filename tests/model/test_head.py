@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcd.model import head
+from mcd.model import shapes
 from mcd.model.head import HeadLoss, head_loss
 from mcd.model.targets import (
     DIRECTIONS,
@@ -98,8 +98,8 @@ def test_tempering(seeded):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of 32 rows and blocks of 5, so that both borders fall inside the targets."""
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 32 * V)
-    monkeypatch.setattr(head, "BLOCK_ELEMENTS", 5 * V)
+    monkeypatch.setattr(shapes, "CHUNK_ELEMENTS", 32 * V)
+    monkeypatch.setattr(shapes, "BLOCK_ELEMENTS", 5 * V)
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_is_larger_than_a_chunk(tiny_denoiser, seeded, monkeypatch, kind):
     """Of 2,000 rows of a vocabulary of 300: nothing beyond 32 x 300 is ever made, in the loss and in its gradient."""
     student, teacher = (tiny_denoiser(V=300, hidden=4, seed=seed) for seed in (0, 1))
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 32 * 300)
+    monkeypatch.setattr(shapes, "CHUNK_ELEMENTS", 32 * 300)
     hidden = torch.randn(2000, 4, generator=seeded(0)).requires_grad_()
     targets = {
         "ids": TokenTarget(torch.arange(2000) % 300),

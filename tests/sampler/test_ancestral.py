@@ -6,12 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mcd.model.shapes import FEW
 from mcd.process.categorical import temper
 from mcd.process.schedule import Cosine, LogLinear
 from mcd.process.unmasking import ORDERS
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
-from mcd.sampler.base import FEW, row_generator
+from mcd.sampler.base import row_generator
 
 V, L = 23, 16
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mcd.model.shapes import CALL_SIZE, CALL_TOKENS
 from mcd.process.schedule import Cosine, Linear, LogLinear
 from mcd.sampler import SAMPLERS, sample
-from mcd.sampler.base import CALL_SIZE, CALL_TOKENS
 
 V, L = 23, 16
 

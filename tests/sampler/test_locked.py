@@ -1,9 +1,10 @@
 """Rows revealed on locked schedules against a plain loop over steps, one row at a time, and what its calls carry."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-import mcd.sampler.ancestral
 import mcd.sampler.base
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
@@ -69,12 +70,12 @@ def test_agrees_with_rows_one_at_a_time(model, seeded, rows_per_call, steps):
 
 @pytest.mark.parametrize("few", [1, 32])
 @pytest.mark.parametrize("rows_per_call", [1, 3, 8])
-def test_a_call_takes_the_rows_furthest_behind(model, seeded, carried, monkeypatch, rows_per_call, few):
+def test_a_call_takes_the_rows_furthest_behind(model, seeded, carried, rows_per_call, few):
     """Held against a plain simulation: of the rows that do not wait for a draw, and full calls while there are enough.
 
     Rows wait for each other's draw only if the next call is full all the same.
     """
-    monkeypatch.setattr(mcd.sampler.ancestral, "FEW", few)
+    model.shapes = replace(model.shapes, few_rows=few)
     N, steps = 11, 20
     z, step, v, times = request_of(seeded, N, steps)
     list(Ancestral(steps, rows_per_call=rows_per_call).reveal_locked(model, z, step, v, times))

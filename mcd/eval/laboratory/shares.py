@@ -1,6 +1,5 @@
 """Drawing and scoring by several processes under torchrun: each takes a share of the rows, and all get the results."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from mcd.checkpoints.folder import from_pretrained
 from mcd.eval.scorer import SampleScore, Scorer, Text
+from mcd.machine import device
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Sampler, sample
 from mcd.training.ranks import everywhere, first_alone, join_processes, share_of, world_size
@@ -23,7 +23,7 @@ def open_model(name: str, weights: Literal["ema", "raw"] = "ema") -> Denoiser:
     join_processes()
     with first_alone():
         model = from_pretrained(name, weights)
-    return model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))) if torch.cuda.is_available() else model
+    return model.to(device())
 
 
 def sample_in_shares(
