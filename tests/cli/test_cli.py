@@ -602,7 +602,8 @@ def test_a_run_by_rewards_logs_and_shows_them(teacher, tmp_path, capsys):
     for row in rows:
         assert row["reward"] == pytest.approx(2 * row["attraction"] - row["repulsion"], rel=1e-5)
     assert f"reward {rows[-1]['reward']:.4g}" in capsys.readouterr().err
-    refused(capsys, ["distill", "mmd", "--teacher", str(teacher), "--out", "no", "--layer", "9"], "--layer 9", "blocks")
+    wrong = ["distill", "mmd", "--teacher", str(teacher), "--out", str(tmp_path / "no"), "--layer", "9"]
+    refused(capsys, wrong, "--layer 9", "blocks")
 
 
 @pytest.fixture(scope="session")
