@@ -1,11 +1,14 @@
 """IDLM: its losses are the definition's, each trains one network, and the masks of its two ways have their laws."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from mcd.data.languages.known import LANGUAGES
+from mcd.eval.exact_denoiser import exact_denoiser
 from mcd.objective import Clock
 from mcd.objective.idlm import IDLM
 from mcd.process.categorical import sample_inverse_cdf
@@ -133,6 +136,41 @@ def test_fresh_masks_know_nothing_of_those_before(times, share):
         assert (t - r).abs().max() <= 1 / 64
     else:
         assert abs(torch.corrcoef(torch.stack((t, r)))[0, 1]) < 0.1
+
+
+@pytest.mark.heavy
+def test_the_loss_of_one_call_is_the_divergence_of_two_laws():
+    """A student that draws a row in one call, a teacher that is exact, and a fake that is exact for the student's rows.
+
+    With independent times the mean loss is KL(law of the student || law of the teacher) of a row, over its L tokens:
+    the difference of two bounds that are tight. With r = t = 1 it is that of single tokens, which is 0 here.
+    """
+    language, B, L = LANGUAGES["markov"](), 128, 4
+    law = language.start
+    alike = replace(language, name="alike", transition=law.expand(len(law), -1).clone())
+    student, teacher = exact_denoiser(alike, L), exact_denoiser(language, L)
+
+    class OneCall(IDLM):
+        def _masks(self, draws, schedule):
+            t, r, masked_t, masked_r = super()._masks(draws, schedule)
+            one, everything = torch.ones_like(t), torch.ones_like(masked_t)
+            return (one, r, everything, masked_r) if self.times == "independent" else (one, one, everything, everything)
+
+    x0 = torch.zeros(B, L, dtype=torch.int64)
+    found = {
+        times: sum(
+            OneCall(times=times, t_min=0.005)
+            .loss(student, teacher, x0, Clock(STUDENT), draws_of(x0, seed), fake=student)
+            .total.item()
+            for seed in range(20)
+        )
+        / 20
+        for times in ("independent", "public")
+    }
+    rows = torch.multinomial(law, 20_000 * L, replacement=True, generator=torch.Generator().manual_seed(0)).view(-1, L)
+    divergence = (alike.log_likelihood(rows) - language.log_likelihood(rows)).mean().item() / L
+    assert found["independent"] == pytest.approx(divergence, rel=0.08) and divergence > 1.0
+    assert abs(found["public"]) < 1e-6
 
 
 def test_turns_and_what_they_cost():
