@@ -25,6 +25,7 @@ PAPERS = {
         2024,
     ),
     "cd4lm": ("2601.02236", "CD4LM", "Liang et al.", 2026),
+    "idlm": ("2602.19066", "IDLM: Inverse-distilled Diffusion Language Models", "Li et al.", 2026),
 }
 """Papers by method: arXiv number, title, authors, year."""
 _METHOD_PAPER = {"nelbo": "mdlm", "duo-dcd": "duo"}

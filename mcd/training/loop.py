@@ -84,9 +84,9 @@ class Trainer:
         gradient is not finite changes no weight; it is counted, and after BAD_STEPS of them in a row the run ends.
 
         None is returned on all processes but the first. Raises Interrupted after saving when asked to stop; Diverged,
-        with what was found, when the loss is no longer finite, stays above `max_loss`, or when samples lack entropy;
-        LostRank when another process
-        is gone; UsageError for a model that is not of the objective's process, and as `join`.
+        with what was found, when the loss is no longer finite or stays above `max_loss`, or when samples lack entropy;
+        LostRank when another process is gone; UsageError for a model that is not of the objective's process, and as
+        `join`.
         """
         process = self.student.config.process
         if not self.objective.takes(process):
