@@ -30,6 +30,9 @@ Steps = Annotated[int, Ge(1), Le(1_000_000)]
 """Steps of a sampler."""
 Seed = Annotated[int, Ge(0), Lt(2**63)]
 """What the generators take."""
+LONGEST_ROW = 1 << 16
+RowLength = Annotated[int, Ge(1), Le(LONGEST_ROW)]
+"""Tokens of a row to draw, which may be longer than the model's own rows."""
 
 
 class Options:

@@ -1,5 +1,6 @@
-"""Progress of long work: a bar with the time left on a terminal, a line every 15 seconds elsewhere."""
+"""What long work shows: a bar with the time left on a terminal and in a notebook, a line every 15 seconds elsewhere."""
 
+import html
 import os
 import sys
 import time
@@ -32,6 +33,8 @@ def progress_bar(title: str) -> Iterator[Update]:
         yield lambda fraction, note="": part(fraction, f"{title} {note}".rstrip())
     elif os.environ.get("RANK", "0") != "0":
         yield lambda fraction, note="": None
+    elif console.is_jupyter:
+        yield _notebook(title)
     elif not console.is_terminal:
         yield _lines(title)
     else:
@@ -75,22 +78,59 @@ def whole_progress(title: str, cost: float) -> Iterator[Whole]:
 _PART: ContextVar[Update | None] = ContextVar("part", default=None)
 
 
-def _lines(title: str) -> Update:
-    printed_s = time.monotonic()
-    start: tuple[float, float] | None = None
-    ended = False
+def notice(line: str) -> None:
+    """Show a line: on stderr, or in a notebook below the cell that runs."""
+    if Console().is_jupyter:
+        from IPython.display import display
+
+        display({"text/plain": line}, raw=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _notebook(title: str) -> Update:
+    """A bar below the cell that runs, which is redrawn in place."""
+    from IPython.display import display
+
+    handle, time_left = None, _TimeLeft()
 
     def update(fraction: float, note: str = "") -> None:
-        nonlocal printed_s, start, ended
+        nonlocal handle
+        words = f"{title}: {fraction:4.0%}{time_left(fraction)}  {note}"
+        bar = f"<progress value={fraction:.4f}></progress> <code>{html.escape(words)}</code>"
+        shown = {"text/plain": words, "text/html": bar}
+        if handle is None:
+            handle = display(shown, raw=True, display_id=True)
+        else:
+            handle.update(shown, raw=True)
+
+    return update
+
+
+class _TimeLeft:
+    """The time left in words, from how fast the work went since the first call; "" as long as that is not known."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+
+    def __call__(self, fraction: float) -> str:
         now = time.monotonic()
-        start = start or (fraction, now)
+        self._start = self._start or (fraction, now)
+        if fraction <= self._start[0]:
+            return ""
+        minutes, seconds = divmod(round((now - self._start[1]) * (1 - fraction) / (fraction - self._start[0])), 60)
+        return f", {minutes}:{seconds:02d} left"
+
+
+def _lines(title: str) -> Update:
+    printed_s, time_left, ended = time.monotonic(), _TimeLeft(), False
+
+    def update(fraction: float, note: str = "") -> None:
+        nonlocal printed_s, ended
+        left, now = time_left(fraction), time.monotonic()
         if ended or (now - printed_s < INTERVAL_S and fraction < 1.0):
             return
         printed_s, ended = now, fraction >= 1.0
-        left = ""
-        if fraction > start[0]:
-            minutes, seconds = divmod(round((now - start[1]) * (1 - fraction) / (fraction - start[0])), 60)
-            left = f", {minutes}:{seconds:02d} left"
         print(f"{title}: {fraction:4.0%}{left}  {note}", file=sys.stderr, flush=True)
 
     return update

@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "training", "eval")
+PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "training", "eval", "api")
 install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
 settings.register_profile("all", deadline=None, derandomize=True)
 settings.register_profile("quick", settings.get_profile("all"), max_examples=25)
@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("quick" if config.option.markexpr.startswith("not slow") else "all")
 
 
+from mcd.checkpoints.folder import save_pretrained  # noqa: E402
 from mcd.data.prepare.pipeline import prepare  # noqa: E402
 from mcd.data.recipe import Recipe  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402
@@ -120,4 +121,13 @@ def tiny_data(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A prepared folder: vocabulary 300, rows of 16, one document in 8 held out."""
     folder = tmp_path_factory.mktemp("data") / "tiny"
     prepare(Recipe(data=str(text_file), vocab_size=300, length=16, valid_every=8), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ours(tiny_denoiser: Callable[..., Denoiser], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a diffusion transformer of ours, with random weights and a tokenizer of 2,048 tokens."""
+    folder = tmp_path_factory.mktemp("ours")
+    tokenizer = Path(__file__).with_name("data") / "bpe_2048.json"
+    save_pretrained(tiny_denoiser(V=2048), folder, tokenizer.read_text(encoding="utf-8"))
     return folder

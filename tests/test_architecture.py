@@ -25,6 +25,7 @@ ROOMS = (
     "sampler",
     "training",
     "eval",
+    "api",
     "report",
     "reproduce",
     "bench",
@@ -75,7 +76,7 @@ def test_imports_go_one_way(path):
         assert own <= allowed, f"{room} must not import {own - allowed}"
     elif path in {f"mcd/{name}.py" for name in SHARED}:
         assert own <= SHARED
-    elif path != "mcd/__main__.py":
+    elif path not in ("mcd/__main__.py", "mcd/__init__.py"):  # the fronts
         assert "cli" not in own
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.errors import UsageError
 from mcd.machine import usable_cores
-from mcd.progress import progress_bar
+from mcd.progress import notice, progress_bar
 
 
 def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: Any) -> Path:
@@ -76,7 +75,7 @@ def prepare_shown(
 
 
 def print_notes(notes: list[str]) -> None:
-    """Print notes to stderr; of the processes of a job only the first one does."""
+    """Show notes (`notice`); of the processes of a job only the first one does."""
     if os.environ.get("RANK", "0") == "0":
         for note in notes:
-            print(f"mcd: {note}", file=sys.stderr, flush=True)
+            notice(f"mcd: {note}")

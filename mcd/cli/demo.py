@@ -174,18 +174,14 @@ def _training(args: DemoArgs, data: Path, out: Path) -> list[str]:
 
 def _trajectory(args: DemoArgs, name: str, model: Any, steps: int, row: int = 0) -> list[str]:
     """How one row is revealed: the lines of trajectory.jsonl, one per state."""
-    import torch
+    from mcd.api.model import Model
 
-    from mcd.cli.sample import states_as_text
-    from mcd.data.tokenizer import tokenizer_of_model
-    from mcd.sampler.ancestral import Ancestral
-
-    tokenizer = tokenizer_of_model(model.folder, model.config.tokens)
-    z, before = torch.full((args.length,), model.mask_id), [None] * args.length
-    lines = []
-    for i, (step, tokens) in enumerate(states_as_text(Ancestral(steps), model, tokenizer, z, row, args.seed)):
+    lines, before = [], [None] * args.length
+    states = Model(model).stream(steps=steps, seed=args.seed, length=args.length, first_row=row)
+    for i, state in enumerate(states):
+        (tokens,) = state.tokens
         new = [j for j, (old, now) in enumerate(zip(before, tokens, strict=True)) if old is None and now is not None]
-        line = {"model": name, "row": row, "seed": args.seed, "steps": steps, "step": i, "t": step.t}
+        line = {"model": name, "row": row, "seed": args.seed, "steps": steps, "step": i, "t": state.t}
         lines.append(json.dumps({**line, "tokens": tokens, "new": new}, ensure_ascii=False) + "\n")
         before = tokens
     return lines

@@ -38,10 +38,9 @@ def explained() -> Iterator[Outcome]:
     except RequestError as error:
         outcome.status = fail(str(error), 2)
     except ImportError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
+        if (fix := missing_extra(error)) is None:
             raise
-        outcome.status = fail(f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'", 2)
+        outcome.status = fail(fix, 2)
     except KeyboardInterrupt:
         outcome.status = fail("stopped", 1)
     except (FloatingPointError, WorkFailed) as error:
@@ -65,6 +64,12 @@ def explained() -> Iterator[Outcome]:
             outcome.status = fail(f"{error.filename or 'a path of the request'}: {error.strerror}", 1)
         else:
             raise
+
+
+def missing_extra(error: ImportError) -> str | None:
+    """What to install for a package that an extra would bring, in words; None where none of them does."""
+    extra = _EXTRAS.get((error.name or "").split(".")[0])
+    return extra and f"{error.name} is not installed; pip install 'mcd-lm[{extra}]'"
 
 
 def _lacks_memory(error: Exception) -> bool:

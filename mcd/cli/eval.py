@@ -10,11 +10,11 @@ from mcd.cli.arguments import check_out, naming, parse, set_threads, show_dry_ru
 from mcd.cli.eval_options import SCORED, EvalArgs, check, idle_options, kind_of_source, scores_likelihood
 from mcd.cli.idle_options import refuse_idle
 from mcd.cli.metrics_table import print_rows
-from mcd.cli.sampling_options import check_process, fitted, idle_in_drawing
 from mcd.cli.shapes import shapes_of_model
 from mcd.errors import DataError, UsageError
 from mcd.eval.laboratory.metrics_file import read_metrics, write_metrics
 from mcd.progress import progress_bar
+from mcd.sampler.choice import check_process, fitted, idle_in_drawing
 from mcd.training.ranks import rank
 
 VOCAB_SIZE = 4096

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +13,12 @@ import tyro
 
 from mcd.cli.arguments import Flat, check_out, naming, parse, set_threads, show_dry_run
 from mcd.cli.idle_options import refuse_idle
-from mcd.cli.sampling_options import SamplingOptions, check_process, fitted, idle_in_drawing, weights_digest
+from mcd.cli.sampling_options import SamplingOptions, weights_digest
 from mcd.cli.shapes import shapes_of_model
 from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.options import Count, Options, Seed, Steps
+from mcd.sampler.choice import idle_in_drawing
 
 GROUP = 64
 """Rows drawn and written together, if a network call takes no more: what is lost when the command is killed."""
@@ -29,9 +30,10 @@ FIRST = b'{"row": 0'
 class SampleArgs(Options):
     """Draw text from a model. The same command gives the same text: rows depend on (weights, seed, row, steps).
 
-    A template is text with [MASK] or [MASK:n] (n masked tokens) where the model writes; after its end, the row is
-    masked up to --length. A backslash before a mask makes it text: \\[MASK] gives [MASK]. A space before a mask is left
-    to the model, since its words begin with their space; all other text is kept.
+    A template is text with [MASK] or [MASK:n] (n masked tokens) where the model writes. The row ends where the template
+    ends; with --length, it is masked from there on up to that length. A backslash before a mask makes it text:
+    \\[MASK] gives [MASK]. A space before a mask is left to the model, since its words begin with their space; all other
+    text is kept. A row longer than the model's is drawn in windows (docs/infilling.md).
 
     If --out already holds rows of the same request, the command adds the missing ones.
 
@@ -103,8 +105,9 @@ def main(argv: list[str]) -> int:
 def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     import torch
 
+    from mcd.api.model import Model
+    from mcd.cli.data_option import print_notes
     from mcd.data.text import writer_of
-    from mcd.data.tokenizer import tokenizer_of_model
     from mcd.eval.laboratory.shares import open_model, sample_in_shares
     from mcd.eval.protocol import protocol_of_dict
     from mcd.progress import progress_bar
@@ -112,38 +115,40 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
 
     set_threads(args.sampling.threads)
     with naming("MODEL", args.model):
-        denoiser = open_model(args.model, args.sampling.weights)
-    first_process = rank() == 0  # only here: opening the model connects the processes
-    check_process(sampler, denoiser)
-    assert denoiser.folder is not None
-    tokenizer = tokenizer_of_model(denoiser.folder, denoiser.config.tokens)
-    length = args.sampling.length_for(denoiser)
-    sampler = fitted(sampler, denoiser, length)
-    frame = args.sampling.frame_for(denoiser, tokenizer)
-    text, ids = _template(args, denoiser, tokenizer, length if frame is None else length - 2, first_process)
-    template = None if ids is None else torch.tensor(ids)
-    writer = writer_of(tokenizer, denoiser.folder, args.borders)
+        model = Model(open_model(args.model, args.sampling.weights))
+    denoiser, first_process = model.denoiser, rank() == 0  # only here: opening the model connects the processes
+    request = model.request(
+        args.template,
+        chat=args.chat,
+        length=args.sampling.length,
+        sampler=sampler,
+        frame=args.sampling.frame,
+        special_tokens=args.special_tokens,
+    )
+    print_notes(list(request.notes))
+    sampler, writer = request.sampler, writer_of(model.tokenizer, denoiser.folder, args.borders)
     if writer.end_id is None:
         refuse_idle(argv, {"--borders": f"{args.model} has no end of text"})
-    stamp = {"borders": writer.borders, "length": length, "frame": True if frame else None}
+    inside = min(request.length, model.length)  # tokens of a row of a network call
+    stamp = {"borders": writer.borders, "length": request.length, "frame": True if args.sampling.frame else None}
     stamp |= {"weights": args.sampling.weights, "seed": args.seed, "threads": torch.get_num_threads()}
-    stamp |= {"shapes": sampler.shapes_said(denoiser, length)}
+    stamp |= {"shapes": sampler.shapes_said(denoiser, inside)}
     protocol = protocol_of_dict(sampler.protocol() | stamp)
-    request = {
+    record = {
         "model": args.model,
         "weights_sha256": weights_digest(denoiser, args.sampling.weights),
         "seed": args.seed,
         "steps": sampler.steps,
-        "template": text,
+        "template": request.text,
         **({"special_tokens": True} if args.special_tokens or args.chat is not None else {}),
     }
-    given = {place: token for place, token in enumerate(ids or ()) if token != denoiser.blank_id}
-    done = broadcast(_rows_done(args.out, request, protocol, given) if args.out and first_process else 0)
+    given = {place: token for place, token in enumerate(request.ids.tolist()) if token != denoiser.blank_id}
+    done = broadcast(_rows_done(args.out, record, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
     if args.watch and first_process:
-        _print_states(sampler, denoiser, tokenizer, args.seed, length, template, frame)
+        _print_states(model.states(request, seed=args.seed))
     with progress_bar("sample") as update:
-        group = max(GROUP, sampler.rows_for(denoiser, length) * world_size())
+        group = max(GROUP, sampler.rows_for(denoiser, inside) * world_size())
         for first in range(done, args.num, group):
             num = min(group, args.num - first)
 
@@ -151,13 +156,15 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
                 if share < 1.0:
                     update((first + share * num) / args.num, f"{first} rows")
 
-            drawn, nfe = sample_in_shares(sampler, denoiser, num, length, args.seed, first, template, tell, frame)
+            drawn, nfe = sample_in_shares(
+                sampler, denoiser, num, request.length, args.seed, first, request.ids, tell, request.frame
+            )
             if not first_process:
                 continue
             _write(
                 args.out,
                 [
-                    {"row": first + i, **request, "nfe": calls, "ids": row}
+                    {"row": first + i, **record, "nfe": calls, "ids": row}
                     | writer.fields(row)
                     | {"protocol": protocol.as_dict()}
                     for i, (row, calls) in enumerate(zip(drawn.tolist(), nfe.tolist(), strict=True))
@@ -170,29 +177,6 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
             print(f"{args.out}: holds {done} rows already, more than --num {args.num}; none was drawn", file=sys.stderr)
         else:
             print(f"{args.out}: {args.num} rows in {time.monotonic() - started:.1f} s", file=sys.stderr)
-
-
-def _template(
-    args: SampleArgs, denoiser: Any, tokenizer: Any, length: int, tell: bool
-) -> tuple[str | None, list[int] | None]:
-    """The text that is given and the ids of a row with it, from --template or --chat; None without either.
-
-    Where `tell`, prints on stderr which texts of a template the tokenizer changes.
-    """
-    if args.chat is not None:
-        from mcd.data.chat import chat_prompt
-
-        return chat_prompt(denoiser.folder, tokenizer, args.chat, denoiser.blank_id, length)
-    if args.template is None:
-        return None, None
-    from mcd.data.template import read_template
-    from mcd.data.tokenizer import with_special_tokens
-
-    reader = with_special_tokens(tokenizer) if args.special_tokens else tokenizer
-    template = read_template(reader, args.template, denoiser.blank_id, length)
-    for given, read in template.changed if tell else ():
-        print(f"--template: the model's tokenizer reads {given!r} as {read!r}", file=sys.stderr)
-    return args.template, template.ids
 
 
 def _write(out: Path | None, rows: list[dict[str, Any]]) -> None:
@@ -238,30 +222,15 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[in
     return len(rows)
 
 
-def states_as_text(
-    sampler: Any, denoiser: Any, tokenizer: Any, z: Any, row: int, seed: int
-) -> Iterator[tuple[Any, list]]:
-    """Each `Step` of one row with its tokens' shares of the text (`token_texts`), None where still masked."""
-    from mcd.data.token_texts import token_texts
-
-    for step in sampler.trajectory(denoiser, z[None], [row], seed):
-        yield step, token_texts(tokenizer, step.z[0].tolist(), denoiser.blank_id, skip_special_tokens=False)
-
-
-def _print_states(
-    sampler: Any, denoiser: Any, tokenizer: Any, seed: int, length: int, template: Any, frame: tuple[int, int] | None
-) -> None:
-    """Print every state of row 0 on stderr, one line per state, with newly revealed tokens in green."""
+def _print_states(states: Iterable[Any]) -> None:
+    """Print every state of a row on stderr, one line per state, with newly revealed tokens in green."""
     from rich.console import Console
     from rich.text import Text
 
-    from mcd.sampler.base import start_row
-
-    z = start_row(denoiser, length, template, frame)
-    console, before = Console(stderr=True), [None] * length
-    for step, tokens in states_as_text(sampler, denoiser, tokenizer, z, 0, seed):
-        line = Text(f"t = {step.t:.3f}  ", style="dim")
-        for old, new in zip(before, tokens, strict=True):
+    console, before = Console(stderr=True), None
+    for state in states:
+        line, (tokens,) = Text(f"t = {state.t:.3f}  ", style="dim"), state.tokens
+        for old, new in zip(before or [None] * len(tokens), tokens, strict=True):
             line.append("·" if new is None else new, style="bold green" if old is None and new is not None else "")
         console.print(line)
         before = tokens

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import inspect
 import sys
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
@@ -15,23 +15,17 @@ from tokenizers import Tokenizer
 from mcd.checkpoints.config import read_config
 from mcd.checkpoints.locate import locate
 from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
-from mcd.cli.arguments import Flat, Threads, choose, refused
+from mcd.cli.arguments import Flat, Threads
 from mcd.cli.idle_options import typed
 from mcd.data.special_tokens import frame_of
 from mcd.errors import UsageError
 from mcd.files import file_sha256
 from mcd.model.denoiser import Denoiser
 from mcd.options import Count, Options, interval, option_name
-from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, Sampler
+from mcd.sampler import SAMPLERS, Sampler
+from mcd.sampler.choice import OWNERS, sampler_of
 from mcd.training.trained_on import frame_of_model
 
-OWNERS = {
-    field.name: [kind for kind in SAMPLERS.values() if hasattr(kind, field.name)]
-    for sampler in SAMPLERS.values()
-    for field in fields(sampler)
-    if field.name != "steps"
-}
-"""The options of samplers, by field, and the samplers that have them. (`steps` is an option of the commands.)"""
 DRAWING = ("--sampler", "--steps", *map(option_name, OWNERS))
 """The options that mean nothing where nothing is drawn from a model."""
 
@@ -63,7 +57,7 @@ class SamplingOptions(Options):
     """How text is drawn."""
 
     length: Count | None = None
-    """Tokens per row; the longest that the model makes by default."""
+    """Tokens per row; by default the longest that the model makes, and in `mcd sample` as many as a template has."""
     sampler: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}}")] = None
     """How to generate. By default ancestral for a masked model, uniform for a uniform one, causal for an autoregressive
     one. Where an option below belongs only to some samplers, its text begins with their names."""
@@ -79,16 +73,10 @@ class SamplingOptions(Options):
     def sampler_for(self, model: str | None, argv: list[str]) -> Sampler:
         """The sampler with the options that `argv` names; without --sampler it is the one for the kind of `model`.
 
-        Raises UsageError for an option of another sampler, and for a value that the sampler refuses.
+        Raises UsageError as `sampler_of`.
         """
-        kind = choose(self.sampler or DEFAULT_SAMPLER[_process_of(model)], SAMPLERS, "--sampler")
         given = [name for name in OWNERS if option_name(name) in typed(argv)]
-        for name in given:
-            if kind not in OWNERS[name]:
-                others = ", ".join(other.name for other in OWNERS[name])
-                raise UsageError(f"{option_name(name)}: is no option of --sampler {kind.name}, but of {others}")
-        with refused():
-            return kind(**{name: getattr(self.own, name) for name in given})
+        return sampler_of(_process_of(model), self.sampler, **{name: getattr(self.own, name) for name in given})
 
     def length_for(self, denoiser: Denoiser) -> int:
         """The length asked for. Raises UsageError when it is beyond the model's."""
@@ -114,33 +102,6 @@ def _process_of(model: str | None) -> str:
     if model is not None and (model == "demo" or (Path(model) / "config.json").is_file()):
         return read_config(locate(model)).process
     return "masked"
-
-
-def idle_in_drawing(sampler: Sampler) -> dict[str, str]:
-    """The options that a sampler's other options leave without effect, with the reason, for `refuse_idle`."""
-    idle = {}
-    if getattr(sampler, "greedy", False):
-        idle |= dict.fromkeys(("--temperature", "--top-p"), "--greedy takes the likeliest token whatever they say")
-    if getattr(sampler, "eta", None) == 0.0:
-        idle["--remasking"] = "--eta 0 never masks a token again"
-    if sampler.process == "autoregressive":
-        idle["--steps"] = "an autoregressive model takes one step per token"
-    return idle
-
-
-def check_process(sampler: Sampler, denoiser: Denoiser) -> None:
-    """Raise UsageError for a sampler of another kind of model."""
-    kind = denoiser.config.process
-    if sampler.process != kind:
-        raise UsageError(
-            f"--sampler {sampler.name}: draws from {sampler.process} models, and this one is {kind}; "
-            f"give --sampler {DEFAULT_SAMPLER[kind]}"
-        )
-
-
-def fitted(sampler: Sampler, denoiser: Denoiser, length: int) -> Sampler:
-    """The sampler for rows of `length` tokens. An autoregressive model takes a step per token, whatever was asked."""
-    return replace(sampler, steps=length) if denoiser.config.process == "autoregressive" else sampler
 
 
 def weights_digest(denoiser: Denoiser, weights: Literal["ema", "raw"]) -> str:

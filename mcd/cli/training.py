@@ -1,7 +1,6 @@
 """What `mcd train`, `mcd adapt` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from mcd.checkpoints.weights import WEIGHTS, parts_of_weights
 from mcd.cli.arguments import refused
 from mcd.cli.data_checks import check_ids
 from mcd.cli.data_option import print_notes
-from mcd.cli.main import fail
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import Batch, Loader, open_loader, spread_batch
 from mcd.data.manifest import read_manifest
@@ -28,7 +26,7 @@ from mcd.eval.diversity import sample_entropy
 from mcd.eval.likelihood import causal_nll, nelbo
 from mcd.files import read_json, write_json
 from mcd.model.denoiser import Denoiser
-from mcd.progress import progress_bar
+from mcd.progress import notice, progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, sample
 from mcd.training.config import Budget
 from mcd.training.loop import Interrupted, Progress, Trainer
@@ -52,6 +50,7 @@ def train_run(
     fabric: Fabric,
 ) -> int:
     """Train `student` on rows of `length` of the prepared folder `data`, and show how it goes; returns the exit status.
+    Raises Interrupted, in the first process, for a run that was asked to stop.
 
     args: those of the command. config: what run.json keeps. fabric: that of this process
     (`mcd.training.launch.join`); of several, the first one has the run folder.
@@ -106,11 +105,13 @@ def train_run(
         trainer = Trainer(student, args.objective, loader, args.train, budget, run, texts, validate, show, fabric)
         try:
             trainer.fit()
-        except Interrupted as stop:
-            return fail(str(stop), 1) if rank() == 0 else 1
+        except Interrupted:
+            if rank() == 0:
+                raise
+            return 1  # the first process tells
     if rank() == 0:
         ema, raw = (parts_of_weights(args.out / name)[0].name for name in (WEIGHTS["ema"], WEIGHTS["raw"]))
-        print(f"{args.out}: done; {ema} (EMA) and {raw} are in it", file=sys.stderr)
+        notice(f"{args.out}: done; {ema} (EMA) and {raw} are in it")
     leave()
     return 0
 

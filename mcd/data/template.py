@@ -1,7 +1,7 @@
 """Templates: text with [MASK] or [MASK:n] where a model is to write, as the ids of a row."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
 
@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from mcd.data.token_texts import common, token_texts, word_of
 from mcd.errors import DataError
+from mcd.options import LONGEST_ROW
 
 _MASK = re.compile(r"\[MASK(?::([0-9]+))?\]")
 _LIKE_A_MASK = (
@@ -65,33 +66,48 @@ def parse_template(template: str, mask_token: str | None = None) -> list[str | i
     return parts + ([text] if text else [])
 
 
-def read_template(tokenizer: Tokenizer, template: str, blank_id: int, length: int) -> Template:
-    """A row of `length` ids: the text of a template tokenised, `blank_id` for its masks and from its end onward.
+def read_template(
+    tokenizer: Tokenizer, template: str | Sequence[str | int], blank_id: int, length: int | None = None
+) -> Template:
+    """A row of ids: the text of a template tokenised, and `blank_id` for its masks.
+
+    template: text with masks, or its parts as of `parse_template`, in which no text is read as a mask.
+
+    length: how many ids the row has, blank from the end of the template onward; None for a row that ends where the
+    template ends.
 
     Texts are read as the parts of one text, in which each mask is a word: a space before a mask is the mask's to write
     where the tokenizer's words begin with their space, as with `AddedToken(lstrip=True)`; any other white space before
     it is text. Nothing is put before a text that follows a mask. The ids then decode to the given text, to the byte but
     for those spaces, or else to what `changed` says, which is the same but for the tokenizer's normalizer and for white
-    space. Raises DataError when neither is possible, when the template is longer than `length`, leaves nothing to write
-    or spells a mask in another way (`parse_template`).
+    space. Raises DataError when neither is possible, when the template is too long, leaves nothing to write or spells a
+    mask in another way (`parse_template`).
     """
-    reader = _Reader(tokenizer, blank_id)
-    parts = parse_template(template, tokenizer.id_to_token(blank_id))
+    reader, most = _Reader(tokenizer, blank_id), LONGEST_ROW if length is None else length
+    if isinstance(template, str):
+        parts = parse_template(template, tokenizer.id_to_token(blank_id))
+    else:
+        parts = [part for part in template if part]
     ids: list[int] = []
     changed: list[tuple[str, str]] = []
     for i, part in enumerate(parts):
         if isinstance(part, int):
-            ids += [blank_id] * min(part, max(0, length + 1 - len(ids)))
+            ids += [blank_id] * min(part, max(0, most + 1 - len(ids)))
             continue
-        read, lost = reader.read(part, i > 0, True)
-        if i == len(parts) - 1 and len(ids) + len(read) == length:  # no mask follows
+        last = i == len(parts) - 1
+        read, lost = reader.read(part, i > 0, not (last and length is None))
+        if last and len(ids) + len(read) == length:  # no mask follows
             read, lost = reader.read(part, i > 0, False)
         ids, changed = ids + read, changed + lost
-    if len(ids) > length:
-        raise DataError(f"--template: is longer than --length {length} tokens; shorten it or raise --length")
-    ids += [blank_id] * (length - len(ids))
+    if len(ids) > most:
+        asked = length is not None and length < LONGEST_ROW
+        limit = f"--length {length} tokens" if asked else f"{LONGEST_ROW:,} tokens, the most that a row may have"
+        raise DataError(f"--template: is longer than {limit}; shorten it{' or raise --length' if asked else ''}")
+    ids += [blank_id] * (length - len(ids)) if length is not None else []
     if blank_id not in ids:
-        raise DataError(f"--template: fills all of --length {length} and leaves nothing to write; raise --length")
+        fix = "write a [MASK] in it, or give --length" if length is None else "raise --length"
+        what = "has no [MASK]" if length is None else f"fills all of --length {length}"
+        raise DataError(f"--template: {what} and leaves nothing to write; {fix}")
     return Template(ids, changed)
 
 

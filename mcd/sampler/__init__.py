@@ -1,16 +1,17 @@
 """How to generate: one file is one sampler, and SAMPLERS lists them."""
 
 from mcd.sampler.ancestral import Ancestral
-from mcd.sampler.base import Sampler, Step, sample
+from mcd.sampler.base import Sampler, Step
 from mcd.sampler.cad import CAD
 from mcd.sampler.causal import Causal
 from mcd.sampler.confidence import Confidence
 from mcd.sampler.gumbel_race import GumbelRace
 from mcd.sampler.locked import Locked
 from mcd.sampler.remdm import ReMDM
+from mcd.sampler.rows import sample, states
 from mcd.sampler.uniform import Uniform
 
-__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Sampler", "Step", "sample"]
+__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Sampler", "Step", "sample", "states"]
 
 SAMPLERS: dict[str, type[Sampler]] = {
     kind.name: kind for kind in (Ancestral, CAD, Causal, Confidence, GumbelRace, Locked, ReMDM, Uniform)

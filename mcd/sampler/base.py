@@ -1,7 +1,7 @@
 """What a sampler is: a frozen dataclass of options and one generator that yields every state of a batch of rows."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
-from mcd.options import Count, Natural, Options, Positive, Seed, Steps, fault
+from mcd.options import Natural, Options, Positive, Steps
 from mcd.process.categorical import sample_inverse_cdf
 
 
@@ -154,57 +154,3 @@ def uniforms(streams: Sequence[torch.Generator], z: Tensor) -> Tensor:
     """A number in [0, 1) for each token of z (N, L), float64 on its device, from the streams of its N rows."""
     drawn = [torch.rand(z.shape[1], dtype=torch.float64, generator=stream) for stream in streams]
     return torch.stack(drawn).to(z.device)
-
-
-def sample(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    num: int,
-    length: int,
-    seed: int = 0,
-    first_row: int = 0,
-    template: Tensor | None = None,
-    tell: Callable[[float], None] | None = None,
-    frame: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Rows `first_row` to `first_row + num` of a seed: ids (N, L) int64 and network calls (N,).
-
-    template: (L,) ids, `denoiser.blank_id` where text is wanted; tell: is called after each step with the share of the
-    steps that is done; frame: ids of two of the L tokens, which begin and end each row: they are given and visible, and
-    left out of template and result, which are then (L - 2,) and (N, L - 2). Raises ValueError for a model of another
-    process than the sampler's, lengths the model cannot make, and a template of another length or with ids it does not
-    know.
-    """
-    config = denoiser.config
-    if sampler.process != config.process:
-        raise ValueError(f"--sampler {sampler.name}: draws from {sampler.process} models, not {config.process}")
-    if not 1 <= length <= config.backbone.length:
-        raise ValueError(f"--length {length}: the model makes 1 to {config.backbone.length} tokens")
-    for option, value, kind in (("--num", num, Count), ("--seed", seed, Seed)):
-        if wanted := fault(value, kind):
-            raise ValueError(f"{option} {value}: must be {wanted}")
-    row = start_row(denoiser, length, template, frame)
-    trajectory = sampler.trajectory(denoiser, row.repeat(num, 1), range(first_row, first_row + num), seed)
-    last = next(trajectory)
-    for last in trajectory:
-        if tell:
-            tell(1.0 - last.t)
-    z = last.z.cpu()
-    return z if frame is None else z[:, 1:-1], last.nfe
-
-
-def start_row(
-    denoiser: Denoiser, length: int, template: Tensor | None = None, frame: tuple[int, int] | None = None
-) -> Tensor:
-    """The ids (L,) that a row starts from, on the model's device; arguments and errors as of `sample`."""
-    around = 0 if frame is None else 2
-    row = torch.full((length - around,), denoiser.blank_id) if template is None else template
-    if frame is not None:
-        first, last = torch.tensor(frame, dtype=row.dtype).split(1)
-        row = torch.cat((first, row, last))
-    if row.shape != (length,):
-        raise ValueError(f"--template of {row.numel() - around} tokens: --length is {length}")
-    ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
-    if not ((row >= 0) & (row < ids)).all():
-        raise ValueError(f"--template: holds ids outside the model's {ids}")
-    return row.to(denoiser.device)

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from mcd.checkpoints.weights import write_tensors
 from mcd.errors import CheckpointError
 from mcd.files import file_sha256, read_json, sync_folder, write_json
+from mcd.progress import notice
 from mcd.training.ranks import barrier, broadcast, first_alone, is_sharded, rank
 from mcd.training.state import Counters, TrainState
 
@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> bool:
         return False
     path, meta, faults = chosen
     if rank() == 0 and faults:
-        print(f"mcd: resumes from {path.name}, since these are damaged: {'; '.join(faults)}", file=sys.stderr)
+        notice(f"mcd: resumes from {path.name}, since these are damaged: {'; '.join(faults)}")
     try:
         _load_shards(path, state)
         state.ema.updates = meta.pop("ema_updates")

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from mcd.checkpoints.folder import save_pretrained
 from mcd.data.loader import Batch, Loader, Prefetch
-from mcd.errors import Diverged, UsageError
+from mcd.errors import Diverged, UsageError, WorkFailed
 from mcd.model.denoiser import Denoiser
 from mcd.model.ema import EMA
 from mcd.objective.base import Clock, Objective
@@ -34,7 +34,7 @@ Validate = Callable[[Denoiser, int], dict[str, float]]
 in it is compared with `min_entropy`."""
 
 
-class Interrupted(Exception):
+class Interrupted(WorkFailed):
     """Training was asked to stop (Ctrl-C or SIGTERM); all work up to `step` is saved."""
 
     def __init__(self, step: int):

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import platform
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from mcd.errors import RunConflict
 from mcd.files import JSONError, read_json
+from mcd.progress import notice
 
 LOCK, HOLDER = "lock", "holder.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -41,10 +41,9 @@ class RunLock:
                 raise
             free = not _alive_here(holder)
             if free:
-                print(
+                notice(
                     f"mcd: {path}: its file system has no locks ({getattr(error, 'strerror', error)}); "
-                    "nothing stops a run on another machine from writing into the same folder",
-                    file=sys.stderr,
+                    "nothing stops a run on another machine from writing into the same folder"
                 )
         if not free:
             pid, host, since = (str(holder.get(key, "unknown"))[:80] for key in ("pid", "host", "since"))

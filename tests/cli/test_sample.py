@@ -2,16 +2,13 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-import mcd.data.tokenizer
+import mcd.api.model
 from mcd.checkpoints.locate import locate
 from mcd.cli.main import main
-from mcd.cli.sample import states_as_text
 from mcd.data.loader import open_loader
 from mcd.data.manifest import read_manifest
 from mcd.data.tokenizer import load_tokenizer
@@ -105,22 +102,12 @@ def wordpiece() -> Tokenizer:
 
 @pytest.mark.heavy
 def test_what_the_tokenizer_changes_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(mcd.data.tokenizer, "tokenizer_of_model", lambda *_: wordpiece())
+    monkeypatch.setattr(mcd.api.model, "tokenizer_of_model", lambda *_: wordpiece())
     assert main([*SAMPLE, "--template", "The river [MASK]"]) == 0
     assert "--template: the model's tokenizer reads 'The river' as 'the river'" in capsys.readouterr().err
     assert main([*SAMPLE, "--template", "the river [MASK]"]) == 0
     assert "--template" not in capsys.readouterr().err
     refused(capsys, [*SAMPLE, "--template", "the lake [MASK]"], "cannot write 'the lake'")
-
-
-def test_states_are_read_as_a_whole():
-    blank = 99
-    rows = [[blank] * 4, [2, blank, 4, blank], [2, 3, 4, 5]]
-    steps = [SimpleNamespace(z=torch.tensor([row])) for row in rows]
-    sampler = SimpleNamespace(trajectory=lambda *_: iter(steps))
-    denoiser, z = SimpleNamespace(blank_id=blank), torch.tensor(rows[0])
-    states = [tokens for _, tokens in states_as_text(sampler, denoiser, wordpiece(), z, 0, 0)]
-    assert states == [[None] * 4, ["river", None, " gig", None], ["river", "stone", " gig", "gle"]]
 
 
 @pytest.mark.heavy

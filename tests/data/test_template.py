@@ -261,3 +261,21 @@ def test_the_models_own_mask_is_refused_as_a_spelling():
     tokenizer = word_tokenizer(["a", "@@"])
     with pytest.raises(DataError, match="'@@' is no mask"):
         read_template(tokenizer, "a @@", 1, 4)
+
+
+def test_a_template_ends_where_its_text_ends_unless_a_length_is_asked_for():
+    template = "The [MASK:12] of the United States [MASK:8] peace."
+    ids = read_template(ENGLISH, template, BLANK).ids
+    assert ids == given_part(ENGLISH, template) and ids.count(BLANK) == 20 and ids[-1] != BLANK
+    assert read_template(ENGLISH, "peace [MASK:3]", BLANK).ids == read_template(ENGLISH, "peace", BLANK, 5).ids
+    space = read_template(ENGLISH, "[MASK] peace ", BLANK).ids  # no mask follows: the space is text
+    assert ENGLISH.decode(space[1:]) == " peace "
+    with pytest.raises(DataError, match=r"has no \[MASK\] and leaves nothing to write; .*give --length"):
+        read_template(ENGLISH, "peace", BLANK)
+    with pytest.raises(DataError, match="longer than 65,536 tokens, the most that a row may have; shorten it"):
+        read_template(ENGLISH, "[MASK:999999999999]", BLANK)
+
+
+def test_the_parts_of_a_template_are_never_read_as_masks():
+    parts = read_template(ENGLISH, ["say [MASK:2] ", 3, "", " peace"], BLANK)
+    assert parts == read_template(ENGLISH, r"say \[MASK:2] [MASK:3] peace", BLANK)
