@@ -17,8 +17,9 @@ def fail(message: str, status: int) -> int:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ " (did you mean X?)" for the known word most like `word`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    """ " (did you mean X?)" for the known word most like `word`, or nothing. One with the same letters goes first."""
+    close = difflib.get_close_matches(word, list(known), n=3)
+    close.sort(key=lambda other: sorted(other) != sorted(word))
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
