@@ -9,7 +9,7 @@ from mcd.cli.errors import nearest
 from mcd.data.languages.known import LANGUAGES, language_of_data
 from mcd.data.manifest import read_manifest, values_of_row
 from mcd.data.prepare.corpus import BUNDLED
-from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.data.tokens import read_tokens
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser
@@ -44,11 +44,11 @@ def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> No
     tokenizer: that of the model in the folder `model`. option: how the message begins.
     """
     digest = tokenizer_sha256(tokenizer)
-    known = [name for name, make in LANGUAGES.items() if tokenizer_sha256(word_tokenizer(make().symbols)) == digest]
+    known = [name for name, make in LANGUAGES.items() if tokenizer_sha256(make().tokenizer()) == digest]
     if data in LANGUAGES and data not in known:
-        raise UsageError(f"{option}: {data} has words of its own, which the model does not know; give text")
-    if data not in LANGUAGES and known:
-        name = language_of_model(model) or " or ".join(known)
+        raise UsageError(f"{option}: {data} has tokens of its own, which the model does not know; give text")
+    if data not in LANGUAGES and (wordy := [name for name in known if LANGUAGES[name]().tokens_of is None]):
+        name = language_of_model(model) or " or ".join(wordy)
         raise UsageError(f"{option}: the model knows only the words of {name}; give that language")
 
 

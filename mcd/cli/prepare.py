@@ -23,8 +23,8 @@ class PrepareArgs(Options):
     Text is a .txt (documents separated by blank lines), .jsonl or .json (each may be followed by .gz, .bz2, .xz or
     .zst), .parquet or .arrow file; a folder of such files, or one that `datasets` saved; `sotu` (bundled: State of the
     Union addresses, 1790 onward); or the name of a dataset on the Hugging Face hub, which is streamed. `markov`, `hmm`
-    and `grammar` are synthetic languages of 32 words with exact likelihood, as streams of tokens; of the options they
-    take only --length.
+    and `grammar` are synthetic languages of 32 words with exact likelihood, as streams of tokens, and `english` is one
+    with a vocabulary of text; of the options they take only --length.
 
     Run an interrupted command again to resume it. The bytes of the shards do not depend on interruptions or --workers.
     docs/data.md explains what is read, kept and checked.

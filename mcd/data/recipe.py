@@ -19,7 +19,7 @@ class Recipe(Options):
     """
 
     data: str
-    """Text: a file, a folder, `sotu`, a hub dataset, or a language (markov, hmm, grammar)."""
+    """Text: a file, a folder, `sotu`, a hub dataset, or a language (markov, hmm, grammar, english)."""
     text_field: str = "text"
     """Field of .jsonl or .json, or column of .parquet or .arrow, that holds the text."""
     tokenizer: str | None = None

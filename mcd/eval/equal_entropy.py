@@ -39,12 +39,17 @@ def ratio(top: NDArray, bottom: NDArray) -> Quality:
     return lambda weights: (weights @ top) / (weights @ bottom)
 
 
-def total_variation(counts: NDArray, law: NDArray) -> Quality:
-    """Half the L1 distance between the pooled counts (N, M) of the samples, normalised, and `law` (M,)."""
+def total_variation(cells: NDArray, law: NDArray) -> Quality:
+    """Total variation of what the samples say from a law: what they have in excess of it.
+
+    cells (N, K): what each of N samples says K times, numbered 0 to M - 1. law (M,): the law of these; what no sample
+    says may be missing, and then it sums to less than 1.
+    """
+    flat, each = cells.ravel(), cells.shape[1]
 
     def quality(weights: NDArray) -> NDArray:
-        pooled = weights @ counts
-        return 0.5 * np.abs(pooled / pooled.sum(1, keepdims=True) - law).sum(1)
+        pooled = np.stack([np.bincount(flat, np.repeat(row, each), len(law)) for row in weights])
+        return np.maximum(pooled / pooled.sum(1, keepdims=True) - law, 0.0).sum(1)
 
     return quality
 

@@ -182,7 +182,7 @@ def test_likelihood_that_cannot_be_is_named(models, tiny_data, tmp_path, capsys)
     (other / "manifest.json").write_text(json.dumps(manifest | {"tokenizer_sha256": "0"}))
     refused(capsys, [models["masked"], "--likelihood", other], f"--likelihood {other}", "another tokenizer")
     refused(capsys, [models["masked"], "--likelihood"], "--likelihood: names no text")
-    refused(capsys, [models["masked"], "--likelihood", "hmm"], "--likelihood hmm", "words of its own")
+    refused(capsys, [models["masked"], "--likelihood", "hmm"], "--likelihood hmm", "tokens of its own")
     refused(capsys, [models["masked"], "--likelihood", "hmmm"], "--likelihood hmmm", "did you mean 'hmm'")
 
 
@@ -380,7 +380,7 @@ def test_data_that_a_model_has_no_words_for_names_the_data(speaker, models, tiny
         ([*train, "--init", speaker, "--data", "sotu"], ("--data sotu", "only the words of hmm")),
         ([*distill, "--teacher", speaker, "--data", "sotu"], ("--data sotu", "only the words of hmm")),
         ([*distill, "--teacher", speaker, "--data", tiny_data], ("--data", "only the words of hmm")),
-        ([*train, "--init", models["masked"], "--data", "hmm"], ("--data hmm", "words of its own")),
+        ([*train, "--init", models["masked"], "--data", "hmm"], ("--data hmm", "tokens of its own")),
         ([*distill, "--teacher", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
         ([*train, "--init", speaker, "--data", "markov"], ("--data markov", "trained on hmm")),
         ([*train, "--init", models["autoregressive"]], ("is autoregressive", "continue with --method ar")),

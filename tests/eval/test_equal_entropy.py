@@ -57,10 +57,12 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_total_variation_is_that_of_the_pooled_counts():
-    counts = np.array([[3, 1], [1, 3], [4, 0]])
-    quality = total_variation(counts, np.array([0.5, 0.5]))
+    cells = np.array([[0, 0, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0]])
+    quality = total_variation(cells, np.array([0.5, 0.5]))
     weights = np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     np.testing.assert_allclose(quality(weights), [0.0, 7 / 8 - 0.5, 0.5])
+    unsaid = total_variation(cells, np.array([0.3, 0.2]))  # half of the law is of what no sample says
+    np.testing.assert_allclose(unsaid(weights), [0.5, 7 / 8 - 0.3, 0.7])
 
 
 def test_points_must_be_of_the_same_rows():

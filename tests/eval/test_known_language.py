@@ -12,7 +12,7 @@ import torch
 from mcd.data.languages.hidden_markov import stationary_law
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.exact_denoiser import exact_denoiser
-from mcd.eval.known_language import bigram_counts, sampling_floor, truth_metrics
+from mcd.eval.known_language import ngrams, sampling_floor, truth_metrics
 from mcd.eval.likelihood import nelbo_rows
 from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock
@@ -22,7 +22,7 @@ from mcd.sampler.ancestral import Ancestral
 LENGTH, ROWS = 16, 500
 
 
-@pytest.fixture(params=LANGUAGES)
+@pytest.fixture(params=["markov", "hmm", "grammar"])
 def language(request):
     return LANGUAGES[request.param]()
 
@@ -187,12 +187,24 @@ def test_what_has_no_posterior_is_refused():
         truth_metrics(torch.full((2, 8), 32), language)
 
 
-def test_bigram_counts_pool_to_the_shares(seeded):
-    """Row by row by hand, and pooled: the law that the total variation is measured on."""
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_ngrams_are_numbered_in_order(seeded, n):
+    """By hand: each window of n, and the sorted list of the different ones."""
     ids = torch.randint(0, 5, (7, 9), generator=seeded(0))
-    counts = bigram_counts(ids, 5)
-    slow = torch.zeros(7, 25, dtype=torch.float64)
-    for n in range(7):
-        for i in range(8):
-            slow[n, int(ids[n, i]) * 5 + int(ids[n, i + 1])] += 1
-    assert torch.equal(counts, slow)
+    grams, which = ngrams(ids, n, 5)
+    windows = [[tuple(row[i : i + n]) for i in range(10 - n)] for row in ids.tolist()]
+    assert [tuple(gram) for gram in grams.tolist()] == sorted({gram for row in windows for gram in row})
+    assert [[tuple(grams[i].tolist()) for i in row] for row in which.tolist()] == windows
+
+
+@pytest.mark.heavy
+def test_a_vocabulary_as_large_as_that_of_text_is_measured():
+    """The truth of `english` at its floor, and unigrams drawn one by one far above its entropy."""
+    language = LANGUAGES["english"]()
+    rows, floor = truth(language, 60, 12), sampling_floor(language, 60, 12, draws=1)
+    measured = truth_metrics(rows, language)
+    assert measured["nll_lo"] - 0.1 < measured["entropy_true"] < measured["nll_hi"] + 0.1
+    for name in ("tv_unigram", "tv_bigram", "tv_trigram"):
+        assert measured[name] == pytest.approx(floor[name], rel=0.15)
+    flat = torch.multinomial(language.ngram(1), 720, replacement=True).view(60, 12)
+    assert truth_metrics(flat, language)["nll_lo"] > measured["nll_hi"] + 0.5

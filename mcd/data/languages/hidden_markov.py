@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _CHUNK_ELEMENTS = 1 << 21  # of one (L, S, N) array: 16 MiB
+_TABLE_CELLS = 1 << 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +62,41 @@ class HiddenMarkov:
         values = []
         for ids in self._chunks(self.sample_rows(rows, length, torch.Generator().manual_seed(0))):
             predictions = (predicted for predicted, _, _ in self._forward(self._seen(ids, self.emission)))
-            values.append(torch.stack([_entropy(predicted.T @ self.emission) for predicted in predictions]).mean(0))
+            values.append(torch.stack([_entropy(self._spoken(law).T) for law in predictions]).mean(0))
         per_row = torch.cat(values)
         return per_row.mean().item(), per_row.std().item() / math.sqrt(rows)
 
     def ngram(self, n: int) -> Tensor:
-        """The exact law of n neighbouring symbols, (V, ..., V); n = 3 has V^3 cells. Raises ValueError for n < 1."""
+        """The exact law of n neighbouring symbols, (V, ..., V).
+
+        Raises ValueError for n < 1, and for a table of more than 2^27 cells (1 GiB); `ngram_at` needs none.
+        """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
+        if self.vocab_size**n > _TABLE_CELLS:
+            raise ValueError(f"the law of {n} symbols out of {self.vocab_size} has too many cells; use ngram_at")
         reached = self.start  # (V, ..., V, S): p(symbols so far, hidden state of the next)
         for _ in range(n - 1):
             reached = (reached[..., None, :] * self.emission.T) @ self.transition
         return reached @ self.emission
+
+    def ngram_at(self, grams: Tensor) -> Tensor:
+        """The exact law of n neighbouring symbols at some n-grams only: (M, n) ids to (M,) probabilities.
+
+        The work is one step of the chain for each beginning of n - 1 symbols; grams in lexicographic order are the
+        quickest. Raises ValueError for foreign ids.
+        """
+        laws = []
+        for part in self._checked(grams).split(max(1, _CHUNK_ELEMENTS // (4 * len(self.start)))):
+            codes = (part[:, :-1] * self.vocab_size ** torch.arange(part.shape[1] - 2, -1, -1)).sum(1)
+            _, which = codes.unique(return_inverse=True)
+            first = torch.empty(int(which.max()) + 1, dtype=torch.int64).scatter_(0, which, torch.arange(len(part)))
+            reached = self.start[:, None].expand(-1, len(first))  # p(symbols so far, hidden state of the next)
+            for seen in self._seen(part[first, :-1], self.emission):
+                reached = self._onward @ (reached * seen)
+            last = self.emission.index_select(1, part[:, -1])
+            laws.append((reached.index_select(1, which) * last).sum(0))
+        return torch.cat(laws)
 
     def posterior(self, z: Tensor, mask_id: int) -> Tensor:
         """p(x0_i | the visible tokens of z), the Bayes denoiser: (B, L) ids with masks to (B, L, V) probabilities.
@@ -83,7 +107,7 @@ class HiddenMarkov:
         masked = z == mask_id
         known = self._checked(torch.where(masked, 0, z))
         parts = self._chunks(torch.where(masked, self.vocab_size, z))
-        law = torch.cat([self._smooth(part)[0].permute(2, 0, 1) @ self.emission for part in parts])
+        law = torch.cat([self._spoken(self._smooth(part)[0].permute(1, 2, 0)).permute(1, 2, 0) for part in parts])
         return torch.where(masked[..., None], law, torch.nn.functional.one_hot(known, self.vocab_size).to(law.dtype))
 
     def state_occupancy(self, ids: Tensor) -> Tensor:
@@ -106,13 +130,21 @@ class HiddenMarkov:
     @functools.cached_property
     def _onward(self) -> Tensor:
         """(S, S): law of the hidden state (S, N) to that of the next; sparse where that is quicker."""
-        few = self.transition.count_nonzero() < 0.1 * self.transition.numel()
-        return self.transition.T.to_sparse() if few else self.transition.T
+        return _quick(self.transition.T)
 
     @functools.cached_property
     def _backward(self) -> Tensor:
         """(S, S): the transposed map."""
-        return self.transition.to_sparse() if self._onward.is_sparse else self.transition
+        return _quick(self.transition)
+
+    @functools.cached_property
+    def _saying(self) -> Tensor:
+        """(V, S): law of the hidden state to that of its symbol."""
+        return _quick(self.emission.T)
+
+    def _spoken(self, law: Tensor) -> Tensor:
+        """Laws of the hidden state (S, ...) to those of its symbol (V, ...)."""
+        return (self._saying @ law.flatten(1)).view(self.vocab_size, *law.shape[1:])
 
     def _checked(self, ids: Tensor) -> Tensor:
         if not ids.numel() or not 0 <= int(ids.min()) <= int(ids.max()) < self.vocab_size:
@@ -170,6 +202,11 @@ def stationary_law(transition: Tensor) -> Tensor:
     right = torch.zeros(len(transition), dtype=torch.float64)
     right[-1] = 1.0
     return torch.linalg.solve(equations, right)
+
+
+def _quick(p: Tensor) -> Tensor:
+    """The matrix p as a factor from the left, sparse where it is large and mostly zero."""
+    return p.to_sparse() if p.numel() > 1 << 15 and p.count_nonzero() < 0.1 * p.numel() else p
 
 
 def _cdf(p: Tensor) -> list[list[float]]:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from mcd.data.languages.english import ASSETS, tables
 from mcd.data.languages.hidden_markov import HiddenMarkov, stationary_law
 from mcd.data.manifest import is_prepared, read_manifest
+from mcd.data.tokenizer import load_tokenizer, word_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +23,17 @@ class Language(HiddenMarkov):
     """A stationary hidden Markov model with a name and a word for each of its V symbols.
 
     noiseless: the emissions of a grammar without its noise, for `grammatical`; None where there is no such thing.
+    tokens_of: the tokenizer.json of which the symbols are the tokens; None where they are words of their own.
     """
 
     name: str
     symbols: tuple[str, ...]
     noiseless: Tensor | None = None
+    tokens_of: Path | None = None
+
+    def tokenizer(self) -> Tokenizer:
+        """What reads and writes the symbols as text."""
+        return word_tokenizer(self.symbols) if self.tokens_of is None else load_tokenizer(self.tokens_of)
 
     def grammatical(self, ids: Tensor) -> Tensor:
         """Is each row a window of some text without noise? (N, L) to (N,) bool.
@@ -120,7 +129,20 @@ def grammar() -> Language:
     return _language("grammar", transition, _smooth_rows(emission, NOISE), symbols, emission)
 
 
-LANGUAGES: dict[str, Callable[[], Language]] = {"markov": markov, "hmm": hmm, "grammar": grammar}
+@functools.cache
+def english() -> Language:
+    """A model of English with the vocabulary of text: 512 hidden states and 2,048 tokens of a byte-level BPE.
+
+    It was fitted to the bundled addresses (`mcd.data.languages.english`). What it says sounds like them over a few
+    words, and has no sense; but its law is known exactly, which that of text is not.
+    """
+    path = ASSETS / "tokenizer.json"
+    tokenizer, (transition, emission) = load_tokenizer(path), tables()
+    symbols = tuple(str(tokenizer.id_to_token(i)) for i in range(emission.shape[1]))
+    return Language(transition, emission, stationary_law(transition), "english", symbols, tokens_of=path)
+
+
+LANGUAGES: dict[str, Callable[[], Language]] = {"markov": markov, "hmm": hmm, "grammar": grammar, "english": english}
 """Languages by name; each call gives the same object."""
 
 

@@ -38,7 +38,7 @@ from mcd.data.prepare.shards import Damaged, ShardWriter
 from mcd.data.prepare.workers import Unit, tokenised
 from mcd.data.recipe import Recipe, preset_of
 from mcd.data.special_tokens import GUESSED, TOKENIZER_CONFIG, end_of_text, frame_of
-from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256, word_tokenizer
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.data.tokens import stamp
 from mcd.errors import DataError
 from mcd.files import atomic_file, write_json
@@ -254,11 +254,11 @@ def _words_of_language(recipe: Recipe) -> Tokenizer:
     ends = {"--wrap": recipe.wrap, "--frame": recipe.frame, "--eos-token": recipe.eos_token is not None}
     ends |= {"--prompt-field": recipe.packing == "rows"}
     if option := next((option for option, given in ends.items() if given), None):
-        raise DataError(f"{option}: --data {recipe.data} has no end-of-text token")
-    words = word_tokenizer(LANGUAGES[recipe.data]().symbols)
+        raise DataError(f"{option}: --data {recipe.data} is one stream, with no end-of-text token")
+    words = LANGUAGES[recipe.data]().tokenizer()
     given = words if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
     if tokenizer_sha256(given) != tokenizer_sha256(words):
-        raise DataError(f"--tokenizer {recipe.tokenizer}: --data {recipe.data} has its own words; leave it out")
+        raise DataError(f"--tokenizer {recipe.tokenizer}: --data {recipe.data} has its own tokens; leave it out")
     return words
 
 

@@ -96,12 +96,14 @@ def finished(recipe: Recipe, out: Path, fingerprint: str | None) -> dict[str, An
         if tokenizer_sha256(tokenizer) != manifest["tokenizer_sha256"]:
             raise DataError(f"--out {out}: holds data of another recipe (of another --tokenizer); name a new folder")
         made = replace(made, tokenizer=recipe.tokenizer)  # its content identifies it, not its place
-        end, asked = manifest["eos_id"], end_of_text(tokenizer, recipe.tokenizer, recipe.eos_token).id
-        if made == recipe and end is not None and end != asked:
-            names = f"{tokenizer.id_to_token(end)}, not {tokenizer.id_to_token(asked)}"
-            raise DataError(
-                f"--out {out}: holds data of another recipe (its texts end with {names}); name a new folder"
-            )
+        end = manifest["eos_id"]  # None of a language, whose tokenizer may have none
+        if made == recipe and end is not None:
+            asked = end_of_text(tokenizer, recipe.tokenizer, recipe.eos_token).id
+            if end != asked:
+                names = f"{tokenizer.id_to_token(end)}, not {tokenizer.id_to_token(asked)}"
+                raise DataError(
+                    f"--out {out}: holds data of another recipe (its texts end with {names}); name a new folder"
+                )
     if made != recipe:
         if made == replace(recipe, special_tokens=True) and manifest["format"] != FORMATS[-1]:
             raise DataError(

@@ -12,7 +12,7 @@ import torch
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.diversity import sample_entropies
 from mcd.eval.equal_entropy import Match, Point, at_entropy, ratio, total_variation
-from mcd.eval.known_language import bigram_counts
+from mcd.eval.known_language import ngrams
 from mcd.eval.laboratory.lab import MeasuredCell
 
 
@@ -44,10 +44,11 @@ def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
         else:
             language, rows = LANGUAGES[cell.language](), torch.from_numpy(ids).long()
             nll = -language.log_likelihood(rows).numpy()
-            law = language.ngram(2).flatten().numpy()
+            bigrams, which = ngrams(rows, 2, language.vocab_size)
+            law = language.ngram_at(bigrams).numpy()
             qualities = {
                 "nll": ratio(nll, np.full(len(ids), float(ids.shape[1]))),
-                "tv_bigram": total_variation(bigram_counts(rows, language.vocab_size).numpy(), law),
+                "tv_bigram": total_variation(which.numpy(), law),
             }
         for name, quality in qualities.items():
             points.setdefault(name, []).append(Point(temperature, entropy, quality))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mcd.data.languages.known import LANGUAGES
@@ -36,12 +37,17 @@ class HeldOut:
         """The rows `text` and `shuffled` (its words in random order), of `num` rows spread over the documents.
 
         language: the synthetic language of the data, whose truth then judges both; what `text` differs by is the floor.
-        Raises UsageError as `check_scorer`.
+        Its tokens are shuffled. Raises UsageError as `check_scorer`.
         """
         ids = spread_rows(self.loader, num).tolist()
         texts = [self.writer.documents(row) for row in ids]
-        mixed = shuffled(texts, self.seed)
-        sets = {"text": (ids, texts), "shuffled": ([self.writer.ids(documents) for documents in mixed], mixed)}
+        if language is None:
+            mixed = shuffled(texts, self.seed)
+            nonsense = [self.writer.ids(documents) for documents in mixed]
+        else:
+            nonsense = np.random.default_rng(self.seed).permuted(ids, axis=1).tolist()
+            mixed = [self.writer.documents(row) for row in nonsense]
+        sets = {"text": (ids, texts), "shuffled": (nonsense, mixed)}
         rows = []
         for name, (ids, texts) in sets.items():
             extra = truth_metrics(torch.tensor(ids), LANGUAGES[language](), seed=self.seed) if language else {}

@@ -166,7 +166,7 @@ def test_other_files_and_missing_ones(tmp_path):
 
 def test_hub_names_without_the_extra_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    refused("sotuu", "neither a file here nor bundled (sotu, markov, hmm, grammar)", "mcd-lm[hub]")
+    refused("sotuu", "neither a file here nor bundled (sotu, markov, hmm, grammar, english)", "mcd-lm[hub]")
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
