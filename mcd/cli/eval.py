@@ -109,6 +109,7 @@ class Evaluation:
     def model(self) -> list[dict[str, Any]]:
         """Samples of a model at each number of steps."""
         from mcd.data.tokenizer import tokenizer_of_model
+        from mcd.eval.exact_denoiser import exact_denoiser, language_of_exact
         from mcd.eval.laboratory.measure import measure_model
         from mcd.eval.laboratory.shares import open_model
         from mcd.eval.metrics import Scoring
@@ -116,15 +117,23 @@ class Evaluation:
 
         args, sampling = self.args, self.args.sampling
         with naming("SOURCE", args.source):
-            denoiser = open_model(args.source, sampling.weights)
-        assert denoiser.folder is not None
+            exact = language_of_exact(args.source)
+            if exact is not None and sampling.length is None:
+                raise UsageError(f"--length: {args.source} makes rows of any length; say how many tokens")
+            if exact is None:
+                denoiser = open_model(args.source, sampling.weights)
+            else:
+                refuse_idle(self.argv, dict.fromkeys(("--weights", "--frame"), f"{args.source} is no network"))
+                denoiser = exact_denoiser(exact, sampling.length or 1)
         check_process(self.samplers[0], denoiser)
         length = sampling.length_for(denoiser)
         samplers = list(dict.fromkeys(fitted(sampler, denoiser, length) for sampler in self.samplers))
-        frame = sampling.frame_for(denoiser, tokenizer_of_model(denoiser.folder, denoiser.config.tokens))
-        language = self._judge(language_of_model(denoiser.folder), length)
+        frame = None
+        if denoiser.folder is not None:
+            frame = sampling.frame_for(denoiser, tokenizer_of_model(denoiser.folder, denoiser.config.tokens))
+        language = self._judge(exact.name if exact is not None else language_of_model(denoiser.folder), length)
         scoring = Scoring(borders=args.scoring.borders)
-        if language is None:
+        if language is None and denoiser.folder is not None:
             scoring = self._scoring(length, denoiser.folder / "tokenizer.json")
         scorer = None if language else self._scorer
         rows = []

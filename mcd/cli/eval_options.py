@@ -67,7 +67,7 @@ class LikelihoodOptions(Options):
     likelihood: tuple[str, ...] = ()
     """Texts: sotu or a prepared folder (its held-out part), a file (all of it), ptb, wikitext103, lm1b, lambada,
     ag_news, pubmed, arxiv (from the hub; NAME=FILE uses your own copy); for models of a synthetic language, that
-    language (markov, hmm, grammar; new rows). At most --num rows of each are used."""
+    language (markov, hmm, grammar, english; new rows). At most --num rows of each are used."""
     draws: Annotated[int, Ge(1), Le(1000)] = 4
     """Draws of the bound for each row; more draws make the error smaller."""
     wrap: bool = False
@@ -85,12 +85,13 @@ class EvalArgs(Options):
     """Measure samples by Gen PPL, entropy and diversity, with 95 % bootstrap intervals; or the likelihood of text.
 
     SOURCE is a model (sampled at each of --steps), a file of samples, or `sotu` or a prepared data folder, whose
-    held-out text gives the reference rows (unchanged, and with its words shuffled). A file is a .jsonl written by
-    `mcd sample`, or text from another program: a .jsonl or a .json list, of strings or of objects with a `text`, or a
-    .txt whose samples are separated by blank lines. Without token ids, entropy and repetition are computed over the
-    scorer's tokens. Models and data of a synthetic language (markov, hmm, grammar) are measured by its exact
-    likelihood, without a scorer. With --reference, `control` makes two kinds of nonsense from that text's tokens, as
-    varied as the text, to show what Gen PPL cannot see.
+    held-out text gives the reference rows (unchanged, and with its words shuffled). The model exact:LANGUAGE is the
+    exact posterior of a synthetic language: no network predicts better. A file is a .jsonl written by `mcd sample`, or
+    text from another program: a .jsonl or a .json list, of strings or of objects with a `text`, or a .txt whose samples
+    are separated by blank lines. Without token ids, entropy and repetition are computed over the scorer's tokens.
+    Models and data of a synthetic language (markov, hmm, grammar, english) are measured by its exact likelihood,
+    without a scorer. With --reference, `control` makes two kinds of nonsense from that text's tokens, as varied as the
+    text, to show what Gen PPL cannot see.
 
     Examples:
       mcd eval demo --steps 8 32 128 --num 64 --out metrics.json

@@ -34,7 +34,8 @@ class FrontierArgs(Options):
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Models: folders, hub ids, or demo."""
+    """Models: folders, hub ids, or demo; or exact:LANGUAGE, the exact posterior of a synthetic language, than which no
+    teacher is better."""
     out: Path
     """Folder for frontier.json, frontier.png, and the measured cells, from which the command resumes."""
     steps: tuple[Steps, ...] = (4, 8, 16)
@@ -138,10 +139,18 @@ def main(argv: list[str]) -> int:
 def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
     """The synthetic language of all models; None for text. Raises UsageError for models that do not compare."""
     from mcd.checkpoints.folder import from_pretrained
+    from mcd.eval.exact_denoiser import language_of_exact
     from mcd.training.trained_on import language_of_model
 
     languages = {}
     for model in args.models:
+        with naming("MODEL", model):
+            exact = language_of_exact(model)
+        if exact is not None:
+            if args.length is None:
+                raise UsageError(f"--length: {model} makes rows of any length; say how many tokens to compare")
+            languages[model] = exact.name
+            continue
         with naming("MODEL", model):
             denoiser = from_pretrained(model)
         languages[model] = language_of_model(denoiser.folder)

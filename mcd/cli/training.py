@@ -48,12 +48,13 @@ def train_run(
     config: dict[str, Any],
     command: str,
     fabric: Fabric,
+    teacher: Denoiser | None = None,
 ) -> int:
     """Train `student` on rows of `length` of the prepared folder `data`, and show how it goes; returns the exit status.
     Raises Interrupted, in the first process, for a run that was asked to stop.
 
     args: those of the command. config: what run.json keeps. fabric: that of this process
-    (`mcd.training.launch.join`); of several, the first one has the run folder.
+    (`mcd.training.launch.join`); of several, the first one has the run folder. teacher: see `Trainer`.
     """
     loader = open_loader(data, "train", args.train.batch_size, length, args.train.seed)
     valid = open_loader(data, "valid", batch_size=32, length=length)
@@ -102,7 +103,9 @@ def train_run(
                 note = f"round {row['round']}/{budget.rounds}  {note}"
             update(progress.fraction, note)
 
-        trainer = Trainer(student, args.objective, loader, args.train, budget, run, texts, validate, show, fabric)
+        trainer = Trainer(
+            student, args.objective, loader, args.train, budget, run, texts, validate, show, fabric, teacher
+        )
         try:
             trainer.fit()
         except Interrupted:

@@ -47,7 +47,8 @@ class Objective(Options, ABC):
 
     distils: whether it is a distillation, which has a teacher and runs in rounds. process: the kind of model it trains.
     snapshots: whether each round begins with teacher := student; otherwise the run keeps its first teacher.
-    watched: the `stats` that a progress line shows beside the loss.
+    watched: the `stats` that a progress line shows beside the loss. reads_states: whether the loss reads hidden states
+    of the teacher, which must then be a network.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class Objective(Options, ABC):
     process: ClassVar[Process] = "masked"
     snapshots: ClassVar[bool] = True
     watched: ClassVar[tuple[str, ...]] = ()
+    reads_states: ClassVar[bool] = False
 
     @property
     def needs_teacher(self) -> bool:

@@ -54,6 +54,7 @@ class MMD(Objective):
     distils: ClassVar[bool] = True
     snapshots: ClassVar[bool] = False
     watched: ClassVar[tuple[str, ...]] = ("reward",)
+    reads_states: ClassVar[bool] = True
 
     groups: Annotated[int, Ge(2)] = 4
     """Groups G of drawn rows; each is compared with the others."""

@@ -58,7 +58,8 @@ class Trainer:
 
     texts: files that are saved with the model, by name: its tokenizer.json, the chat template of the data.
     validate: see `Validate`. watch: called after each logged step. fabric: that of this process, by `join`; on all
-    processes but the first, `run` writes nothing.
+    processes but the first, `run` writes nothing. teacher: one without weights, which stays as it is; by default the
+    teacher begins as a copy of the student.
     """
 
     student: Denoiser
@@ -71,6 +72,7 @@ class Trainer:
     validate: Validate | None = None
     watch: Callable[[Progress], None] = lambda progress: None
     fabric: Fabric | None = None
+    teacher: Denoiser | None = None
 
     def fit(self) -> Denoiser | None:
         """Train from the last checkpoint to the end and return the EMA model; it and the raw weights are saved.
@@ -102,7 +104,9 @@ class Trainer:
         """Make the state of the run, or read it from its last checkpoint."""
         student, config = self.student, self.config
         student.backbone.checkpointing = config.checkpoint_activations
-        teacher = teacher_of(student, shared=config.strategy != "fsdp") if self.objective.needs_teacher else None
+        teacher = self.teacher
+        if teacher is None and self.objective.needs_teacher:
+            teacher = teacher_of(student, shared=config.strategy != "fsdp")
         self.objective.equip(student, self.loader.length)
         self.skeleton = Skeleton(student)
         others = {name: copy_of(student, shared=True) for name in sorted({*self.objective.turns} - {"student"})}
@@ -116,7 +120,7 @@ class Trainer:
         self.run.rewind_log(self.state.counters.step)
         if config.compile:
             for model in (*self.models.values(), teacher):
-                if model is not None:
+                if model is not None and model is not self.teacher:
                     model.backbone.compile()
 
     def _train(self, fabric: Fabric) -> None:

@@ -25,7 +25,7 @@ from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import MANIFEST
 from mcd.errors import WorkFailed
 from mcd.eval import scorer
-from mcd.eval.exact_denoiser import exact_denoiser
+from mcd.eval.exact_denoiser import exact_denoiser, language_of_exact
 from mcd.eval.known_language import sampling_floor
 from mcd.eval.laboratory.experiment import Cell, Training
 from mcd.eval.laboratory.held_out import HeldOut
@@ -38,9 +38,6 @@ from mcd.model.denoiser import Denoiser
 from mcd.progress import progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
 from mcd.training.run_folder import read_stats
-
-EXACT = "exact:"
-"""`exact:hmm` names the exact denoiser of a language, where a model's name is expected."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +206,8 @@ def _measure(cell: Cell, source: str, path: Path) -> None:
 
 def model_of(source: str, length: int) -> Denoiser:
     """A model by its name, or the exact denoiser of a language for rows of `length`."""
-    if source.startswith(EXACT):
-        return exact_denoiser(LANGUAGES[source.removeprefix(EXACT)](), length)
-    return from_pretrained(source)
+    language = language_of_exact(source)
+    return from_pretrained(source) if language is None else exact_denoiser(language, length)
 
 
 def _scorer_of(cell: Cell) -> Scorer | None:
