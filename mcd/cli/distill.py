@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
     check_out(args.out, folder=True)
     if args.dry_run:
         schedule = [{"round": r + 1, **args.objective.schedule_of_round(r)} for r in range(args.rounds)]
-        return show_dry_run(config | {"schedule": schedule} | shapes_of_model(args.teacher))
+        return show_dry_run(config | {"schedule": schedule} | shapes_of_model(args.init or args.teacher))
 
     from mcd.checkpoints.folder import from_pretrained
     from mcd.cli.data_checks import check_language
