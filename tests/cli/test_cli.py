@@ -593,6 +593,17 @@ def test_a_language_goes_all_the_way(tmp_path, monkeypatch, capsys):
     refused(capsys, ["prepare", "--data", "hmm", "--wrap", "--out", str(tmp_path / "no")], "--wrap", "no end-of-text")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "own", "others"), [("cpu", (64, 120), (16, 120)), ("paper", (512, 4000), (128, 50_000))]
+)
+def test_a_recipe_has_settings_of_a_method_s_own(recipe, own, others, capsys):
+    for method, (rows, steps) in (("mmd", own), ("mcd", others)):
+        argv = ["distill", method, "--teacher", "demo", "--out", "x", "--recipe", recipe, "--dry-run"]
+        assert main(argv) == 0
+        train = json.loads(capsys.readouterr().out)["train"]
+        assert (train["batch_size"], train["steps"]) == (rows, steps)
+
+
 @pytest.mark.heavy
 def test_a_run_by_rewards_logs_and_shows_them(teacher, tmp_path, capsys):
     options = "--rounds 1 --steps-per-round 3 --batch-size 4 --log-every 1"
