@@ -144,7 +144,8 @@ def main(argv: list[str]) -> int:
             f"{option} {start}: is {process}" + (f", {advice}" if fitting else f"; no method distils {process} models")
         )
     if (args.train.length or 1) > longest:
-        raise UsageError(f"--length {args.train.length}: {start} takes 1 to {longest} tokens")
+        who = "the teacher" if args.init is None else option
+        raise UsageError(f"--length {args.train.length}: {who} takes 1 to {longest} tokens")
     data = data_of_model(student.folder) if args.data is None else args.data
     check_language(f"{option} {start}", student, data)
     with first_alone():
