@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "training", "eval", "api")
+PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "training", "eval", "api", "serve")
 install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
 settings.register_profile("all", deadline=None, derandomize=True)
 settings.register_profile("quick", settings.get_profile("all"), max_examples=25)

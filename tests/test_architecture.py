@@ -26,6 +26,7 @@ ROOMS = (
     "training",
     "eval",
     "api",
+    "serve",
     "report",
     "reproduce",
     "bench",
@@ -165,7 +166,7 @@ def test_what_is_public_is_documented(path):
     assert ast.get_docstring(MODULES[path]) or not MODULES[path].body
 
 
-HEAVY = ("transformers", "datasets", "gradio", "fastapi", "matplotlib", "lightning_fabric")
+HEAVY = ("transformers", "datasets", "gradio", "fastapi", "greenlet", "matplotlib", "lightning_fabric")
 
 
 def run(code):

@@ -93,6 +93,10 @@ _PATHS = (
 )
 _EXTRAS = {
     "lightning_fabric": "train",
+    "fastapi": "serve",
+    "greenlet": "serve",
+    "prometheus_client": "serve",
+    "uvicorn": "serve",
     "peft": "lora",
     "gguf": "score",
     "accelerate": "score",

@@ -1,0 +1,93 @@
+"""Load of `mcd serve` on this machine: throughput and latency by number of clients, next to the same rows in Python.
+
+    mcd serve demo --port 8123 &
+    python benchmarks/serve_load.py --url http://127.0.0.1:8123 --model demo --clients 1 8 32
+
+Each request is one row with a seed of its own. Its text is compared with that of the same seed from `Model.request`, so
+that an answer that is lost, or belongs to another request, ends the run. Some clients leave before their answer.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import mcd
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--url", default="http://127.0.0.1:8000")
+parser.add_argument("--model", default="demo", help="MODEL, as the server was given it")
+parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+parser.add_argument("--requests", type=int, default=64, help="of each number of clients")
+parser.add_argument("--tokens", type=int, default=32)
+parser.add_argument("--steps", type=int, default=8)
+parser.add_argument("--leavers", type=int, default=4, help="requests whose client leaves at once")
+args = parser.parse_args()
+
+
+def ask(seed: int, timeout: float | None = 600) -> tuple[str, float]:
+    """The text of a seed, and how long it took."""
+    body = {"model": args.model, "prompt": "", "max_tokens": args.tokens, "steps": args.steps, "seed": seed}
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{args.url}/v1/completions", json.dumps(body).encode(), headers)
+    started = time.perf_counter()
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        text = json.loads(answer.read())["choices"][0]["text"]
+    return text, time.perf_counter() - started
+
+
+def leave(seed: int) -> None:
+    """Ask, and do not wait for the answer."""
+    try:
+        ask(seed, timeout=0.05)
+    except OSError:
+        return
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that is at least as large as that share of all."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+model = mcd.load(args.model)
+request = model.request(["", args.tokens, ""], steps=args.steps)
+
+
+def alone(seed: int) -> tuple[str, float]:
+    """The text of a seed in Python, and how long it took."""
+    started = time.perf_counter()
+    *_, last = model.states(request, 1, seed)
+    end = model.writer.end_id
+    row = last.ids[0].tolist()
+    row = row[: row.index(end)] if end in row else row
+    return model.tokenizer.decode(row), time.perf_counter() - started
+
+
+expected, times = zip(*(alone(seed) for seed in range(args.requests)), strict=True)
+started = time.perf_counter()
+for _ in model.states(request, args.requests, 0):
+    pass
+together = args.requests / (time.perf_counter() - started)
+one = statistics.median(times)
+print(f"in Python: one row {1000 * one:.1f} ms (median); {args.requests} rows together {together:.2f} rows/s")
+ask(0)
+for clients in args.clients:
+    leavers = [threading.Thread(target=leave, args=(10_000 + i,)) for i in range(args.leavers)]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        for thread in leavers:
+            thread.start()
+        answers = list(pool.map(ask, range(args.requests)))
+    seconds = time.perf_counter() - started
+    wrong = [seed for seed, (text, _) in enumerate(answers) if text != expected[seed]]
+    assert not wrong, f"answers of seeds {wrong[:8]} are not their own"
+    latencies = [1000 * latency for _, latency in answers]
+    shown = ", ".join(f"p{round(100 * share)} {percentile(latencies, share):.0f} ms" for share in (0.5, 0.9, 0.99))
+    more = f"; {statistics.median(latencies) - 1000 * one:+.1f} ms next to Python" if clients == 1 else ""
+    print(f"{clients} clients: {args.requests / seconds:.2f} rows/s; {shown}{more}", flush=True)
+    for thread in leavers:
+        thread.join()

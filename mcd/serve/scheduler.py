@@ -1,0 +1,260 @@
+"""The rows of many requests through one network: a row that needs a network call waits until it is its turn, and shares
+the call with other rows.
+
+Each row is drawn by its sampler, unchanged (`mcd.sampler.states`), in a greenlet of its own. The denoiser that it gets
+hands every call of the network to the scheduler, and the row goes on when the result is there. Rows of any request,
+sampler and step share a call if they have the same length and kind of input.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from greenlet import GreenletExit, getcurrent, greenlet
+from torch import Tensor
+
+from mcd.api.model import Request
+from mcd.model.denoiser import Denoiser
+from mcd.sampler import Step, states
+from mcd.sampler.base import padded
+
+
+class Busy(Exception):
+    """As many rows are in work as are accepted. `retry_after_s`: when some are done, at the rate of late."""
+
+    def __init__(self, retry_after_s: int):
+        super().__init__(f"the server has as much work as it accepts; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Closed(Exception):
+    """The scheduler is closed and accepts nothing."""
+
+
+@dataclass(eq=False)
+class Job:
+    """Rows `first_row` to `first_row + num` of a request.
+
+    tell: is called with the number of a row and each of its states; end: once, after the last one, with the error if
+    there was one. Both are called in the thread of the scheduler, and must not block.
+    """
+
+    request: Request
+    num: int
+    seed: int
+    tell: Callable[[int, Step], None]
+    end: Callable[[Exception | None], None]
+    first_row: int = 0
+    cancelled: bool = False
+    left: int = 0
+
+    def cancel(self) -> None:
+        """Let no row of it make another network call. `end` is not called then."""
+        self.cancelled = True
+
+
+@dataclass
+class Counts:
+    """What a scheduler has done: network calls, the rows in them, and the rows that they had room for."""
+
+    calls: int = 0
+    rows: int = 0
+    room: int = 0
+
+
+@dataclass(eq=False)
+class _Call:
+    """A network call that one row of `length` tokens asks for: the arguments of `Denoiser.hidden`."""
+
+    z_t: Tensor
+    t: Tensor
+    noise: Tensor | None
+    rows: Tensor
+    group: int
+
+    @property
+    def kind(self) -> tuple[int, int, bool]:
+        """Calls of one kind can be one call."""
+        return self.z_t.shape[1], self.group, self.noise is None
+
+
+@dataclass(eq=False)
+class _Row:
+    job: Job
+    work: greenlet
+    call: _Call = field(init=False)
+
+
+class _Asking(Denoiser):
+    """A denoiser of the same network, whose calls are made by the scheduler that runs the greenlet."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__(denoiser.config, denoiser.backbone)
+        self.locked, self.folder = denoiser.locked, denoiser.folder
+        self.eval()
+
+    def hidden(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        noise: Tensor | None = None,
+        rows: Tensor | None = None,
+        group: int | None = None,
+    ) -> Tensor:
+        """As of `Denoiser`, for one row; positions are made in groups, so that their number changes no bit."""
+        rows = torch.arange(z_t.shape[1], device=z_t.device) if rows is None else rows
+        parent = getcurrent().parent
+        assert parent is not None
+        return parent.switch(_Call(z_t, t, noise, rows, group or self.shapes.few_rows))
+
+
+class Scheduler:
+    """Draws the rows of jobs in one thread. The next call is that of the row that has waited longest.
+
+    Every network call has as many rows as `Sampler.rows_for` says, filled up by copies, so that the bits of a row do
+    not depend on its company: they are those of `Model.sample` and `Model.infill`. capacity: rows that are accepted and
+    not done.
+    """
+
+    def __init__(self, denoiser: Denoiser, capacity: int = 256):
+        self.denoiser, self.capacity, self.counts = denoiser, capacity, Counts()
+        self._asking = _Asking(denoiser)
+        self._new: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock, self._open = threading.Lock(), True
+        self._accepted, self._row_s = 0, 0.0
+        self._waiting: list[_Row] = []
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def accepted(self) -> int:
+        """Rows that are accepted and not done."""
+        return self._accepted
+
+    @property
+    def ready(self) -> bool:
+        """Whether it accepts jobs and its thread is alive."""
+        return self._open and self._thread.is_alive()
+
+    def submit(self, *jobs: Job) -> None:
+        """Accept jobs, all or none. Raises Busy or Closed."""
+        num = sum(job.num for job in jobs)
+        with self._lock:
+            if not self.ready:
+                raise Closed("the server is shutting down")
+            if self._accepted + num > self.capacity:
+                raise Busy(max(1, math.ceil(min(self._accepted, num) * self._row_s)))
+            self._accepted += num
+            for job in jobs:
+                self._new.put(job)
+
+    def close(self, wait_s: float | None = None) -> None:
+        """Accept nothing more, finish what was accepted, and end the thread."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._new.put(None)
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        with torch.inference_mode():  # whole, since greenlets enter and leave it in turns
+            closing = False
+            while not (closing and not self._waiting):
+                closing = self._admit(closing) or closing
+                if batch := self._batch():
+                    self._call(batch)
+
+    def _admit(self, closing: bool) -> bool:
+        """Start the rows of new jobs; wait for one if there is nothing else to do. Returns whether to close."""
+        while True:
+            try:
+                job = self._new.get(block=not self._waiting and not closing)
+            except queue.Empty:
+                return closing
+            if job is None:
+                closing = True
+                continue
+            job.left = job.num
+            for number in range(job.num):
+                row = _Row(job, greenlet(self._draw))
+                self._go_on(row, job, number)
+
+    def _draw(self, job: Job, number: int) -> None:
+        """The work of one row, in its greenlet."""
+        request = job.request
+        sampler = replace(request.sampler, rows_per_call=1)
+        args = (request.length, job.seed, job.first_row + number, request.ids, request.frame)
+        for step in states(sampler, self._asking, 1, *args):
+            job.tell(number, step)
+
+    def _batch(self) -> list[_Row]:
+        """The row that has waited longest, and the next ones whose calls are of its kind, as many as a call has."""
+        for row in [row for row in self._waiting if row.job.cancelled]:
+            self._waiting.remove(row)
+            row.work.throw(GreenletExit)
+            self._done(row.job)
+        if not self._waiting:
+            return []
+        kind = self._waiting[0].call.kind
+        batch = [row for row in self._waiting if row.call.kind == kind][: self._rows_of(self._waiting[0])]
+        self._waiting = [row for row in self._waiting if row not in batch]
+        return batch
+
+    def _rows_of(self, row: _Row) -> int:
+        return row.job.request.sampler.rows_for(self.denoiser, row.call.z_t.shape[1])
+
+    def _call(self, batch: list[_Row]) -> None:
+        """One network call for some rows, each of which then goes on to its next call, or to its end."""
+        room, L, calls = self._rows_of(batch[0]), batch[0].call.z_t.shape[1], [row.call for row in batch]
+        started = time.monotonic()
+        try:
+            z, t = (padded(torch.cat(parts), room) for parts in ([c.z_t for c in calls], [c.t for c in calls]))
+            noises = [call.noise for call in calls if call.noise is not None]
+            noise = padded(torch.cat(noises), room) if noises else None
+            where = torch.cat([call.rows + i * L for i, call in enumerate(calls)])
+            hidden = self.denoiser.hidden(z, t, noise, where, calls[0].group).split([len(c.rows) for c in calls])
+        except Exception as error:
+            for row in batch:
+                self._fail(row, error)
+            return
+        self.counts.calls, self.counts.rows = self.counts.calls + 1, self.counts.rows + len(batch)
+        self.counts.room += room
+        for row, features in zip(batch, hidden, strict=True):
+            self._go_on(row, features)
+        done_s = (time.monotonic() - started) / len(batch)
+        self._row_s += 0.05 * (done_s * batch[0].job.request.sampler.steps - self._row_s)
+
+    def _go_on(self, row: _Row, *value: Any) -> None:
+        """Let a row work until its next call, or its end."""
+        try:
+            call = row.work.switch(*value)
+        except Exception as error:
+            self._fail(row, error)
+            return
+        if row.work.dead:
+            self._done(row.job)
+        else:
+            row.call = call
+            self._waiting.append(row)
+
+    def _fail(self, row: _Row, error: Exception) -> None:
+        """The error ends the whole job of the row."""
+        job = row.job
+        if not row.work.dead:
+            row.work.throw(GreenletExit)
+        if not job.cancelled:
+            job.cancel()
+            job.end(error)
+        self._done(job)
+
+    def _done(self, job: Job) -> None:
+        with self._lock:
+            self._accepted -= 1
+        job.left -= 1
+        if job.left == 0 and not job.cancelled:
+            job.end(None)
