@@ -180,10 +180,10 @@ DISTILL = {
         TrainConfig(batch_size=16, lr=3e-4, warmup_steps=10, ema_decay=0.95, checkpoint_every=24),
         Budget(steps=5 * 24, rounds=5),
         # idlm: weights of 1/t beyond 10 are noise at 16 rows per step; a fake that lags behind misleads (docs/idlm.md).
-        method={"delta0": 2 / 128, "trajectory_steps": 16, "max_weight": 10.0, "fake_turns": 3},
+        method={"delta0": 2 / 128, "trajectory_steps": 16, "max_weight": 10.0, "fake_turns": 8},
         # mmd: a row says little, so many rows at a third of the rate.
         own={
-            "idlm": {"lr": 1e-4},
+            "idlm": {"lr": 1e-4, "budget": Budget(steps=5 * 45, rounds=5)},
             "mmd": {"batch_size": 64, "lr": 1e-4, "ema_decay": 0.98, "budget": Budget(steps=120)},
         },
     ),
