@@ -3,14 +3,18 @@
 `mcd.cli` is left out: tyro fills its dataclasses with placeholders (`tyro.MISSING`) that no annotation allows.
 """
 
+import contextlib
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "training", "eval", "api", "serve")
 install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
@@ -131,3 +135,40 @@ def ours(tiny_denoiser: Callable[..., Denoiser], tmp_path_factory: pytest.TempPa
     tokenizer = Path(__file__).with_name("data") / "bpe_2048.json"
     save_pretrained(tiny_denoiser(V=2048), folder, tokenizer.read_text(encoding="utf-8"))
     return folder
+
+
+class SentOnly(TorchDispatchMode):
+    """Refuses what comes from the CPU to the meta device and is not sent by `mcd.process.transfer.send`."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        of_cpu = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor) and not a.is_meta and a.ndim]
+        if of_cpu and isinstance(out, torch.Tensor) and out.is_meta and not self.sends():
+            raise AssertionError(f"{func} takes a tensor from the CPU, which is not sent")
+        return out
+
+    @staticmethod
+    def sends() -> bool:
+        """Whether `send` is at work."""
+        frame = sys._getframe()
+        while frame is not None and frame.f_code.co_name != "send":
+            frame = frame.f_back
+        return frame is not None
+
+
+@pytest.fixture
+def no_numbers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Within it, models on PyTorch's meta device compute shapes, and whatever would wait for a GPU raises.
+
+    `.item()`, `.tolist()`, `nonzero`, a condition and an index of bools raise there by themselves, since the answer
+    depends on numbers, which a tensor on that device does not have.
+    """
+
+    @contextlib.contextmanager
+    def within() -> Iterator[None]:
+        with monkeypatch.context() as patched, SentOnly():
+            patched.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())  # unknown there
+            patched.setattr(torch, "is_autocast_enabled", lambda *args: False)
+            yield
+
+    return within

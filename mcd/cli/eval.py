@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
                 "scoring": asdict(args.scoring),
                 **({"likelihood": asdict(args.likelihood)} if args.likelihood.likelihood else {}),
                 "samplers": [s.protocol() | {"steps": s.steps} for s in work.samplers],
+                **({"dtype": args.sampling.dtype} if args.sampling.dtype != "float32" else {}),
                 **(shapes_of_model(args.source) if kind == "model" else {}),
             }
         )
@@ -121,9 +122,11 @@ class Evaluation:
             if exact is not None and sampling.length is None:
                 raise UsageError(f"--length: {args.source} makes rows of any length; say how many tokens")
             if exact is None:
-                denoiser = open_model(args.source, sampling.weights)
+                denoiser = open_model(args.source, sampling.weights, sampling.dtype)
             else:
-                refuse_idle(self.argv, dict.fromkeys(("--weights", "--frame"), f"{args.source} is no network"))
+                refuse_idle(
+                    self.argv, dict.fromkeys(("--weights", "--dtype", "--frame"), f"{args.source} is no network")
+                )
                 denoiser = exact_denoiser(exact, sampling.length or 1)
         check_process(self.samplers[0], denoiser)
         length = sampling.length_for(denoiser)
@@ -168,7 +171,7 @@ class Evaluation:
                 self.argv, dict.fromkeys(("--wrap", "--eos-token"), "data is prepared already, in rows of its own")
             )
         with naming("SOURCE", args.source):
-            denoiser = open_model(args.source, args.sampling.weights)
+            denoiser = open_model(args.source, args.sampling.weights, args.sampling.dtype)
         if denoiser.config.process == "locked":
             raise UsageError(
                 f"{args.source}: maps noise to text, and has no likelihood that a bound could be of; eval its samples"

@@ -180,7 +180,7 @@ def idle_options(args: EvalArgs, kind: str, argv: list[str]) -> dict[str, str]:
     elif not args.scoring.retokenise:
         idle["--borders"] = "ids are scored unchanged, the end of text among them"
     if kind != "model":
-        idle |= dict.fromkeys(("--weights", "--frame"), why[kind])
+        idle |= dict.fromkeys(("--weights", "--dtype", "--frame"), why[kind])
     if kind == "file":
         idle["--borders"] = f"the texts of {args.source} are scored as they were written"
         if args.scoring.reference is None:

@@ -63,6 +63,7 @@ def likelihood_rows(
         weights=sampling.weights,
         seed=args.seed,
         threads=torch.get_num_threads(),
+        dtype=denoiser.dtype_said,
     )
     no_steps = {"round": None, "steps": None, "text": name}
     of_text = {

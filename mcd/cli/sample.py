@@ -96,6 +96,7 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         return show_dry_run(
             {"model": args.model, "num": args.num, "seed": args.seed, "borders": args.borders, **sampler.protocol()}
+            | ({"dtype": args.sampling.dtype} if args.sampling.dtype != "float32" else {})
             | shapes_of_model(args.model)
         )
     _sample(args, argv, sampler)
@@ -115,7 +116,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
 
     set_threads(args.sampling.threads)
     with naming("MODEL", args.model):
-        model = Model(open_model(args.model, args.sampling.weights))
+        model = Model(open_model(args.model, args.sampling.weights, args.sampling.dtype))
     denoiser, first_process = model.denoiser, rank() == 0  # only here: opening the model connects the processes
     request = model.request(
         args.template,
@@ -132,7 +133,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     inside = min(request.length, model.length)  # tokens of a row of a network call
     stamp = {"borders": writer.borders, "length": request.length, "frame": True if args.sampling.frame else None}
     stamp |= {"weights": args.sampling.weights, "seed": args.seed, "threads": torch.get_num_threads()}
-    stamp |= {"shapes": sampler.shapes_said(denoiser, inside)}
+    stamp |= {"dtype": denoiser.dtype_said, "shapes": sampler.shapes_said(denoiser, inside)}
     protocol = protocol_of_dict(sampler.protocol() | stamp)
     record = {
         "model": args.model,

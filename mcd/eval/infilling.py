@@ -11,8 +11,8 @@ from torch import Tensor
 from mcd.data.token_texts import token_texts
 from mcd.eval.bootstrap import ratio_interval
 from mcd.model.denoiser import Denoiser
-from mcd.objective.base import flat_rows
 from mcd.objective.trajectory import likeliest
+from mcd.process.transfer import flat_rows
 
 BATCH = 16  # rows of a network call
 

@@ -38,6 +38,7 @@ class Protocol:
     weights: Literal["ema", "raw"] | None = None
     seed: int | None = None
     threads: int | None = None
+    dtype: str | None = None  # of the network's products; None: float32
     shapes: str | None = None  # of the network calls and projections of a GPU; None: a CPU's
     own: tuple[tuple[str, Any], ...] = ()
     """The options of the sampler, by name: `as_dict` lists them like fields."""

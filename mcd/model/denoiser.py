@@ -24,6 +24,7 @@ from mcd.model.shapes import Shapes, shapes_of
 from mcd.model.targets import Target, tempered
 from mcd.options import Options
 from mcd.process.schedule import LogLinear, Schedule
+from mcd.process.transfer import send
 
 Process = Literal["masked", "locked", "uniform", "autoregressive"]
 
@@ -101,6 +102,9 @@ class Denoiser(nn.Module):
     lora: LoRA | None = None
     base: Base | None = None
     """The published network whose weights these are, next to which factors are trained; None once they are added."""
+    dtype: torch.dtype = torch.float32
+    """Of the network's products outside training: bfloat16 runs its blocks under autocast. Weights, features, the
+    projection onto the vocabulary, and so logits, stay float32."""
     _shapes: Shapes | None = None
 
     def __init__(self, config: DenoiserConfig, backbone: Backbone | None = None):
@@ -121,6 +125,11 @@ class Denoiser(nn.Module):
     def shapes(self, shapes: Shapes) -> None:
         """Replace them, by shapes of the same device."""
         self._shapes = shapes
+
+    @property
+    def dtype_said(self) -> str | None:
+        """What the stamp of a figure says of `dtype`; None for float32."""
+        return None if self.dtype == torch.float32 else str(self.dtype).removeprefix("torch.")
 
     @property
     def mask_id(self) -> int:
@@ -161,12 +170,14 @@ class Denoiser(nn.Module):
 
         z_t: (B, L) ids or (B, L, K) soft tokens; t: (B,) times in [0, 1]; noise: (B, L, D) added to the embedded
         tokens; rows: flat positions b * L + l, int64 (n,), without repetition, all of them when None; group: as in
-        `Backbone.forward`. Returns (n, D). Raises ValueError when L is longer than the model's, and where a model that
-        is shown locked noise gets none.
+        `Backbone.forward`. What is on the CPU is sent to the network's device. Returns (n, D). Raises ValueError when L
+        is longer than the model's, and where a model that is shown locked noise gets none.
         """
         if self.locked is not None and noise is None:
             raise ValueError("this model is shown locked noise, and got none")
         self._check_length(z_t)
+        z_t, t = send(z_t, self.device), send(t, self.device)
+        rows = None if rows is None else send(rows, self.device)
         x = self.embed(z_t)
         if noise is not None:
             x = x + noise.to(x.dtype)
@@ -174,7 +185,10 @@ class Denoiser(nn.Module):
             sigma = -self.config.schedule.alpha(t).clamp(min=1e-12).log()  # alpha is 0 at t = 1 of some schedules
         else:
             sigma = t.new_zeros(1)
-        return self.backbone(x, sigma, rows, group).flatten(0, -2)
+        if self.dtype == torch.float32:
+            return self.backbone(x, sigma, rows, group).flatten(0, -2)
+        with torch.autocast(x.device.type, self.dtype):
+            return self.backbone(x, sigma, rows, group).flatten(0, -2).to(x.dtype)
 
     def features(self, z: Tensor, layer: int) -> Tensor:
         """Hidden states of clean rows z (B, L) behind block `layer`, counted from 1, and no work beyond it: (B, L, D).

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from mcd.model.linear import product
 from mcd.model.shapes import Shapes, shapes_of
-from mcd.model.targets import DenseTarget, RewardTarget, Target
+from mcd.model.targets import DenseTarget, RewardTarget, Target, on_device
 
 
 class HeadLoss(NamedTuple):
@@ -33,7 +33,8 @@ def head_loss(
 ) -> HeadLoss:
     """The weighted losses of hidden rows (n, D) under a head weight (K, D), bias (K,), of which V rows are tokens.
 
-    A row may have no target, one, or several. shapes: how many rows at a time; those of the device by default.
+    A row may have no target, one, or several. shapes: how many rows at a time; those of the device by default. Ids and
+    weights of targets may be on the CPU.
     Gradients of `total` at hidden, weight and bias are made in this call; `total` can be differentiated once. Raises
     ValueError for a target beyond the rows.
     """
@@ -42,6 +43,7 @@ def head_loss(
             raise ValueError(
                 f"a target of rows {target.first} to {target.first + len(target)}: there are {len(hidden)}"
             )
+    targets = [on_device(target, hidden.device) for target in targets]
     grads = torch.is_grad_enabled() and any(a.requires_grad for a in (hidden, weight, bias))
     shapes = shapes or shapes_of(hidden.device, hidden.shape[-1], V)
     total, *rows = _HeadLoss.apply(hidden, weight, bias, V, tuple(targets), shapes, grads)  # type: ignore[misc]

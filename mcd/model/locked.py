@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mcd.process.categorical import sample_shared_cdf
+from mcd.process.transfer import send
 
 Shown = Literal["draft", "when", "value"]
 """draft: the token that the position would become now. when: u. value: v itself."""
@@ -39,13 +40,15 @@ class LockedInput(nn.Module):
 
     def first_drafts(self, v: Tensor) -> Tensor:
         """The drafts where nothing is predicted yet: the inverse CDF of the prior at v, (B, L) to ids (B, L)."""
-        return sample_shared_cdf(self.prior, v)
+        return sample_shared_cdf(self.prior, send(v, self.prior.device))
 
     def forward(self, masked: Tensor, draft: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """What to add to the embedded tokens, (B, L, D); zero where `masked` (B, L) is not.
 
-        draft: (B, L) ids; u, v: (B, L) in [0, 1]. Where a token is visible, they have no effect.
+        draft: (B, L) ids; u, v: (B, L) in [0, 1]. Where a token is visible, they have no effect. What is on the CPU is
+        sent.
         """
+        masked, draft, u, v = (send(x, self.prior.device) for x in (masked, draft, u, v))
         shown = masked[..., None]
         added = torch.zeros((), device=masked.device)
         if self.table is not None:

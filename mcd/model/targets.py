@@ -5,14 +5,15 @@ goes through the chunks. That of rewards has a gradient at a few logits only, an
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mcd.model.linear import product
+from mcd.process.transfer import demand, send
 
 DIRECTIONS = ("reverse", "forward", "mse", "tv")
 
@@ -233,8 +234,7 @@ class RewardTarget:
 
     def __post_init__(self) -> None:
         rest, size = self.advantages.sum(-1).abs(), self.advantages.abs().sum(-1)
-        if (rest > 1e-4 * size + 1e-9).any():
-            raise ValueError("the advantages of a row's draws must have the sum 0")
+        demand(~(rest > 1e-4 * size + 1e-9).any(), ValueError, "the advantages of a row's draws must have the sum 0")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -242,3 +242,10 @@ class RewardTarget:
 
 DenseTarget = TokenTarget | TeacherTarget | ContrastTarget | RowsTarget
 Target = DenseTarget | RewardTarget
+T = TypeVar("T", bound=Target)
+
+
+def on_device(target: T, device: torch.device) -> T:
+    """A target whose ids and weights are on `device`."""
+    elsewhere = {k: x for k, x in vars(target).items() if isinstance(x, Tensor) and x.device != device}
+    return replace(target, **{name: send(x, device) for name, x in elsewhere.items()}) if elsewhere else target

@@ -15,11 +15,12 @@ from torch import Tensor
 from mcd.model.adapted.network import Adapted
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import TokenTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, Objective
 from mcd.options import Decay, NotNegative, Positive
 from mcd.process.draws import Draws
 from mcd.process.masked import mask
 from mcd.process.schedule import Schedule
+from mcd.process.transfer import flat_rows
 
 
 @dataclass(frozen=True)

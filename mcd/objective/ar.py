@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.targets import TokenTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, Objective
 from mcd.process.draws import Draws
+from mcd.process.transfer import flat_rows
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,9 @@ class Objective(Options, ABC):
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The loss of clean rows x0 (B, L), a batch or a part of one; a pure function of its arguments.
 
-        draws: all randomness of these rows, which of their positions are learnt, and the divisor of the sum.
+        draws: all randomness of these rows, which of their positions are learnt, and the divisor of the sum. Both are
+        on the CPU, wherever the networks are: what is masked is listed there (`flat_rows`), and `Denoiser.hidden` and
+        the targets of the head send what they get to the device. Nothing may ask the device for a number.
         """
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
@@ -119,8 +121,3 @@ class Objective(Options, ABC):
         """
         still = {"delta0": 0.0, "tau0": 1.0}
         return replace(self, **{name: value for name, value in still.items() if hasattr(self, name)})
-
-
-def flat_rows(where: Tensor) -> Tensor:
-    """Flat positions of the True entries of a (B, L) mask, int64 (n,)."""
-    return where.flatten().nonzero(as_tuple=True)[0]

@@ -18,6 +18,7 @@ from mcd.options import Decay, Positive, Share
 from mcd.process.draws import Draws
 from mcd.process.duality import latent_of_noise, vp_of_snr_root
 from mcd.process.schedule import Schedule
+from mcd.process.transfer import flat_rows, send
 from mcd.process.uniform import corrupt, nelbo_in_parts, tabled_snr_root
 
 
@@ -88,14 +89,18 @@ class Duo(Objective):
             rival = draws.rival(x0, K)
             shown = z_t = corrupt(x0, draws.u(), rival, alpha_t, K)
         else:
-            w_t = latent_of_noise(x0, draws.normal(K), *vp_of_snr_root(tabled_snr_root(alpha_t, K)))
+            levels = (send(level, student.device) for level in vp_of_snr_root(tabled_snr_root(alpha_t, K)))
+            w_t = latent_of_noise(send(x0, student.device), send(draws.normal(K), student.device), *levels)
             shown, z_t = torch.softmax(w_t / tau, -1), w_t.argmax(-1)
+            z_t = z_t.to(x0.device)  # the only wait, and only in the curriculum: how many are corrupted is logged
             if draws.diffused is not None:
-                clean = torch.nn.functional.one_hot(x0, K).to(shown)
-                shown, z_t = shown.where(draws.diffused[..., None], clean), z_t.where(draws.diffused, x0)
+                clean = torch.nn.functional.one_hot(send(x0, shown.device), K).to(shown)
+                shown = shown.where(send(draws.diffused, shown.device)[..., None], clean)
+                z_t = z_t.where(draws.diffused, x0)
         factor = (self.max_weight * (1.0 - alpha_t) / -alpha_dot_t).clamp(max=1.0)
-        terms_of, x0_flat = nelbo_in_parts(z_t, x0, alpha_t, alpha_dot_t), x0.flatten()
-        cross_entropy = torch.empty(B * L, device=x0.device)
+        states = [send(a, student.device) for a in (z_t, x0, alpha_t, alpha_dot_t)]
+        terms_of, x0_flat = nelbo_in_parts(*states), states[1].flatten()
+        cross_entropy = torch.empty(B * L, device=student.device)
 
         def bound_of(log_x_theta: Tensor, rows: slice) -> Tensor:
             cross_entropy[rows] = -log_x_theta.detach().gather(-1, x0_flat[rows, None])[:, 0].float()
@@ -104,10 +109,11 @@ class Duo(Objective):
         learnt = torch.ones_like(x0, dtype=torch.bool) if draws.diffused is None else draws.diffused
         weight = factor * learnt / draws.divisor
         total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight.flatten()))
-        corrupted = (z_t != x0).flatten()
+        corrupted = z_t != x0
+        of_learnt, of_corrupted = (send(flat_rows(where), bound.device) for where in (learnt, corrupted))
         terms = {
-            "nelbo": bound.view(B, L)[learnt].mean().float(),
-            "cross_entropy": cross_entropy[corrupted].sum() / corrupted.sum().clamp(min=1),
+            "nelbo": bound[of_learnt].mean().float(),
+            "cross_entropy": cross_entropy[of_corrupted].sum() / max(1, len(of_corrupted)),
         }
         counts = {"tokens_corrupted": corrupted.sum(), "tokens": torch.tensor(B * L)}
         return Loss(total, terms, counts)

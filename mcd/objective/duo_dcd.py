@@ -8,10 +8,11 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.targets import TeacherTarget
-from mcd.objective.base import Clock, Loss, flat_rows
+from mcd.objective.base import Clock, Loss
 from mcd.objective.rounds import CoolingTeacher
 from mcd.options import Positive
 from mcd.process.draws import Draws
+from mcd.process.transfer import flat_rows
 from mcd.process.uniform import coupled_pair_uniform
 
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import ContrastTarget, TeacherTarget, TokenTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import drawn
 from mcd.options import Count, Decay, Positive
 from mcd.process.draws import Draws
 from mcd.process.schedule import Schedule
+from mcd.process.transfer import flat_rows, send
 from mcd.process.unmasking import ORDERS
 
 
@@ -100,14 +101,14 @@ class IDLM(Objective):
         hidden = student.hidden(x0.masked_fill(masked_t, mask_id), t, rows=rows)
         with torch.no_grad():
             ids = drawn(student, hidden, draws.uniform(L).flatten()[rows])
-        x = x0.flatten().index_copy(0, rows, ids).view_as(x0)
-        z_r = x.masked_fill(masked_r, mask_id)
+        x = send(x0, ids.device).flatten().index_copy(0, send(rows, ids.device), ids).view_as(x0)
+        z_r = x.masked_fill(send(masked_r, ids.device), mask_id)
         weight = schedule.nelbo_weight(r).clamp(max=self.max_weight) / draws.divisor
 
         if self.turn(clock.step)[0] == "fake":
             given = flat_rows(~masked_t & masked_r)
             places = torch.cat((both, given))
-            w, n = weight[places // L], len(both)
+            w, n = send(weight[places // L], ids.device), len(both)
             total, (kl, ce) = fake.head_loss(
                 fake.hidden(z_r, r, rows=places),
                 TeacherTarget(student, hidden[:n], direction="forward", weight=w[:n]),

@@ -19,10 +19,11 @@ from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.locked import Shown
 from mcd.model.targets import TeacherTarget, TokenTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import likeliest, locked_trajectory
 from mcd.options import Count, Share
 from mcd.process.draws import Draws
+from mcd.process.transfer import flat_rows, send
 from mcd.process.unmasking import ORDERS
 
 
@@ -121,19 +122,22 @@ class LTD(Objective):
         if student.locked.table is not None and self.redraft and max(self.student_steps) > 1:
             asked = again.clone()
             asked[0] |= not again.any()  # so that all processes make the same calls
-            made = self._redrafted(student, *(a[asked] for a in (x, u, v, j, N, draft)))
-            draft[again] = made[again[asked]]
+            of = flat_rows(asked)
+            at = send(of, x.device)
+            made = self._redrafted(student, x[at], u[of], v[of], j[of], N[of], draft[at])
+            draft[send(flat_rows(again), x.device)] = made[send(flat_rows(again[asked]), x.device)]
         t, s = 1.0 - j / N, 1.0 - (j + 1) / N
         masked = _masked(u, alpha(t), j)
         revealed = masked & ((u <= alpha(s)[:, None]) | (j + 1 == N)[:, None])
         noise = student.locked(masked, draft, u, v)
         rows = flat_rows(revealed if self.region == "revealed" else masked)
-        hidden = student.hidden(x.masked_fill(masked, mask_id), t.float(), noise, rows=rows)
+        z_t, at = x.masked_fill(send(masked, x.device), mask_id), send(rows, x.device)
+        hidden = student.hidden(z_t, t.float(), noise, rows=at)
         weight = 1.0 / (draws.divisor * K)
         if self.target == "token":
-            target = TokenTarget(x.flatten()[rows], weight)
+            target = TokenTarget(x.flatten()[at], weight)
         else:
-            of_teacher = features[rows // (K * L) * L + rows % L]
+            of_teacher = features[at // (K * L) * L + at % L]
             target = TeacherTarget(teacher, of_teacher, direction="forward", weight=weight)
         total = student.head_loss(hidden, target).total
         counts = {"tokens_distilled": torch.tensor(len(rows)), "tokens_visible": (~masked).sum()}
@@ -158,8 +162,9 @@ class LTD(Objective):
         rows = flat_rows(masked)
         with torch.no_grad():
             noise = student.locked(masked, draft, u, v)
-            hidden = student.hidden(x.masked_fill(masked, student.mask_id), t.float(), noise, rows=rows)
-            return draft.flatten().index_copy(0, rows, likeliest(student, hidden)).view_as(draft)
+            z_t, at = x.masked_fill(send(masked, x.device), student.mask_id), send(rows, x.device)
+            hidden = student.hidden(z_t, t.float(), noise, rows=at)
+            return draft.flatten().index_copy(0, at, likeliest(student, hidden)).view_as(draft)
 
 
 def _masked(u: Tensor, alpha_t: Tensor, j: Tensor) -> Tensor:

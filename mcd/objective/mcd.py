@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import RowsTarget, TeacherTarget, TokenTarget
-from mcd.objective.base import Clock, Loss, flat_rows
+from mcd.objective.base import Clock, Loss
 from mcd.objective.rounds import CoolingTeacher
 from mcd.options import Decay, NotNegative, Positive
 from mcd.process.draws import Draws
 from mcd.process.masked import coupled_pair
+from mcd.process.transfer import flat_rows, send
 from mcd.process.unmasking import ORDERS
 
 
@@ -92,7 +93,7 @@ class MCD(CoolingTeacher):
         hidden = student.hidden(pair.z_t, t, rows=torch.cat((rows_kl, rows_ce)))
         with torch.no_grad():
             teacher_hidden = teacher.hidden(pair.z_s, s, rows=rows_kl)
-        x0_revealed = x0.flatten()[rows_ce]
+        x0_revealed = send(x0.flatten()[rows_ce], student.device)
         share, first = 1.0 / draws.divisor, len(rows_kl)
         targets = [
             TeacherTarget(teacher, teacher_hidden, tau, self.kl, weight=share),

@@ -17,12 +17,13 @@ from torch import Tensor
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import RewardTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.reward import Pairs, attraction, bandwidth, leave_one_out, repulsion
 from mcd.objective.trajectory import drawn
 from mcd.options import Count, Decay, NotNegative, Positive
 from mcd.process.draws import Draws
 from mcd.process.masked import mask
+from mcd.process.transfer import flat_rows, send
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,15 @@ class MMD(Objective):
         hidden = student.hidden(z_t, t, rows=rows)
         with torch.no_grad():
             ids = drawn(student, hidden, v.flatten(0, 1)[rows])
-            x = x0[..., None].expand(-1, -1, K).flatten(0, 1).index_copy(0, rows, ids).view(*x0.shape, K)
-            attracted, repelled = self._compared(teacher, x0, x, where)
+            real, at = send(x0, ids.device), send(rows, ids.device)
+            x = real[..., None].expand(-1, -1, K).flatten(0, 1).index_copy(0, at, ids).view(*x0.shape, K)
+            attracted, repelled = self._compared(teacher, real, x, send(where, ids.device))
         reward = 2.0 * attracted.mean(-1) - repelled
         advantage = self.reward_scale * leave_one_out(reward.double())  # rewards differ little
-        of_draws = advantage.repeat_interleave(self.rows, dim=1)[rows // L]
+        of_draws = advantage.repeat_interleave(self.rows, dim=1)[send(rows // L, ids.device)]
         total = student.head_loss(hidden, RewardTarget(ids, of_draws, 1.0 / (K * draws.divisor))).total
 
-        active = where.any(-1)
+        active = send(flat_rows(where.any(-1)), ids.device)
         counts = {"tokens_distilled": where.sum(), "tokens_visible": (~masked).sum()}
         stats = {
             "reward": reward.mean(1)[active],

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import TokenTarget
-from mcd.objective.base import Clock, Loss, Objective, flat_rows
+from mcd.objective.base import Clock, Loss, Objective
 from mcd.options import Decay, Positive, Share
 from mcd.process.draws import Draws
 from mcd.process.masked import mask
+from mcd.process.transfer import flat_rows
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.model.targets import TeacherTarget
-from mcd.objective.base import Clock, Loss, flat_rows
+from mcd.objective.base import Clock, Loss
 from mcd.objective.rounds import WideningGap
 from mcd.objective.trajectory import drawn
 from mcd.options import Count, Decay, Positive
 from mcd.process.draws import Draws
 from mcd.process.masked import mask, reveal_probability
 from mcd.process.schedule import Schedule
+from mcd.process.transfer import flat_rows, send
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,19 @@ def _teacher_passes(
     """(rows, hidden) of each pass over z (B, L): flat positions (n,) with their target in it, and the features (n, D).
 
     Earlier passes: the tokens revealed, drawn at v (B, L) for the passes to come; none if nothing is revealed. Last
-    pass: all that is masked still. The rows of all passes together are the masked tokens of z, each once.
+    pass: all that is masked still. The rows of all passes together are the masked tokens of z, each once, on the CPU.
     """
-    passes = []
+    passes, masked, z = [], z == teacher.mask_id, send(z, teacher.device)
     for time, level in grid[:-1]:
-        rows = flat_rows((z == teacher.mask_id) & (u <= level[:, None]))
+        revealed = masked & (u <= level[:, None])
+        rows = flat_rows(revealed)
         if not len(rows):
             continue
         hidden = teacher.hidden(z, time, rows=rows)
-        z = z.flatten().index_copy(0, rows, drawn(teacher, hidden, v.flatten()[rows])).view_as(z)
+        ids = drawn(teacher, hidden, v.flatten()[rows])
+        z = z.flatten().index_copy(0, send(rows, z.device), ids).view_as(z)
+        masked = masked & ~revealed
         passes.append((rows, hidden))
-    rows = flat_rows(z == teacher.mask_id)
+    rows = flat_rows(masked)
     passes.append((rows, teacher.hidden(z, grid[-1][0], rows=rows)))
     return passes

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.objective.base import flat_rows
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import flat_rows, send
 
 
 def drawn(model: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
     """Ids at features (n, D), by inverse CDF at v (n,) or (n, K) in float64; a few rows of logits at a time."""
     size = model.shapes.chunk_rows
-    parts = zip(hidden.split(size), v.split(size), strict=True)
+    parts = zip(hidden.split(size), send(v, hidden.device).split(size), strict=True)
     return torch.cat([sample_inverse_cdf(model.logits(h), v_part) for h, v_part in parts])
 
 
@@ -28,25 +28,26 @@ def locked_trajectory(teacher: Denoiser, z: Tensor, u: Tensor, v: Tensor, steps:
     For a plain teacher these are the tokens of `--sampler ancestral` with the same u and v: token i is revealed in the
     step with alpha_t < u_i <= alpha_s and drawn at v_i. A teacher that is shown locked noise itself takes the likeliest
     tokens, as `--sampler locked --greedy`. The features of a token are those from which it was drawn, 0 where it is
-    given.
+    given. z, u, v: on the CPU; what is made of them is on the teacher's device.
     """
     times = descending_grid(steps)
-    alpha = teacher.config.schedule.alpha(times).to(z.device)
+    alpha = teacher.config.schedule.alpha(times)
     step = torch.searchsorted(alpha[1:-1], u.double())
-    locked, masked = teacher.locked, z == teacher.mask_id
+    locked, still, device = teacher.locked, z == teacher.mask_id, teacher.device
+    z = send(z, device)
     draft = z if locked is None else locked.first_drafts(v)
     features: Tensor | None = None
     for k, t in enumerate(times[:-1].tolist()):
-        due = masked & (step == k)
+        due = still & (step == k)
         if not due.any():
             continue
-        still = z == teacher.mask_id
         rows = flat_rows(due if locked is None else still & due.any(dim=1, keepdim=True))
         noise = None if locked is None else locked(still, draft, u, v)
-        hidden = teacher.hidden(z, torch.full((len(z),), t, device=z.device), noise, rows=rows)
+        hidden = teacher.hidden(z, torch.full((len(z),), t), noise, rows=rows)
         ids = drawn(teacher, hidden, v.flatten()[rows]) if locked is None else likeliest(teacher, hidden)
-        draft = draft.flatten().index_copy(0, rows, ids).view_as(z)
-        z = torch.where(due, draft, z)
+        at, still = send(rows, device), still & ~due
+        draft = draft.flatten().index_copy(0, at, ids).view_as(z)
+        z = torch.where(send(due, device), draft, z)
         features = hidden.new_zeros(z.numel(), hidden.shape[-1]) if features is None else features
-        features[rows] = hidden  # of drafts too, which later calls replace
-    return z, torch.zeros(z.numel(), 1, device=z.device) if features is None else features
+        features[at] = hidden  # of drafts too, which later calls replace
+    return z, torch.zeros(z.numel(), 1, device=device) if features is None else features

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from mcd.process.transfer import demand
+
 _CHUNK_ELEMENTS = 1 << 22  # of one temporary of the race: 32 MiB in float64
 
 
@@ -20,8 +22,7 @@ def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p
     probability zero is never returned, not even at v = 0 and v = 1. Raises ValueError for v outside [0, 1], for a row
     without mass (all -inf) or with NaN, and for what `temper` refuses.
     """
-    if not ((v >= 0) & (v <= 1)).all():
-        raise ValueError("v must lie in [0, 1]")
+    _check_levels(v)
     _check(temperature, top_p)
     if top_p < 1.0:
         log_p, temperature = temper(log_p, temperature, top_p), 1.0
@@ -30,8 +31,7 @@ def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p
 
 def sample_shared_cdf(log_p: Tensor, v: Tensor) -> Tensor:
     """`sample_inverse_cdf` where all draws are from one law: log_p (V,) and v of any shape to ids of that shape."""
-    if not ((v >= 0) & (v <= 1)).all():
-        raise ValueError("v must lie in [0, 1]")
+    _check_levels(v)
     return _search(log_p, v)
 
 
@@ -42,10 +42,15 @@ def _search(log_p: Tensor, v: Tensor, temperature: float = 1.0) -> Tensor:
         cdf.div_(temperature)
     cdf = cdf.exp_().cumsum_(-1)
     total = cdf[..., -1:]  # at least 1, the likeliest's own
-    if not torch.isfinite(total).all():
-        raise NoMass("log_p has a row without mass or with NaN: the network's output is not finite")
+    message = "log_p has a row without mass or with NaN: the network's output is not finite"
+    checked = demand(torch.isfinite(total).all(), NoMass, message)
     level = torch.minimum(v.double() * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, level, right=True)
+    ids = torch.searchsorted(cdf, level, right=True)
+    return ids if checked else ids.clamp_(max=cdf.shape[-1] - 1)  # of a row with NaN it is beyond the last
+
+
+def _check_levels(v: Tensor) -> None:
+    demand(((v >= 0) & (v <= 1)).all(), ValueError, "v must lie in [0, 1]")
 
 
 def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
@@ -107,6 +112,6 @@ def sample_gumbel_race(
     for i in range(0, n, rows):
         part = slice(i, i + rows)
         q = torch.cat((log_x_theta[part].to(precision).exp() * token_mass[part, None], mask_mass[part, None]), -1)
-        rand = torch.rand(q.shape, dtype=precision, device=device, generator=generator)
+        rand = torch.rand(q.shape, dtype=precision, device=generator.device, generator=generator).to(device)
         ids[part] = (q / (1e-10 - (rand + 1e-10).log())).argmax(-1)
     return ids

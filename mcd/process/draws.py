@@ -10,6 +10,7 @@ from mcd.process.unmasking import sample_u_of_row
 
 class Draws:
     """The random numbers of some rows of a batch of shape (B, L): t and u (paper, Algorithm 1), and others on request.
+    They are on the CPU.
 
     Each part of a batch, on whatever process, draws for the whole batch, from one stream, and keeps the numbers of its
     own `rows`: row i gets the same t, u and noise on one process or among 64, and t is stratified over all B
@@ -33,11 +34,10 @@ class Draws:
         L: int,
         rows: slice = slice(None),
         diffused: Tensor | None = None,
-        device: torch.device | str = "cpu",
     ):
         if diffused is not None and diffused.shape != (B, L):
             raise ValueError(f"diffused has shape {tuple(diffused.shape)}, not {(B, L)}")
-        self.generator, self.B, self.L, self.rows, self.device = generator, B, L, rows, device
+        self.generator, self.B, self.L, self.rows = generator, B, L, rows
         own = len(range(B)[rows])
         self._diffused_of_all = diffused
         self.diffused = None if diffused is None else self._own(diffused)
@@ -60,7 +60,7 @@ class Draws:
             u = sample_u(self.B, self.L, self.generator)
         else:
             every = torch.ones(self.B, self.L, dtype=torch.bool)
-            wanted = every if self._diffused_of_all is None else self._diffused_of_all.cpu()
+            wanted = every if self._diffused_of_all is None else self._diffused_of_all
             u = torch.stack([sample_u_of_row(order, row, 0.0, self.generator) for row in wanted]).float()
         own = self._own(u)
         return own if self.diffused is None else own.masked_fill(~self.diffused, 0.0)
@@ -78,14 +78,13 @@ class Draws:
         """Gaussian noise of all K coordinates of each token, float32 (b, L, K). Large: each row has its own stream."""
         seeds = torch.randint(2**62, (self.B,), generator=self.generator)[self.rows].tolist()
         rows = [torch.randn(self.L, K, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(rows).to(self.device)
+        return torch.stack(rows)
 
     def whole(self) -> "Draws":
-        """The draws of all rows of the batch, from here on, on the CPU; this stream stays where it is."""
+        """The draws of all rows of the batch, from here on; this stream stays where it is."""
         generator = torch.Generator()
         generator.set_state(self.generator.get_state())
-        diffused = None if self._diffused_of_all is None else self._diffused_of_all.cpu()
-        return Draws(generator, self.B, self.L, diffused=diffused)
+        return Draws(generator, self.B, self.L, diffused=self._diffused_of_all)
 
     def _own(self, of_all: Tensor) -> Tensor:
-        return of_all[self.rows].to(self.device)
+        return of_all[self.rows]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import send
 from mcd.process.unmasking import ORDERS, sample_u_of_row
 from mcd.sampler.base import Sampler, Step, row_generator, uniforms
 
@@ -45,10 +46,10 @@ class Ancestral(Sampler):
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         grid = descending_grid(self.steps)
         alpha = denoiser.config.schedule.alpha(grid)
-        masked = (z == denoiser.mask_id).cpu()
+        masked = z.cpu() == denoiser.mask_id
         u, v = self.locked_scalars(masked, rows, seed, float(alpha[0]))
         step = self.steps_of(u, alpha)
-        yield from self.reveal_locked(denoiser, z, step.masked_fill(~masked, -1), v.to(z.device), grid)
+        yield from self.reveal_locked(denoiser, z, step.masked_fill(~masked, -1), v, grid)
 
     def locked_scalars(self, masked: Tensor, rows: Sequence[int], seed: int, alpha_1: float) -> tuple[Tensor, Tensor]:
         """u, v (N, L) float64 of rows that are `masked`, bool (N, L), at first.
@@ -71,16 +72,16 @@ class Ancestral(Sampler):
     def reveal_locked(self, denoiser: Denoiser, z: Tensor, step: Tensor, v: Tensor, times: Tensor) -> Iterator[Step]:
         """The trajectory of rows z (N, L), of which the token at (n, i) is revealed in step `step[n, i]`, drawn at v.
 
-        step: (N, L) int64, on the CPU, below 0 for tokens that are given; v: (N, L) in [0, 1]; times: (steps + 1,) from
-        1 to 0, step k going from times[k] to times[k + 1]. Rows are independent, so each goes through its own steps: a
-        network call takes the rows that are furthest behind, each at its own time, and is full as long as enough rows
-        are left. Where calls of few tokens follow each other, rows wait for their draw until there are enough tokens
-        for a projection onto the vocabulary. A state is yielded when all rows are past it: it is what is known by then,
-        with later tokens masked.
+        All but z are on the CPU. step: (N, L) int64, below 0 for tokens that are given; v: (N, L) in [0, 1]; times:
+        (steps + 1,) from 1 to 0, step k going from times[k] to times[k + 1]. Rows are independent, so each goes through
+        its own steps: a network call takes the rows that are furthest behind, each at its own time, and is full as long
+        as enough rows are left. Where calls of few tokens follow each other, rows wait for their draw until there are
+        enough tokens for a projection onto the vocabulary. A state is yielded when all rows are past it: it is what is
+        known by then, with later tokens masked.
         """
-        N, L = z.shape
-        rows_per_call, few, device = self.rows_for(denoiser, L), denoiser.shapes.few_rows, z.device
-        z, v, due, call_times = z.clone(), v.flatten(), step.to(device), times.to(device, torch.float32)
+        (N, L), device = z.shape, denoiser.device
+        rows_per_call, few = self.rows_for(denoiser, L), denoiser.shapes.few_rows
+        z, v, due, call_times = send(z, device).clone(), v.flatten(), send(step, device), times.float()
         known = z.view(-1)  # what each row knows at its own time
         work, work_row, work_step = _work(step, len(times) - 1)
         queue = [(todo[0][0], row) for row, todo in enumerate(work) if todo]
@@ -95,12 +96,13 @@ class Ancestral(Sampler):
                 while not hidden or (len(queue) >= rows_per_call and sum(map(len, hidden)) < few):
                     behind = [heappop(queue)[1] for _ in range(min(rows_per_call, len(queue)))]
                     now, places = zip(*(work[row].popleft() for row in behind), strict=True)
-                    where = torch.cat([place + n * L for n, place in enumerate(places)]).to(device)
-                    hidden.append(self.hidden(denoiser, z[behind], call_times[list(now)], where))
+                    where = torch.cat([place + n * L for n, place in enumerate(places)])
+                    of_call = z[send(torch.tensor(behind), device)]
+                    hidden.append(self.hidden(denoiser, of_call, call_times[list(now)], where))
                     drawn += [place + row * L for row, place in zip(behind, places, strict=True)]
                     turn += behind
-                at = torch.cat(drawn).to(device)
-                known[at] = self.draw(denoiser, torch.cat(hidden), v[at])
+                at = torch.cat(drawn)
+                known[send(at, device)] = self.draw(denoiser, torch.cat(hidden), send(v[at], device))
                 for row in turn:
                     if work[row]:
                         heappush(queue, (work[row][0][0], row))

@@ -13,6 +13,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser, Process
 from mcd.options import Natural, Options, Positive, Steps
 from mcd.process.categorical import sample_inverse_cdf
+from mcd.process.transfer import flat_rows, send
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Sampler(Options, ABC):
         """Yield the start and the state after each step; the last one holds no blank.
 
         z: (N, L) ids, `denoiser.blank_id` where text is wanted; rows: their N numbers, which with `seed` key all
-        randomness.
+        randomness. States are on the denoiser's device. What is masked when follows from numbers that are drawn on the
+        CPU, so positions are listed there and sent, and no step asks the device for a number (`process.transfer`).
         """
 
     def protocol(self) -> dict[str, Any]:
@@ -102,6 +104,8 @@ class Sampler(Options, ABC):
     ) -> Tensor:
         """Features (m, D) at the flat positions `where` (m,) of z (n, L) at times t (n,), n <= `rows_for`: one call.
 
+        where, t: on the CPU, or already with z on the denoiser's device.
+
         group: as of `Denoiser.hidden`, by default `few_rows` of the device's shapes. noise: as of `Denoiser.hidden`, of
         all `rows_for` rows. The call is padded to `rows_for` rows.
         """
@@ -120,17 +124,20 @@ class Sampler(Options, ABC):
     def reveal(self, denoiser: Denoiser, z: Tensor, revealed: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """z (N, L) with the tokens `revealed` (N, L) drawn at v (N, L) from the predictions at t; z is not changed.
 
-        Rows that reveal nothing do not enter the network. The second value is the calls made per row, 0 or 1, (N,).
+        z is on the denoiser's device, `revealed` and v on the CPU. Rows that reveal nothing do not enter the network.
+        The second value is the calls made per row, 0 or 1, (N,).
         """
         calls = revealed.any(dim=1)
-        active = calls.nonzero(as_tuple=True)[0]
+        active = flat_rows(calls)
         if not len(active):
-            return z.clone(), calls.cpu().long()
+            return z.clone(), calls.long()
         hidden = []
         for chunk in active.split(self.rows_for(denoiser, z.shape[1])):
-            where = revealed[chunk].flatten().nonzero(as_tuple=True)[0]
-            hidden.append(self.hidden(denoiser, z[chunk], torch.full((len(chunk),), t, device=z.device), where))
-        return z.masked_scatter(revealed, self.draw(denoiser, torch.cat(hidden), v[revealed])), calls.cpu().long()
+            of_chunk = z[send(chunk, z.device)]
+            hidden.append(self.hidden(denoiser, of_chunk, torch.full((len(chunk),), t), flat_rows(revealed[chunk])))
+        where = flat_rows(revealed)
+        ids = self.draw(denoiser, torch.cat(hidden), send(v.flatten()[where], z.device))
+        return z.flatten().index_copy(0, send(where, z.device), ids).view_as(z), calls.long()
 
 
 def padded(x: Tensor, rows: int) -> Tensor:
@@ -151,6 +158,5 @@ def row_generator(seed: int, row: int) -> torch.Generator:
 
 
 def uniforms(streams: Sequence[torch.Generator], z: Tensor) -> Tensor:
-    """A number in [0, 1) for each token of z (N, L), float64 on its device, from the streams of its N rows."""
-    drawn = [torch.rand(z.shape[1], dtype=torch.float64, generator=stream) for stream in streams]
-    return torch.stack(drawn).to(z.device)
+    """A number in [0, 1) for each token of z (N, L), float64 on the CPU, from the streams of its N rows."""
+    return torch.stack([torch.rand(z.shape[1], dtype=torch.float64, generator=stream) for stream in streams])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.process.categorical import sample_inverse_cdf
+from mcd.process.transfer import flat_rows, send
 from mcd.sampler.base import Sampler, Step, row_generator, uniforms
 
 
@@ -29,16 +30,17 @@ class Causal(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
-        wanted = z == denoiser.blank_id
+        wanted = z.cpu() == denoiser.blank_id
+        z, nfe = send(z, denoiser.device).clone(), torch.zeros(len(rows), dtype=torch.int64)
         v = uniforms([row_generator(seed, row) for row in rows], z)
         yield Step(z.clone(), 1.0, nfe.clone())
-        places = wanted.any(dim=0).nonzero(as_tuple=True)[0].tolist()
+        places = flat_rows(wanted.any(dim=0)).tolist()
         for n, i in enumerate(places, start=1):
-            active = wanted[:, i].nonzero(as_tuple=True)[0]
+            active = flat_rows(wanted[:, i])
             for chunk in active.split(self.rows_for(denoiser, z.shape[1])):
-                z[chunk, i] = self._next(denoiser, z[chunk], i, v[chunk, i])
-            nfe[active.cpu()] += 1
+                at = send(chunk, z.device)
+                z[at, i] = self._next(denoiser, z[at], i, send(v[chunk, i], z.device))
+            nfe[active] += 1
             yield Step(z.clone(), 1.0 - n / len(places), nfe.clone())
         if not places:
             yield Step(z.clone(), 0.0, nfe.clone())

@@ -11,6 +11,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.options import Natural
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import flat_rows, send
 from mcd.sampler.base import Sampler, Step, parts, row_generator, uniforms
 
 Score = Literal["top", "margin", "entropy", "random"]
@@ -62,31 +63,37 @@ class Confidence(Sampler):
         return said
 
     def _count(self, score: Tensor, left: int) -> int:
-        """How many of a row's candidates, of score (m,) with m > 0, to reveal with `left` steps for their block."""
+        """How many of a row's candidates, of score (m,) with m > 0, to reveal with `left` steps for their block.
+
+        This one does not look at the scores, so no step waits for the device that made them.
+        """
         return -(-len(score) // left)
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
-        z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
+        masked, device = z.cpu() == denoiser.mask_id, denoiser.device
+        nfe = torch.zeros(len(rows), dtype=torch.int64)
         streams = [row_generator(seed, row) for row in rows]
-        v, chance = uniforms(streams, z), uniforms(streams, z)
-        masked = z == denoiser.mask_id
-        rank, count = masked.cumsum(dim=1) - 1, masked.sum(dim=1).clamp(min=1)  # a row without any makes no call
+        v, chance = (send(uniforms(streams, z), device) for _ in range(2))
+        rank, total = masked.cumsum(dim=1) - 1, masked.sum(dim=1)
+        count = total.clamp(min=1)  # a row without any makes no call
         counts, which = count.unique(return_inverse=True)
-        plans = torch.tensor([self._blocks(n) for n in counts.tolist()], device=z.device)
+        plans = torch.tensor([self._blocks(n) for n in counts.tolist()])
         grid = descending_grid(self.steps).tolist()
+        z, shown = send(z, device).clone(), count - total  # blocks are filled one after the other, each to its end
         yield Step(z.clone(), 1.0, nfe.clone())
         for k, s in enumerate(grid[1:]):
             low, high, left = plans[which, k].T
-            masked = z == denoiser.mask_id
-            wanted = masked & (rank >= low[:, None]) & (rank < high[:, None])
-            shown = (count - masked.sum(dim=1)).double() / count
-            t = denoiser.config.schedule.t_of_alpha(shown).clamp(0.0, 1.0).float()
-            active = wanted.any(dim=1).nonzero(as_tuple=True)[0]
+            block = masked & (rank >= low[:, None]) & (rank < high[:, None])
+            t = denoiser.config.schedule.t_of_alpha(shown.double() / count).clamp(0.0, 1.0).float()
+            waiting = (torch.minimum(high, count) - shown).clamp(min=0)
+            active = flat_rows(waiting)
             for chunk in active.split(self.rows_for(denoiser, z.shape[1])) if len(active) else ():
-                of_chunk = (x[chunk] for x in (z, t, wanted, v, chance, left))
-                z[chunk] = self._reveal(denoiser, *of_chunk)
-            nfe[active.cpu()] += 1
+                at = send(chunk, device)
+                places = send(block[chunk], device), waiting[chunk].tolist(), left[chunk].tolist()
+                z[at], revealed = self._reveal(denoiser, z[at], t[chunk], *places, v[at], chance[at])
+                shown[chunk] += torch.tensor(revealed)
+            nfe[active] += 1
             yield Step(z.clone(), s, nfe.clone())
 
     def _blocks(self, count: int) -> list[tuple[int, int, int]]:
@@ -106,28 +113,39 @@ class Confidence(Sampler):
         ]
 
     def _reveal(
-        self, denoiser: Denoiser, z: Tensor, t: Tensor, wanted: Tensor, v: Tensor, chance: Tensor, left: Tensor
-    ) -> Tensor:
-        """Fill the surest wanted tokens of at most `rows_for` rows z (n, L) at times t (n,). Returns (n, L).
+        self,
+        denoiser: Denoiser,
+        z: Tensor,
+        t: Tensor,
+        block: Tensor,
+        waiting: list[int],
+        left: list[int],
+        v: Tensor,
+        chance: Tensor,
+    ) -> tuple[Tensor, list[int]]:
+        """Fill the surest masked tokens of the blocks of at most `rows_for` rows z (n, L) at times t (n,).
 
-        wanted, v, chance: (n, L); left: (n,), the steps that the block of each row has left.
+        block, v, chance: (n, L); waiting: how many tokens of the block of each row are masked; left: the steps that it
+        has left. Returns (n, L), and how many tokens of each row were filled.
         """
-        where = wanted.flatten().nonzero(as_tuple=True)[0]
+        elsewhere = ~(block & (z == denoiser.mask_id)).flatten()
+        where = elsewhere.byte().argsort(stable=True)[: sum(waiting)]  # as `flat_rows`, of a number that is known
         hidden = self.hidden(denoiser, z, t, where, denoiser.shapes.many_rows)
         score = self._score(denoiser, hidden)
-        chosen = []
-        of_row = torch.arange(len(where), device=z.device).split(wanted.sum(dim=1).tolist())
-        for candidates, left_of_row in zip(of_row, left.tolist(), strict=True):
+        chosen, filled = [], []
+        of_row = torch.arange(len(where), device=z.device).split(waiting)
+        for candidates, left_of_row in zip(of_row, left, strict=True):
             candidates = candidates[chance.flatten()[where[candidates]].argsort()]
             best = (score[candidates] / TIE).round().argsort(descending=True, stable=True)
-            chosen.append(candidates[best[: self._count(score[candidates], left_of_row)]])
+            filled.append(self._count(score[candidates], left_of_row))
+            chosen.append(candidates[best[: filled[-1]]])
         chosen = torch.cat(chosen)
         if self.greedy:
             few = denoiser.shapes.few_rows
             ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen], few)])[: len(chosen)]
         else:
             ids = self.draw(denoiser, hidden[chosen], v.flatten()[where[chosen]])
-        return z.flatten().index_copy(0, where[chosen], ids).view_as(z)
+        return z.flatten().index_copy(0, where[chosen], ids).view_as(z), filled
 
     def _score(self, denoiser: Denoiser, hidden: Tensor) -> Tensor:
         """How sure the predictions at features (m, D) are, float64 (m,)."""

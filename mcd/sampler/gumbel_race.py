@@ -11,6 +11,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.process.categorical import sample_gumbel_race, temper
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import send
 from mcd.sampler.base import Sampler, Step, row_generator
 
 END_TIME = 1e-5
@@ -36,7 +37,7 @@ class GumbelRace(Sampler):
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         schedule, mask_id = denoiser.config.schedule, denoiser.mask_id
         dtype = torch.float64 if self.precision == "fp64" else torch.float32
-        z, rows_per_call = z.clone(), self.rows_for(denoiser, z.shape[1])
+        z, rows_per_call = send(z, denoiser.device).clone(), self.rows_for(denoiser, z.shape[1])
         generators = [row_generator(seed, row) for row in rows]
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         log_x_theta: list[Tensor | None] = [None] * len(rows)

@@ -10,6 +10,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser, Process
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import flat_rows, send
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import Step, padded, parts, row_generator, uniforms
 
@@ -47,38 +48,44 @@ class Locked(Ancestral):
         assert denoiser.locked is not None
         grid = descending_grid(self.steps)
         alpha = denoiser.config.schedule.alpha(grid)
-        streams, masked = [row_generator(seed, row) for row in rows], (z == denoiser.mask_id).cpu()
+        streams, masked = [row_generator(seed, row) for row in rows], z.cpu() == denoiser.mask_id
         u = self.thresholds(masked, streams, float(alpha[0]))
         v, fresh = uniforms(streams, z), uniforms(streams, z)
-        step = self.steps_of(u, alpha).masked_fill(~masked, -1).to(z.device)
-        z, u, draft = z.clone(), u.to(z.device), denoiser.locked.first_drafts(v)
+        step, device = self.steps_of(u, alpha).masked_fill(~masked, -1), denoiser.device
+        z, u, v, fresh, due = (send(x, device) for x in (z, u, v, fresh, step))
+        z, draft = z.clone(), denoiser.locked.first_drafts(v)
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         yield Step(z.clone(), 1.0, nfe.clone())
         for k, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True)):
-            active = (step == k).any(dim=1).nonzero(as_tuple=True)[0]
+            active = flat_rows((step == k).any(dim=1))
             for chunk in active.split(self.rows_for(denoiser, z.shape[1])) if len(active) else ():
-                draft[chunk] = self._become(denoiser, t, *(x[chunk] for x in (z, step == k, draft, u, v, fresh)))
-            z = torch.where(step == k, draft, z)
-            nfe[active.cpu()] += 1
+                at = send(chunk, device)
+                draft[at] = self._become(denoiser, t, step[chunk] - k, *(x[at] for x in (z, draft, u, v, fresh)))
+            z = torch.where(due == k, draft, z)
+            nfe[active] += 1
             yield Step(z.clone(), s, nfe.clone())
 
     def _become(
-        self, denoiser: Denoiser, t: float, z: Tensor, due: Tensor, draft: Tensor, u: Tensor, v: Tensor, fresh: Tensor
+        self, denoiser: Denoiser, t: float, left: Tensor, z: Tensor, draft: Tensor, u: Tensor, v: Tensor, fresh: Tensor
     ) -> Tensor:
-        """What masked tokens of at most `rows_for` rows z (n, L) become: drawn where `due`, else drafts, (n, L)."""
+        """What masked tokens of at most `rows_for` rows z (n, L) become: drawn if they are due, else drafts, (n, L).
+
+        left: the steps to that in which each is due, (n, L), on the CPU; below 0 for visible ones.
+        """
         assert denoiser.locked is not None
-        masked, rows = z == denoiser.mask_id, self.rows_for(denoiser, z.shape[1])
+        masked, rows = left >= 0, self.rows_for(denoiser, z.shape[1])
         many = denoiser.shapes.many_rows
-        where = masked.flatten().nonzero(as_tuple=True)[0]
+        where = flat_rows(masked)
+        at = send(where, z.device)
         noise = denoiser.locked(*(padded(x, rows) for x in (masked, draft, u, v)))
-        hidden = self.hidden(denoiser, z, torch.full((len(z),), t, device=z.device), where, many, noise)
-        tokens = (x.flatten()[where].split(many) for x in (due, fresh))
+        hidden = self.hidden(denoiser, z, torch.full((len(z),), t), at, many, noise)
+        tokens = (left.flatten()[where] == 0).split(many), fresh.flatten()[at].split(many)
         ids = []
         for part, due_part, fresh_part in zip(parts(hidden, many), *tokens, strict=True):
             logits = denoiser.logits(part)[: len(due_part)]
             now = logits.argmax(-1)
             if not self.greedy and due_part.any():
-                of_due = logits[due_part], fresh_part[due_part]
-                now[due_part] = sample_inverse_cdf(*of_due, self.temperature, self.top_p)
+                due = send(flat_rows(due_part), z.device)
+                now[due] = sample_inverse_cdf(logits[due], fresh_part[due], self.temperature, self.top_p)
             ids.append(now)
-        return draft.flatten().index_copy(0, where, torch.cat(ids)).view_as(draft)
+        return draft.flatten().index_copy(0, at, torch.cat(ids)).view_as(draft)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mcd.model.denoiser import Denoiser
 from mcd.options import Share
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import send
 from mcd.sampler.base import Sampler, Step, row_generator, uniforms
 
 
@@ -43,8 +44,8 @@ class ReMDM(Sampler):
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         mask_id = denoiser.mask_id
-        z, nfe = z.clone(), torch.zeros(len(rows), dtype=torch.int64)
-        wanted = z == mask_id
+        wanted = masked = z.cpu() == mask_id
+        z, nfe = send(z, denoiser.device).clone(), torch.zeros(len(rows), dtype=torch.int64)
         streams = [row_generator(seed, row) for row in rows]
         w, v = 1.0 - uniforms(streams, z), uniforms(streams, z)
         grid = descending_grid(self.steps)
@@ -54,16 +55,18 @@ class ReMDM(Sampler):
         yield Step(z.clone(), 1.0, nfe.clone())
         for (t, s), (alpha_t, alpha_s) in zip(pairwise(grid.tolist()), pairwise(alpha), strict=True):
             remask, appear = self.probabilities(alpha_t, alpha_s)
-            masked = wanted & (z == mask_id)
             revealed = masked & (w <= appear)
             z, calls = self.reveal(denoiser, z, revealed, v, t)
             nfe += calls
-            w = torch.where(masked & ~revealed, (w - appear) / (1.0 - appear), w)  # uniform again, given that it waits
+            waiting = masked & ~revealed
+            w = torch.where(waiting, (w - appear) / (1.0 - appear), w)  # uniform again, given that it waits
             if remask > 0.0:
                 coin, new_w, new_v = (1.0 - uniforms(streams, z) for _ in range(3))
                 again = wanted & ~masked & (coin <= remask)
-                z = torch.where(again, mask_id, z)
+                z = z.masked_fill(send(again, z.device), mask_id)
                 w, v = torch.where(again, new_w, w), torch.where(again, new_v, v)
+                waiting = waiting | again
+            masked = waiting
             yield Step(z.clone(), s, nfe.clone())
 
     def probabilities(self, alpha_t: float, alpha_s: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
 from mcd.options import Count, Natural, RowLength, Seed, fault
+from mcd.process.transfer import checks_later, send
 from mcd.sampler.base import Sampler, Step
 
 
@@ -66,7 +67,11 @@ def states(
         raise ValueError(f"--length {length}: must be at least {around + 1} with --frame, of the model too")
     row = start_row(denoiser, length - around, template)
     places = list(windows(row == denoiser.blank_id, config.backbone.length - around))
-    z, nfe, rows = row.repeat(num, 1), torch.zeros(num, dtype=torch.int64), range(first_row, first_row + num)
+    z, nfe, rows = (
+        send(row.repeat(num, 1), denoiser.device),
+        torch.zeros(num, dtype=torch.int64),
+        range(first_row, first_row + num),
+    )
     for number, place in enumerate(places):
         trajectory = sampler.trajectory(denoiser, framed(z[:, place], frame), rows, _seed_of_window(seed, number))
         before, after, spent = z[:, : place.start], z[:, place.stop :], nfe
@@ -95,22 +100,23 @@ def sample(
     tell: is called after each step with the share of the steps that is done.
     """
     trajectory = states(sampler, denoiser, num, length, seed, first_row, template, frame)
-    last = next(trajectory)
-    for last in trajectory:
-        if tell:
-            tell(1.0 - last.t)
+    with checks_later():
+        last = next(trajectory)
+        for last in trajectory:
+            if tell:
+                tell(1.0 - last.t)
     return last.z.cpu(), last.nfe
 
 
 def start_row(denoiser: Denoiser, length: int, template: Tensor | None = None) -> Tensor:
-    """The ids (L,) that a row starts from, on the model's device. Raises ValueError for a template of another kind."""
+    """The ids (L,) that a row starts from, on the CPU. Raises ValueError for a template of another kind."""
     row = torch.full((length,), denoiser.blank_id) if template is None else template
     if row.shape != (length,):
         raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")
     ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
     if not ((row >= 0) & (row < ids)).all():
         raise ValueError(f"--template: holds ids outside the model's {ids}")
-    return row.to(denoiser.device)
+    return row
 
 
 def framed(z: Tensor, frame: tuple[int, int] | None) -> Tensor:

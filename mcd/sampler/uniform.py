@@ -12,6 +12,7 @@ from mcd.model.denoiser import Denoiser, Process
 from mcd.options import Share
 from mcd.process.categorical import sample_inverse_cdf, temper
 from mcd.process.timestep import descending_grid
+from mcd.process.transfer import flat_rows, send
 from mcd.process.uniform import psi_posterior_zs
 from mcd.sampler.base import Sampler, Step, parts, row_generator, uniforms
 
@@ -55,9 +56,11 @@ class Uniform(Sampler):
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
         K, schedule = denoiser.config.vocab_size, denoiser.config.schedule
         streams = [row_generator(seed, row) for row in rows]
+        z = z.cpu()
         wanted = z == denoiser.blank_id
         active, rows_per_call = wanted.any(dim=1), self.rows_for(denoiser, z.shape[1])
         z = torch.where(wanted, (uniforms(streams, z) * K).long().clamp(max=K - 1), z)
+        z = send(z, denoiser.device)
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         yield Step(z.clone(), 1.0, nfe.clone())
         grid = descending_grid(self.steps)
@@ -67,28 +70,33 @@ class Uniform(Sampler):
             alpha_t = schedule.alpha(t) if t < 1.0 else torch.zeros_like(t)
             alpha_s = schedule.alpha(s) if s > 0.0 else torch.ones_like(s)
             v = uniforms(streams, z)
-            for chunk in active.nonzero(as_tuple=True)[0].split(rows_per_call) if active.any() else ():
-                z[chunk] = self._redraw(denoiser, z[chunk], wanted[chunk], v[chunk], t, alpha_t, alpha_s)
-            nfe += active.cpu().long()
+            for chunk in flat_rows(active).split(rows_per_call) if active.any() else ():
+                at = send(chunk, z.device)
+                z[at] = self._redraw(denoiser, z[at], wanted[chunk], v[chunk], t, alpha_t, alpha_s)
+            nfe += active.long()
             yield Step(z.clone(), float(s), nfe.clone())
 
     def _redraw(
         self, denoiser: Denoiser, z: Tensor, wanted: Tensor, v: Tensor, t: Tensor, alpha_t: Tensor, alpha_s: Tensor
     ) -> Tensor:
-        """One step of at most `rows_for` rows. z, wanted, v: (n, L); t, alpha_t, alpha_s: (). Returns (n, L)."""
+        """One step of at most `rows_for` rows. z, wanted, v: (n, L), all but z on the CPU; t, alpha_t, alpha_s: ().
+
+        Returns (n, L).
+        """
         many = denoiser.shapes.many_rows
-        where = wanted.flatten().nonzero(as_tuple=True)[0]
-        times = t.to(z.device).float().expand(len(z))
-        hidden = self.hidden(denoiser, z, times, where, many)
-        alpha_t, alpha_s = alpha_t.to(z.device), alpha_s.to(z.device)
+        where = flat_rows(wanted)
+        at, of_where = send(where, z.device), send(v.flatten()[where], z.device)
+        hidden = self.hidden(denoiser, z, t.float().expand(len(z)), at, many)
+        greedy = self.tail == "greedy" and bool(alpha_s == 1.0)
+        alpha_t, alpha_s = send(alpha_t, z.device), send(alpha_s, z.device)
         drawn = []
-        tokens = (x.flatten()[where].split(many) for x in (z, v))
+        tokens = (x.split(many) for x in (z.flatten()[at], of_where))
         for part, z_part, v_part in zip(parts(hidden, many), *tokens, strict=True):
             log_p = temper(denoiser.logits(part)[: len(v_part)], self.temperature, self.top_p)
-            if self.tail == "greedy" and alpha_s == 1.0:
+            if greedy:
                 drawn.append(log_p.argmax(-1))
                 continue
             levels = alpha_t.expand(len(v_part)), alpha_s.expand(len(v_part))
             q = psi_posterior_zs(z_part, log_p.exp(), *levels, self.kappa)
             drawn.append(sample_inverse_cdf(q.log(), v_part))
-        return z.flatten().index_copy(0, where, torch.cat(drawn)).view_as(z)
+        return z.flatten().index_copy(0, at, torch.cat(drawn)).view_as(z)

@@ -25,9 +25,7 @@ REGIMES = {
 }
 
 
-def diagnose(
-    module: Any, state: TrainState, who: str, batch: Batch, clock: Clock, config: TrainConfig, device: torch.device
-) -> str:
+def diagnose(module: Any, state: TrainState, who: str, batch: Batch, clock: Clock, config: TrainConfig) -> str:
     """What is not finite in this step, in words, from this process's rows, whose loss is computed again.
 
     module: the `LossOfStudent` as set up for training; who: the network that it trains. All processes must call this
@@ -41,17 +39,17 @@ def diagnose(
         if bad:
             found.append(f"weights of the {owner}: {_first_of(bad)}")
     for i in range(config.accumulate):
-        x0, draws = part_of_batch(batch, i, clock, config, device)
+        part = part_of_batch(batch, i, clock, config)
         with torch.no_grad(), _rows_of_head(state.learners[who].model) as rows:
-            values = module(x0, clock, draws).as_floats()
+            values = module(part, clock).as_floats()
         if terms := [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]:
             found.append("not finite: " + ", ".join(terms))
         first = part_of(len(batch.x0), config.accumulate, i).start
         regimes: dict[str, list[str]] = {}
         for regime, place, value in rows:
             if not math.isfinite(value):
-                b, l = divmod(place, x0.shape[1])
-                regimes.setdefault(regime, []).append(f"row {first + b} position {l} token {int(x0[b, l])}")
+                b, l = divmod(place, part.x0.shape[1])
+                regimes.setdefault(regime, []).append(f"row {first + b} position {l} token {int(part.x0[b, l])}")
         found += [f"{regime}: {_first_of(tokens)}" for regime, tokens in regimes.items()]
     return ". ".join(found) or "the loss is finite and its gradient is not"
 

@@ -126,8 +126,7 @@ class Trainer:
     def _train(self, fabric: Fabric) -> None:
         state, config, budget, turns = self.state, self.config, self.budget, self.objective.turns
         at = state.counters
-        pinned = fabric.device.type == "cuda"
-        with _stop_requests() as stop, Prefetch(self.loader.batch, pinned) as batches:
+        with _stop_requests() as stop, Prefetch(self.loader.batch) as batches:
             while self._progress() < 1.0:
                 started = time.perf_counter()
                 batch, clock = batches.batch(at.step), self._begin_step()
@@ -208,7 +207,7 @@ class Trainer:
         at, config = self.state.counters, self.config
         if at.bad < BAD_STEPS:
             return f"step {at.step}: {HIGH_STEPS} steps with a loss above --max-loss {config.max_loss}"
-        found = diagnose(self.modules[who], self.state, who, batch, clock, config, fabric.device)
+        found = diagnose(self.modules[who], self.state, who, batch, clock, config)
         return (
             f"step {at.step}: {BAD_STEPS} steps in a row whose loss or gradient was not finite; none changed a weight. "
             f"{found}. The last checkpoint is intact; try a smaller --lr"

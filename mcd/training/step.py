@@ -13,8 +13,16 @@ from mcd.data.loader import Batch
 from mcd.model.denoiser import Denoiser
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.process.draws import Draws
+from mcd.process.transfer import checks_later
 from mcd.training.config import TrainConfig
 from mcd.training.ranks import part_of, rank, summed, whole, world_size
+
+
+class Part:
+    """Rows x0 (b, L) of a batch and their draws, on the CPU. DDP and FSDP would send a tensor to the GPU; not this."""
+
+    def __init__(self, x0: Tensor, draws: Draws):
+        self.x0, self.draws = x0, draws
 
 
 class LossOfStudent(nn.Module):
@@ -32,9 +40,9 @@ class LossOfStudent(nn.Module):
         for name, model in auxiliary.items():
             self.add_module(f"auxiliary_{name}", model)
 
-    def forward(self, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
-        """The loss of rows x0 (b, L)."""
-        return self.objective.loss(self.student, self.teacher, x0, clock, draws, **self.auxiliary)
+    def forward(self, part: Part, clock: Clock) -> Loss:
+        """The loss of some rows."""
+        return self.objective.loss(self.student, self.teacher, part.x0, clock, part.draws, **self.auxiliary)
 
 
 def add_gradient(fabric: Fabric, module: Any, batch: Batch, clock: Clock, config: TrainConfig) -> list[Loss]:
@@ -47,18 +55,16 @@ def add_gradient(fabric: Fabric, module: Any, batch: Batch, clock: Clock, config
     """
     losses = []
     for i in range(config.accumulate):
-        x0, draws = part_of_batch(batch, i, clock, config, fabric.device)
-        with fabric.no_backward_sync(module, enabled=i + 1 < config.accumulate):
-            loss = module(x0, clock, draws)
+        part = part_of_batch(batch, i, clock, config)
+        with fabric.no_backward_sync(module, enabled=i + 1 < config.accumulate), checks_later():
+            loss = module(part, clock)
             fabric.backward(loss.total / config.accumulate)
         losses.append(loss._replace(total=loss.total.detach()))
     return losses
 
 
-def part_of_batch(
-    batch: Batch, i: int, clock: Clock, config: TrainConfig, device: torch.device
-) -> tuple[Tensor, Draws]:
-    """The rows of part i of this process, on `device`, and their draws, from a stream seeded by (seed, step).
+def part_of_batch(batch: Batch, i: int, clock: Clock, config: TrainConfig) -> Part:
+    """The rows of part i of this process, and their draws, from a stream seeded by (seed, step).
 
     PyTorch's own generator, which dropout draws from, is seeded for this part.
     """
@@ -66,8 +72,7 @@ def part_of_batch(
     generator = torch.Generator().manual_seed(part_seed(config.seed, clock.step, 0, "loss"))
     B, L = batch.x0.shape
     rows = part_of(B, config.accumulate, i)
-    x0 = batch.x0[rows].to(device, non_blocking=True)
-    return x0, Draws(generator, B, L, rows, batch.diffused, device)
+    return Part(batch.x0[rows], Draws(generator, B, L, rows, batch.diffused))
 
 
 def of_whole_batch(parts: list[Loss]) -> dict[str, float]:

@@ -57,6 +57,7 @@ def measure_model(
             "weights": weights,
             "seed": seed,
             "threads": torch.get_num_threads(),
+            "dtype": denoiser.dtype_said,
             "shapes": sampler.shapes_said(denoiser, length),
         }
     )

@@ -15,14 +15,18 @@ from mcd.sampler import Sampler, sample
 from mcd.training.ranks import everywhere, first_alone, join_processes, share_of, world_size
 
 
-def open_model(name: str, weights: Literal["ema", "raw"] = "ema") -> Denoiser:
+def open_model(
+    name: str, weights: Literal["ema", "raw"] = "ema", dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Denoiser:
     """A model on this process's CUDA device, or on the CPU where there is none. Joins the processes of the job.
 
-    The first process loads the model, and fetches it from the hub, before the others do.
+    dtype: of its products (`Denoiser.dtype`). The first process loads the model, and fetches it from the hub, before
+    the others do.
     """
     join_processes()
     with first_alone():
         model = from_pretrained(name, weights)
+    model.dtype = getattr(torch, dtype)
     return model.to(device())
 
 
