@@ -1,5 +1,6 @@
-"""`mcd plan`: memory and time of a training step on given devices, from first principles."""
+"""`mcd plan`: memory and time of a training step, and time of drawing text, on given devices, from first principles."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +26,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class PlanArgs(Options):
-    """Estimate memory and time of a training step: whether it fits, what it costs, and which term to reduce.
+    """Estimate memory and time of a training step, and the time of drawing text: whether it fits, and what it costs.
 
     The estimate is calculated from the sizes of the network and of the MCD step (student forward and
     backward, teacher forward, fused head, AdamW, EMA). Peak rates of devices are the manufacturers' figures; the
@@ -48,8 +49,8 @@ class PlanArgs(Options):
     """Tokens per row; by default 1,024, or the length of the model that --size names."""
     gpus: Count = 1
     """Devices."""
-    device: Literal["a100", "h100", "l40s", "cpu"] = "a100"
-    """a100 (80 GB), h100, l40s, or cpu (this machine; its peak rates are measured in some seconds)."""
+    device: Literal["a100", "h100", "h200", "l40s", "rtx4090", "cpu"] = "a100"
+    """a100 (80 GB), h100, h200, l40s, rtx4090, or cpu (this machine; its peak rates are measured in some seconds)."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every device has all weights; fsdp: each has a share."""
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
@@ -70,6 +71,8 @@ class PlanArgs(Options):
     assumed."""
     steps: Count = 50_000
     """Steps of the whole run, for its time."""
+    rows: Count = 1024
+    """Rows of text, for the time of drawing them, on all devices together, and of scoring them with GPT-2 large."""
     json: Path | None = None
     """File for the estimate."""
     dry_run: bool = False
@@ -83,6 +86,7 @@ def main(argv: list[str]) -> int:
     if args.json is not None:
         check_out(args.json, option="--json")
     from mcd.training.estimate import DEVICES, UTILISATION, estimate, measured_cpu
+    from mcd.training.roofline import compared
 
     setup = _setup(args, argv)
     utilisation = args.utilisation or UTILISATION["cpu" if setup.on_cpu else "gpu"]
@@ -90,6 +94,8 @@ def main(argv: list[str]) -> int:
         return show_dry_run(asdict(setup) | {"parameters": setup.parameters, "utilisation": utilisation})
     device = measured_cpu(args.precision) if setup.on_cpu else DEVICES[args.device]
     found = estimate(setup, device, utilisation, args.steps)
+    rows, batch = (math.ceil(n / args.gpus) for n in (args.rows, args.batch_size))
+    found["roofline"] = compared(setup.sizes, device, rows, batch, setup.length, setup.half, utilisation)
     show(found)
     if args.json is not None:
         from mcd.files import write_json
@@ -177,6 +183,20 @@ def show(estimate: dict[str, Any]) -> None:
         print(f"fits: {peak / device['memory']:.0%} of {device['memory'] / GB:.0f} GB")
     else:
         print(f"does not fit: {peak / GB:.1f} of {device['memory'] / GB:.0f} GB (8 % are kept free); {_fix(estimate)}")
+
+    _show_compared(estimate["roofline"], setup["length"])
+
+
+def _show_compared(found: dict[str, Any], length: int) -> None:
+    """Print what kernels, bytes and products take in each way, a line for each number of steps and one for training."""
+    titles = {"ours": "ours", "in_cpu_shapes": "in a CPU's shapes", "peers": "the public way"}
+    shown = [name for name in titles if name in found["mcd_step"]]
+    lines = {f"{row['steps']:,} steps": row for row in found["drawing"]} | {"an MCD step": found["mcd_step"]}
+    print(f"\ndrawing {found['rows']:,} rows of {length:,} tokens on each device, and training, by kernels")
+    print(f"  {'':12}" + "".join(f"{titles[name]:>21}" for name in shown))
+    for title, row in lines.items():
+        print(f"  {title:12}" + "".join(f"{row[name]:19,.2f} s" for name in shown))
+    print(f"  scoring them with GPT-2 large takes {found['scoring']:,.1f} s")
 
 
 def _fix(estimate: dict[str, Any]) -> str:

@@ -175,7 +175,8 @@ def communication(setup: Setup) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Device:
-    """Peaks of a device: operations per second (float32, bfloat16), bytes per second of its memory and of its links.
+    """Peaks of a device: operations per second (float32, bfloat16, float64), bytes per second of its memory and of its
+    links.
 
     link: to others in its machine; network: between machines, its share; per_machine: devices in one machine.
     """
@@ -183,20 +184,25 @@ class Device:
     name: str
     flops_fp32: float
     flops_bf16: float
+    flops_fp64: float
     bandwidth: float
     memory: float
     link: float
     network: float
     per_machine: int = 8
+    is_cpu: bool = False
 
 
 DEVICES: dict[str, Device] = {
-    "a100": Device("A100-80G SXM", 19.5e12, 312e12, 2.04e12, 80e9, 300e9, 25e9),
-    "h100": Device("H100 SXM", 67e12, 989e12, 3.35e12, 80e9, 450e9, 50e9),
-    "l40s": Device("L40S", 91.6e12, 362e12, 864e9, 48e9, 32e9, 12.5e9),
+    "a100": Device("A100-80G SXM", 19.5e12, 312e12, 9.7e12, 2.04e12, 80e9, 300e9, 25e9),
+    "h100": Device("H100 SXM", 67e12, 989e12, 34e12, 3.35e12, 80e9, 450e9, 50e9),
+    "h200": Device("H200 SXM", 67e12, 989e12, 34e12, 4.8e12, 141e9, 450e9, 50e9),
+    "l40s": Device("L40S", 91.6e12, 362e12, 1.43e12, 864e9, 48e9, 32e9, 12.5e9),
+    "rtx4090": Device("RTX 4090", 82.6e12, 165e12, 1.29e12, 1.01e12, 24e9, 32e9, 12.5e9),
 }
-"""The makers' data sheets: dense products, one direction of NVLink (L40S: PCIe 4), and 200, 400 or 100 Gbit/s a device
-between machines, which is an assumption about the cluster. float32 is without TF32, as PyTorch's default."""
+"""The makers' data sheets: dense products, one direction of NVLink (L40S and RTX 4090: PCIe 4), and 200, 400 or 100
+Gbit/s a device between machines, which is an assumption about the cluster. float32 is without TF32, as PyTorch's
+default."""
 
 
 def measured_cpu(precision: str, clock: Callable[[], float] = time.perf_counter) -> Device:
@@ -217,7 +223,9 @@ def measured_cpu(precision: str, clock: Callable[[], float] = time.perf_counter)
     source, target = torch.ones(32 << 20), torch.empty(32 << 20)
     bandwidth = 8 * len(source) / best(lambda: target.copy_(source))
     memory = float(min(size for size in (*usable_memory(), 2**50) if size is not None))
-    return Device(f"this CPU, {torch.get_num_threads()} threads", rate, rate, bandwidth, memory, 1e9, 1e9)
+    return Device(
+        f"this CPU, {torch.get_num_threads()} threads", rate, rate, rate / 16, bandwidth, memory, 1e9, 1e9, is_cpu=True
+    )
 
 
 def seconds(setup: Setup, device: Device, utilisation: float) -> dict[str, float]:

@@ -18,6 +18,15 @@ def test_the_tables_and_the_file_agree(tmp_path, capsys):
     assert estimate["tokens_per_second"] == pytest.approx(128 * 1024 / estimate["seconds"]["step"])
 
 
+def test_drawing_is_estimated_for_the_share_of_a_device(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    assert main(["plan", "--device", "h200", "--gpus", "4", "--rows", "1000", "--json", str(out)]) == 0
+    shown, found = capsys.readouterr().out, json.loads(out.read_text())["roofline"]
+    assert found["rows"] == 250 and [row["steps"] for row in found["drawing"]] == [8, 32, 1024]
+    for row in (*found["drawing"], found["mcd_step"]):
+        assert all(f"{row[way]:,.2f} s" in shown for way in ("ours", "in_cpu_shapes", "peers"))
+
+
 def test_what_does_not_fit_is_reported_with_a_fix(capsys):
     assert main(["plan", "--size", "8b", "--device", "l40s"]) == 0
     assert "does not fit" in (shown := capsys.readouterr().out) and "--strategy fsdp" in shown
@@ -52,7 +61,7 @@ def test_what_cannot_be_is_refused(options, said, capsys):
 
 def test_an_unknown_device_is_refused(capsys):
     assert main(["plan", "--device", "abacus"]) == 2
-    assert "--device abacus: must be a100, h100, l40s or cpu" in capsys.readouterr().err
+    assert "--device abacus: must be a100, h100, h200, l40s, rtx4090 or cpu" in capsys.readouterr().err
 
 
 def test_a_teacher_has_its_length(capsys, ours):
