@@ -50,7 +50,10 @@ def explained() -> Iterator[Outcome]:
         if not _lacks_memory(error):
             raise
         lines = str(error).splitlines() or ["the system gave none"]
-        fix = "use fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations); see `mcd plan`"
+        fix = (
+            "use fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations; --rows-per-call of "
+            "samplers); see `mcd plan`"
+        )
         outcome.status = fail(f"not enough memory: {lines[0][:200]}; {fix}", 1)
     except OSError as error:
         if error.errno == errno.ENOSPC:
