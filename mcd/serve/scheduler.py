@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mcd.api.model import Request
 from mcd.model.denoiser import Denoiser
+from mcd.process.transfer import send
 from mcd.sampler import Step, states
 from mcd.sampler.base import padded
 
@@ -95,7 +96,7 @@ class _Asking(Denoiser):
 
     def __init__(self, denoiser: Denoiser):
         super().__init__(denoiser.config, denoiser.backbone)
-        self.locked, self.folder = denoiser.locked, denoiser.folder
+        self.locked, self.folder, self.shapes = denoiser.locked, denoiser.folder, denoiser.shapes
         self.eval()
 
     def hidden(
@@ -107,9 +108,10 @@ class _Asking(Denoiser):
         group: int | None = None,
     ) -> Tensor:
         """As of `Denoiser`, for one row; positions are made in groups, so that their number changes no bit."""
-        rows = torch.arange(z_t.shape[1], device=z_t.device) if rows is None else rows
+        rows = torch.arange(z_t.shape[1]) if rows is None else rows
         parent = getcurrent().parent
         assert parent is not None
+        z_t, t, rows = (send(x, self.device) for x in (z_t, t, rows))
         return parent.switch(_Call(z_t, t, noise, rows, group or self.shapes.few_rows))
 
 
