@@ -25,10 +25,10 @@ from mcd.checkpoints.folder import from_pretrained
 from mcd.data.loader import open_loader
 from mcd.model.targets import RowsTarget
 from mcd.objective import Clock
-from mcd.objective.base import flat_rows
 from mcd.objective.mmd import MMD
 from mcd.process.draws import Draws
 from mcd.process.masked import mask
+from mcd.process.transfer import flat_rows
 from mcd.training.state import teacher_of
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
