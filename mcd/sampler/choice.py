@@ -76,4 +76,4 @@ def fitted(sampler: Sampler, denoiser: Denoiser, length: int) -> Sampler:
 
 def _meant(word: str, known: Mapping[str, Any]) -> str:
     close = get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

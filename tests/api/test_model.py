@@ -97,8 +97,8 @@ def test_scores_are_of_the_text_alone_and_exact_where_they_can_be(model, model_o
 
 def test_what_makes_no_sense_is_refused_with_the_name_of_the_option(model, model_of):
     for words, call in (
-        ("--temprature: is no option.*did you mean temperature", lambda: model.sample(temprature=1.0)),
-        ("--sampler cda: is not known.*did you mean cad", lambda: model.sample(sampler="cda")),
+        ("--temprature: is no option.*did you mean 'temperature'", lambda: model.sample(temprature=1.0)),
+        ("--sampler cda: is not known.*did you mean 'cad'", lambda: model.sample(sampler="cda")),
         ("--threshold: is no option of --sampler ancestral, but of cad", lambda: model.sample(threshold=0.5)),
         ("--top-p 2.0: must be in", lambda: model.sample(top_p=2.0)),
         ("--temperature: does nothing here", lambda: model.sample(sampler="cad", greedy=True, temperature=0.5)),

@@ -214,12 +214,12 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
     sample = ["sample", str(teacher)]
     refused(capsys, [*sample, "--steps", "0"], "--steps 0", "1 to 1,000,000")
     refused(capsys, [*sample, "--num", "0"], "--num 0")
-    refused(capsys, [*sample, "--length", "1000"], "--length 1000", "32")
+    refused(capsys, [*sample, "--length", "100000"], "--length 100000", "1 to 65,536")
     refused(capsys, [*sample, "--temperature", "0"], "--temperature")
     refused(capsys, [*sample, "--top-p", "2"], "--top-p")
     refused(capsys, [*sample, "--precision", "fp32"], "--precision", "of gumbel-race")
     refused(capsys, [*sample, "--template", "word " * 100], "--template", "--length")
-    refused(capsys, [*sample, "--template", "[MASK:99999999999999]"], "--template", "--length")
+    refused(capsys, [*sample, "--template", "[MASK:99999999999999]"], "--template", "65,536 tokens")
     refused(capsys, [*sample, "--steps", "100000000000"], "--steps")
     for seed in ("-1", str(2**63)):
         refused(capsys, [*sample, "--seed", seed], "--seed")

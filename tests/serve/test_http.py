@@ -85,7 +85,7 @@ def test_a_stop_cuts_the_text(serving):
         ({"max_tokens": 17}, 400, "longer than the 16"),
         ({"colour": "red"}, 400, "colour"),
         ({"logprobs": 2}, 400, "logprobs"),
-        ({"sampler": "cda"}, 400, "did you mean cad"),
+        ({"sampler": "cda"}, 400, "did you mean 'cad'"),
         ({"order": "iid", "sampler": "cad"}, 400, "--order: is no option of --sampler cad"),
         ({"template": "a [mask]"}, 400, "next to a template"),
         ({"prompt": None, "max_tokens": None, "template": "a [mask]"}, 400, "is no mask"),
