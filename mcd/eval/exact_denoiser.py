@@ -48,11 +48,13 @@ class Posterior(Backbone):
     """
 
     _table: Tensor
+    _identity: Tensor  # not a part of the table: oneDNN is slower by orders of magnitude with a strided factor
 
     def __init__(self, language: Language):
         super().__init__()
         self.language = language
         self.register_buffer("_table", torch.eye(language.vocab_size + 1), persistent=False)
+        self.register_buffer("_identity", torch.eye(language.vocab_size), persistent=False)
 
     def table(self) -> Tensor:
         return self._table
@@ -68,7 +70,7 @@ class Posterior(Backbone):
 
     def projection(self) -> tuple[Tensor, Tensor]:
         """The identity."""
-        return self._table[:-1, :-1], torch.zeros(len(self._table) - 1, device=self._table.device)
+        return self._identity, torch.zeros(len(self._identity), device=self._identity.device)
 
     def states(self, x: Tensor, sigma: Tensor, layer: int) -> Tensor:
         """Raises ValueError: there is no block."""
