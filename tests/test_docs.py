@@ -1,10 +1,12 @@
 """The Python on the pages for users, and the notebook, run from beginning to end."""
 
 import re
-import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
+
+from mcd.data.prepare.corpus import documents
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,10 +19,11 @@ def blocks(page: str) -> str:
 
 
 @pytest.mark.heavy
-def test_the_python_of_the_page_runs(text_file, tmp_path, monkeypatch, capsys):
+def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("lightning_fabric")
     monkeypatch.chdir(tmp_path)
-    shutil.copy(text_file, "my.txt")
+    texts = [document[:2000].replace("\n", " ") for document in islice(documents("sotu"), 40)]
+    (tmp_path / "my.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     names: dict = {}
     exec(compile(blocks("docs/python.md"), "docs/python.md", "exec"), names)
     assert "--top-p 2.0: must be in (0, 1]" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -194,8 +195,7 @@ def _of_old_norm(match: re.Match[str]) -> str:
 
 def _network(config: AdaptedConfig) -> Any:
     """The whole network of `transformers`, with random weights, in the default dtype."""
-    import transformers
-
+    transformers = _library()
     family = config.family
     settings = {key: value for key, value in family.settings(config.settings).items() if key not in _NOT_SETTINGS}
     try:
@@ -210,9 +210,19 @@ def _network(config: AdaptedConfig) -> Any:
     return network
 
 
+def _library() -> Any:
+    """`transformers`, without the warning of a notebook that has no ipywidgets."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        import transformers
+
+        return transformers
+
+
 @contextlib.contextmanager
 def unfilled() -> Iterator[None]:
     """Networks made inside have weights of any value, since what is loaded overwrites them."""
+    _library()
     try:
         from transformers.initialization import no_init_weights
     except ImportError:  # transformers 4
