@@ -1,7 +1,6 @@
 """Chat templates: against `transformers`, with contents that spell special tokens, and those that cannot be used."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -283,7 +282,7 @@ def test_templates_that_cannot_be_used(chatty, tmp_path, template, match):
     assert "--template" in str(error.value) or "line 1" in str(error.value)
 
 
-def test_a_template_that_is_not_there_or_is_none(chatty, tmp_path, monkeypatch):
+def test_a_template_that_is_not_there_or_is_none(chatty, tmp_path):
     (tmp_path / "none.jinja").write_text("{prompt}")
     for template, match in (("not.jinja", "not.jinja: cannot be read"), (str(tmp_path / "none.jinja"), "no Jinja")):
         with pytest.raises(DataError, match=match):
@@ -293,10 +292,6 @@ def test_a_template_that_is_not_there_or_is_none(chatty, tmp_path, monkeypatch):
     for spelt in (OPEN, CLOSE, GUARD):
         with pytest.raises(DataError, match=rf"line 2: holds U\+{ord(spelt):04X}"):
             prepared(tmp_path, chatty(CHATML), [TALK, [*TALK[:-1], ("assistant", f"a{spelt}b")]])
-    shutil.rmtree(tmp_path / "out", ignore_errors=True)
-    monkeypatch.setitem(__import__("sys").modules, "transformers.utils.chat_template_utils", None)
-    with pytest.raises(DataError, match=r"chat templates need transformers: pip install 'mcd-lm\[hub\]'"):
-        prepared(tmp_path, chatty(CHATML), [TALK, TALK])
 
 
 @given(st.text(alphabet="<s>/[]x ", max_size=20))
