@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from markupsafe import Markup
 
-from mcd.objective import OBJECTIVES
+from mcd.objective import OBJECTIVES, Objective
 from mcd.process.schedule import LogLinear, schedule_of_config
 from mcd.report import figures
 from mcd.report.runs import Run
@@ -92,6 +92,13 @@ def round_ends(run: Run) -> list[int]:
     return [a["step"] for a, b in pairwise(run.stats) if a.get("round") != b.get("round")]
 
 
+def renews_teacher(run: Run) -> bool:
+    """Whether each round of a run begins with the student in the place of the teacher; False where its method is not
+    known."""
+    kind, _ = _objective(run)
+    return kind is not None and kind.snapshots
+
+
 def losses_figure(run: Run) -> Markup:
     """The loss terms of a run against steps."""
     lines, unit = [], "reward" if loss_terms(run) == ["reward"] else "nats per position"
@@ -115,7 +122,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _objective(run: Run) -> tuple[type | None, dict[str, Any]]:
+def _objective(run: Run) -> tuple[type[Objective] | None, dict[str, Any]]:
     """The class of the run's objective (None when it is not known) and its options."""
     recorded = run.config.get("objective")
     options = dict(recorded) if isinstance(recorded, dict) else {}

@@ -75,6 +75,17 @@ def test_without_scorer_or_metrics(row, metrics, distillation, page_of):
     assert "No metrics.json was found" in text and "Counted in" in text
 
 
+@pytest.mark.parametrize(("method", "renews"), [("mcd", True), ("mmd", False), ("idlm", False), ("ltd", False)])
+def test_what_begins_with_a_round_is_said_of_methods_that_renew_the_teacher(method, renews, distillation, page_of):
+    folder = distillation(1 / 16, rounds=2)
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["objective"] = {"name": method}
+    (folder / "run.json").write_text(json.dumps(run))
+    text = page_of(folder).text
+    assert "Dashed lines separate the rounds" in text
+    assert ("begins with the student in the place of the teacher" in text) == renews
+
+
 def test_likelihoods_are_shown_per_token_and_per_byte(metrics, distillation, page_of):
     row = {"model": "mine", "text": "data/letters.txt", "valid_ppl": 45.01, "rows": 64, "protocol": {}}
     row |= {
