@@ -53,7 +53,7 @@ class DistillArgs(Options):
 
     teacher: str
     """MODEL: a folder, a hub id, or demo; or exact:LANGUAGE, the exact posterior of a synthetic language (exact:hmm),
-    which no model can better. It has no weights: the student begins as --init, and the teacher is the same in all
+    and no model predicts better. It has no weights: the student begins as --init, and the teacher is the same in all
     rounds."""
     out: Path
     """Run folder."""

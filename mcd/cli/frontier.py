@@ -34,8 +34,8 @@ class FrontierArgs(Options):
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Models: folders, hub ids, or demo; or exact:LANGUAGE, the exact posterior of a synthetic language, than which no
-    teacher is better."""
+    """Models: folders, hub ids, or demo; or exact:LANGUAGE, the exact posterior of a synthetic language; no teacher is
+    better."""
     out: Path
     """Folder for frontier.json, frontier.png, and the measured cells, from which the command resumes."""
     steps: tuple[Steps, ...] = (4, 8, 16)

@@ -67,11 +67,8 @@ def states(
         raise ValueError(f"--length {length}: must be at least {around + 1} with --frame, of the model too")
     row = start_row(denoiser, length - around, template)
     places = list(windows(row == denoiser.blank_id, config.backbone.length - around))
-    z, nfe, rows = (
-        send(row.repeat(num, 1), denoiser.device),
-        torch.zeros(num, dtype=torch.int64),
-        range(first_row, first_row + num),
-    )
+    z, nfe = send(row.repeat(num, 1), denoiser.device), torch.zeros(num, dtype=torch.int64)
+    rows = range(first_row, first_row + num)
     for number, place in enumerate(places):
         trajectory = sampler.trajectory(denoiser, framed(z[:, place], frame), rows, _seed_of_window(seed, number))
         before, after, spent = z[:, : place.start], z[:, place.stop :], nfe

@@ -182,7 +182,7 @@ def test_shutting_down_finishes_what_was_accepted(serving):
 
 
 @pytest.mark.heavy
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")  # a thread of the server does
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")  # another thread may
 def test_every_answer_is_as_the_openapi_description_says(serving):
     """Requests that schemathesis makes of the description, correct and not; none is answered by a fault."""
     schemathesis = pytest.importorskip("schemathesis")
