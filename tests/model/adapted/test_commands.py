@@ -144,3 +144,11 @@ def test_a_plan_of_a_network_of_hugging_face(copied, capsys):
     ):
         assert main(["plan", "--size", folder, *options.split()]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_mask_among_the_tokens_cannot_be_taken_away(published, text, tmp_path, capsys):
+    argv = ["train", "--method", "duo", "--init", str(published("bert").folder), "--data", str(text)]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "has no mask, and this model cannot lose its own" in said and "leave --init out" in said
+    assert not (tmp_path / "run").exists()
