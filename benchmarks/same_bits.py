@@ -44,6 +44,8 @@ MASKED_SAMPLERS = {
     "cad": ("--sampler", "cad", "--threshold", "0.3"),
     "remdm-cap": ("--sampler", "remdm"),
     "remdm-rescale": ("--sampler", "remdm", "--remasking", "rescale"),
+    "entropy-bounded": ("--sampler", "entropy-bounded", "--gamma", "4"),
+    "klass": ("--sampler", "klass", "--threshold", "0.3", "--history", "1"),
     "race": ("--sampler", "gumbel-race"),
     "race-fp32": ("--sampler", "gumbel-race", "--precision", "fp32"),
 }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mcd.options import Count, Natural
 from mcd.sampler.base import Sampler
-from mcd.sampler.confidence import Confidence
+from mcd.sampler.confidence import Confidence, surest
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,8 @@ class CAD(Confidence):
     threshold: float = 0.95
     """How sure the model must be of a token, by its --score, to reveal it together with others. The paper has 0.95; a
     lower value reveals more tokens in a step, which is faster and less careful. It has an effect only if --steps is
-    near the number of masked tokens: each block has its share of the steps, and the last of them reveals all that is
-    left. For the scores top and margin the value is in [0, 1]; for entropy it is minus the entropy in nats, at most 0,
-    such as -0.2."""
+    near the number of masked tokens: with fewer, the steps reveal more than the model is sure of. For the scores top
+    and margin the value is in [0, 1]; for entropy it is minus the entropy in nats, at most 0, such as -0.2."""
     cap: Count = 4
     """Most tokens that a step reveals, except the last of a block."""
 
@@ -43,5 +42,7 @@ class CAD(Confidence):
             allowed = "at most 0 for --score entropy" if self.score == "entropy" else "in [0, 1]"
             raise ValueError(f"--threshold {self.threshold}: must be {allowed}")
 
-    def _count(self, score: Tensor, left: int) -> int:
-        return len(score) if left == 1 else min(max(int((score >= self.threshold).sum()), 1), self.cap)
+    def _choose(self, seen: Tensor, left: int) -> Tensor:
+        score = seen[:, 0]
+        count = len(score) if left == 1 else min(max(int((score >= self.threshold).sum()), 1), self.cap)
+        return surest(score)[:count]

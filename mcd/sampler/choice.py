@@ -54,6 +54,8 @@ def idle_in_drawing(sampler: Sampler) -> dict[str, str]:
         idle |= dict.fromkeys(("--temperature", "--top-p"), "--greedy takes the likeliest token whatever they say")
     if getattr(sampler, "eta", None) == 0.0:
         idle["--remasking"] = "--eta 0 never masks a token again"
+    if getattr(sampler, "history", None) == 0:
+        idle["--kl-threshold"] = "--history 0 asks for confidence alone"
     if sampler.process == "autoregressive":
         idle["--steps"] = "an autoregressive model takes one step per token"
     return idle

@@ -1,6 +1,6 @@
 """Confidence first: every step reveals the tokens that the model is surest of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -17,6 +17,8 @@ from mcd.sampler.base import Sampler, Step, parts, row_generator, uniforms
 Score = Literal["top", "margin", "entropy", "random"]
 TIE = 1e-4
 """Scores are compared as whole multiples of this."""
+Watch = Callable[[Tensor, Tensor], Tensor]
+"""Of features (m, D) and where their tokens stand in the flat batch (m,), what a choice looks at: float64 (m, c)."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,12 @@ class Confidence(Sampler):
 
     score: Score = "top"
     """Confidence score of a token: top (probability of the likeliest id), margin (its lead over the second), entropy
-    (low entropy of the prediction), random (equal scores, as a control)."""
+    (low entropy of the prediction; not of klass), random (equal scores, as a control; only of confidence)."""
     block: Natural = 0
     """Masked tokens per block; blocks are filled from left to right. 0: the whole row is one block."""
     greedy: bool = False
     """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows of
-    confidence and cad then differ only in the order of equal scores."""
+    such a sampler then differ only in the order of equal scores."""
 
     def protocol(self) -> dict[str, Any]:
         """The score is the `order`, and a greedy draw has temperature 0."""
@@ -62,12 +64,28 @@ class Confidence(Sampler):
             said |= {"temperature": 0.0, "top_p": 1.0}
         return said
 
-    def _count(self, score: Tensor, left: int) -> int:
-        """How many of a row's candidates, of score (m,) with m > 0, to reveal with `left` steps for their block.
+    def _choose(self, seen: Tensor, left: int) -> Tensor:
+        """Which of a row's candidates to reveal with `left` steps for their block: places (k,) in `seen` (m, c), m > 0.
 
-        This one does not look at the scores, so no step waits for the device that made them.
+        seen: what `_watch` says of each, the score first. This one looks at no number to know k, so no step waits for
+        the device that made them.
         """
-        return -(-len(score) // left)
+        return surest(seen[:, 0])[: share_of_step(len(seen), left)]
+
+    def _watch(self, denoiser: Denoiser, tokens: int) -> Watch:
+        """What sees the predictions of one trajectory, of `tokens` tokens in all its rows."""
+
+        def watch(hidden: Tensor, places: Tensor) -> Tensor:
+            if self.score == "random":
+                return torch.zeros(len(hidden), 1, dtype=torch.float64, device=hidden.device)
+            many = denoiser.shapes.many_rows  # whole parts: a sum's bits may depend on how many rows are summed
+            return torch.cat([self._see(denoiser.log_x_theta(part)) for part in parts(hidden, many)])[: len(hidden)]
+
+        return watch
+
+    def _see(self, log_p: Tensor) -> Tensor:
+        """What a choice looks at, of predictions (m, V): float64 (m, c), the score first."""
+        return score_of_log_p(log_p, self.score)[:, None]
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
@@ -80,6 +98,7 @@ class Confidence(Sampler):
         counts, which = count.unique(return_inverse=True)
         plans = torch.tensor([self._blocks(n) for n in counts.tolist()])
         grid = descending_grid(self.steps).tolist()
+        watch = self._watch(denoiser, z.numel())
         z, shown = send(z, device).clone(), count - total  # blocks are filled one after the other, each to its end
         yield Step(z.clone(), 1.0, nfe.clone())
         for k, s in enumerate(grid[1:]):
@@ -90,8 +109,10 @@ class Confidence(Sampler):
             active = flat_rows(waiting)
             for chunk in active.split(self.rows_for(denoiser, z.shape[1])) if len(active) else ():
                 at = send(chunk, device)
-                places = send(block[chunk], device), waiting[chunk].tolist(), left[chunk].tolist()
-                z[at], revealed = self._reveal(denoiser, z[at], t[chunk], *places, v[at], chance[at])
+                budget = waiting[chunk].tolist(), left[chunk].tolist()
+                z[at], revealed = self._reveal(
+                    denoiser, watch, z[at], t[chunk], at, send(block[chunk], device), *budget, v[at], chance[at]
+                )
                 shown[chunk] += torch.tensor(revealed)
             nfe[active] += 1
             yield Step(z.clone(), s, nfe.clone())
@@ -115,8 +136,10 @@ class Confidence(Sampler):
     def _reveal(
         self,
         denoiser: Denoiser,
+        watch: Watch,
         z: Tensor,
         t: Tensor,
+        at: Tensor,
         block: Tensor,
         waiting: list[int],
         left: list[int],
@@ -125,21 +148,21 @@ class Confidence(Sampler):
     ) -> tuple[Tensor, list[int]]:
         """Fill the surest masked tokens of the blocks of at most `rows_for` rows z (n, L) at times t (n,).
 
-        block, v, chance: (n, L); waiting: how many tokens of the block of each row are masked; left: the steps that it
-        has left. Returns (n, L), and how many tokens of each row were filled.
+        watch: as of `_watch`; at: (n,), which rows of the batch they are; block, v, chance: (n, L); waiting: how many
+        tokens of the block of each row are masked; left: the steps that it has left. Returns (n, L), and how many
+        tokens of each row were filled.
         """
         elsewhere = ~(block & (z == denoiser.mask_id)).flatten()
         where = elsewhere.byte().argsort(stable=True)[: sum(waiting)]  # as `flat_rows`, of a number that is known
         hidden = self.hidden(denoiser, z, t, where, denoiser.shapes.many_rows)
-        score = self._score(denoiser, hidden)
-        chosen, filled = [], []
+        L = z.shape[1]
+        seen = watch(hidden, at[where // L] * L + where % L)
+        chosen = []
         of_row = torch.arange(len(where), device=z.device).split(waiting)
         for candidates, left_of_row in zip(of_row, left, strict=True):
             candidates = candidates[chance.flatten()[where[candidates]].argsort()]
-            best = (score[candidates] / TIE).round().argsort(descending=True, stable=True)
-            filled.append(self._count(score[candidates], left_of_row))
-            chosen.append(candidates[best[: filled[-1]]])
-        chosen = torch.cat(chosen)
+            chosen.append(candidates[self._choose(seen[candidates], left_of_row)])
+        filled, chosen = list(map(len, chosen)), torch.cat(chosen)
         if self.greedy:
             few = denoiser.shapes.few_rows
             ids = torch.cat([denoiser.logits(part).argmax(-1) for part in parts(hidden[chosen], few)])[: len(chosen)]
@@ -147,14 +170,15 @@ class Confidence(Sampler):
             ids = self.draw(denoiser, hidden[chosen], v.flatten()[where[chosen]])
         return z.flatten().index_copy(0, where[chosen], ids).view_as(z), filled
 
-    def _score(self, denoiser: Denoiser, hidden: Tensor) -> Tensor:
-        """How sure the predictions at features (m, D) are, float64 (m,)."""
-        if self.score == "random":
-            return torch.zeros(len(hidden), dtype=torch.float64, device=hidden.device)
-        # whole parts: a sum's bits may depend on how many rows are summed
-        many = denoiser.shapes.many_rows
-        scores = [score_of_log_p(denoiser.log_x_theta(part), self.score) for part in parts(hidden, many)]
-        return torch.cat(scores)[: len(hidden)]
+
+def surest(score: Tensor) -> Tensor:
+    """The places of scores (m,) from the highest down; of equal ones (multiples of `TIE`) the first comes first."""
+    return (score / TIE).round().argsort(descending=True, stable=True)
+
+
+def share_of_step(tokens: int, left: int) -> int:
+    """How many of `tokens` a step reveals where they are shared evenly over the `left` steps, this one included."""
+    return -(-tokens // left)
 
 
 def score_of_log_p(log_p: Tensor, score: Score) -> Tensor:

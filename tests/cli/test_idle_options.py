@@ -105,6 +105,7 @@ IDLE = [
     ("sample masked --sampler confidence --greedy --temperature 0.7", "--greedy takes the likeliest"),
     ("sample masked --sampler cad --greedy --top-p 0.7", "--greedy takes the likeliest"),
     ("sample masked --sampler remdm --eta 0 --remasking rescale", "--eta 0"),
+    ("sample masked --sampler klass --history 0 --kl-threshold 0.1", "--history 0 asks for confidence alone"),
     # training
     ("train --init masked --out r --hidden 64", "of --init masked"),
     ("train --init masked --out r --dropout 0.1", "of --init masked"),
@@ -183,7 +184,7 @@ def test_the_model_decides_the_sampler_wherever_it_stands(words, here, monkeypat
     status = main(["sample", "--dry-run", *words.split()])
     shown = capsys.readouterr()
     if "--threshold" in words:
-        assert status == 2 and "--threshold: is no option of --sampler causal, but of cad" in shown.err
+        assert status == 2 and "--threshold: is no option of --sampler causal, but of cad, klass" in shown.err
     else:
         assert status == 0 and json.loads(shown.out)["sampler"] == "causal"
 

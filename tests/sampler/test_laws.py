@@ -21,7 +21,9 @@ from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.cad import CAD
 from mcd.sampler.causal import Causal
 from mcd.sampler.confidence import Confidence
+from mcd.sampler.entropy_bounded import EntropyBounded
 from mcd.sampler.gumbel_race import GumbelRace
+from mcd.sampler.klass import KLASS
 from mcd.sampler.locked import Locked
 from mcd.sampler.remdm import ReMDM
 from mcd.sampler.uniform import Uniform
@@ -212,7 +214,10 @@ def confidence(walk, start):
                 count = len(candidates) if left == 1 else count
             else:
                 count = math.ceil(len(candidates) / left)
-            chosen = sorted(candidates, key=lambda i: (-round(sure[i] * 1e4), ties[i]))[:count]
+            chosen = sorted(candidates, key=lambda i: (-round(sure[i] * 1e4), ties[i]))
+            if isinstance(sampler, EntropyBounded):
+                count = max(count, affordable([-sureness(p[i], "entropy") for i in chosen], sampler.gamma))
+            chosen = chosen[:count]
             if sampler.greedy:
                 after = list(z)
                 for i in chosen:
@@ -225,6 +230,49 @@ def confidence(walk, start):
         for end, p in chain([(start, 1.0)], len(schedule), move).items():
             law[end] += p / math.factorial(L)
     return law
+
+
+def affordable(entropies, gamma):
+    """How long a beginning of the entropies may be, so that their sum without the largest is at most gamma."""
+    return max(n for n in range(1, len(entropies) + 1) if sum(entropies[:n]) - max(entropies[:n]) <= gamma)
+
+
+def klass(walk, start):
+    """Of the block the tokens that are sure and at rest; else the surest. What counts is all that was predicted."""
+    sampler, law = walk.sampler, Counter()
+    schedule = blocks_of(blanks(start), sampler)
+    for ties in itertools.permutations(range(L)):
+        now = {((start, ()), 0): 1.0}  # a state, the predictions of its block so far, and calls
+        for k, (block, left) in enumerate(schedule):
+            after = Counter()
+            for ((z, past), calls), q in now.items():
+                candidates = [i for i in block if z[i] == BLANK]
+                if not candidates:
+                    after[(z, ()), calls] += q
+                    continue
+                t = walk.t_of_alpha(1 - len(blanks(z)) / len(blanks(start)))
+                past = (*(past if k and schedule[k - 1][0] == block else ()), (z, t))
+                p = [walk.prediction(*one) for one in past]
+                ready = {
+                    i
+                    for i in candidates
+                    if sureness(p[-1][i], sampler.score) > sampler.threshold and at_rest([x[i] for x in p], sampler)
+                }
+                sure = {i: sureness(p[-1][i], sampler.score) for i in candidates}
+                order = sorted(candidates, key=lambda i: (i not in ready, -round(sure[i] * 1e4), ties[i]))
+                for z_after, share in walk.reveals(z, t, order[: max(len(ready), math.ceil(len(candidates) / left))]):
+                    after[(z_after, past), calls + 1] += q * share
+            now = after
+        for ((z, _), calls), q in now.items():
+            law[z, calls] += q / math.factorial(L)
+    return law
+
+
+def at_rest(p, sampler):
+    """Whether the last `history` changes of a prediction were below the threshold; p: all its predictions, V each."""
+    changes = [sum(x * math.log(x / y) for x, y in zip(b, a, strict=True) if x > 0) for a, b in itertools.pairwise(p)]
+    last = changes[len(changes) - sampler.history :]
+    return len(changes) >= sampler.history and all(kl < sampler.kl_threshold for kl in last)
 
 
 def remdm(walk, start):
@@ -303,6 +351,8 @@ LAWS = {
     "locked": ancestral,  # of a network that its noise tells nothing; tests/sampler/test_locked_noise.py has the others
     "confidence": confidence,
     "cad": confidence,
+    "entropy-bounded": confidence,
+    "klass": klass,
     "remdm": remdm,
     "uniform": uniform,
     "causal": causal,
@@ -326,6 +376,13 @@ CASES = [
     (CAD, {"steps": 3, "threshold": 0.5, "cap": 2}),
     (CAD, {"steps": 2, "threshold": 0.4, "cap": 1, "score": "margin", "block": 2}),
     (CAD, {"steps": 3, "threshold": -1.1, "score": "entropy", "block": 0}),
+    (EntropyBounded, {"steps": 3, "gamma": 0.9}),
+    (EntropyBounded, {"steps": 2, "gamma": 0.0, "score": "margin"}),
+    (EntropyBounded, {"steps": 3, "gamma": 0.7, "score": "top", "block": 2}),
+    (KLASS, {"steps": 3, "threshold": 0.4, "kl_threshold": 0.5, "history": 1}),
+    (KLASS, {"steps": 3, "threshold": 0.3, "kl_threshold": 2.0, "history": 1, "score": "margin"}),
+    (KLASS, {"steps": 3, "threshold": 0.5, "history": 0, "block": 2}),
+    (KLASS, {"steps": 2, "threshold": 0.0, "kl_threshold": 9.0, "history": 1}),
     (ReMDM, {"steps": 4, "eta": 0.3}),
     (ReMDM, {"steps": 3, "remasking": "rescale", "eta": 0.7}),
     (Uniform, {"steps": 1}),

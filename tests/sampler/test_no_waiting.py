@@ -14,7 +14,8 @@ from mcd.sampler.remdm import ReMDM
 from mcd.sampler.uniform import Uniform
 
 V, L = 23, 16
-WAITING = {"gumbel-race": "it repeats public code", "cad": "how many tokens it reveals depends on the prediction"}
+ADAPTIVE = "how many tokens it reveals depends on the prediction"
+WAITING = {"gumbel-race": "it repeats public code"} | dict.fromkeys(("cad", "entropy-bounded", "klass"), ADAPTIVE)
 VARIANTS = [
     *(kind(5) for name, kind in SAMPLERS.items() if name not in WAITING),
     Confidence(5, block=4, score="margin"),

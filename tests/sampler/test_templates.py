@@ -129,7 +129,7 @@ def test_a_row_starts_at_time_1_whatever_is_given(tiny_denoiser, name, monkeypat
     z = batch(V, places=[[3, 4, 9, 15]])
     list(SAMPLERS[name](4, rows_per_call=1, **options).trajectory(model, z, [0], 0))
     assert len(asked) >= 2 and asked == sorted(asked, reverse=True)
-    if name in ("ancestral", "confidence", "cad", "gumbel-race"):
+    if name != "remdm":
         assert asked[0] == 1.0
     if name == "confidence":  # 0, 1, 2 and 3 of 4 are visible
         shares = torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64)
