@@ -1,7 +1,7 @@
 """`mcd prepare`: text to packed tokens."""
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,10 +66,13 @@ def main(argv: list[str]) -> int:
         if args.dry_run:
             return show_dry_run({"verify": str(args.out)})
         return verify(args.out)
+    from mcd.checkpoints.locate import locate
     from mcd.cli.data_checks import check_name
     from mcd.cli.data_option import prepare_shown
 
     recipe = args.recipe
+    if recipe.tokenizer == "demo":  # a MODEL that is no folder of the user's
+        recipe = replace(recipe, tokenizer=str(locate("demo")))
     if not recipe.data:
         raise UsageError("--data: name a text, or a --preset")
     check_name(recipe.data)

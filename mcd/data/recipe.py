@@ -23,7 +23,8 @@ class Recipe(Options):
     text_field: str = "text"
     """Field of .jsonl or .json, or column of .parquet or .arrow, that holds the text."""
     tokenizer: str | None = None
-    """A tokenizer.json, a folder or a hub id; by default a byte-level BPE is trained on the text."""
+    """A tokenizer.json, a folder, a hub id, or demo (the bundled teacher's); by default a byte-level BPE is trained on
+    the text."""
     vocab_size: int = 2048
     """Tokens of the BPE that is trained on the text."""
     length: Annotated[int, Ge(1), Le(1 << 24)] = 128

@@ -270,6 +270,16 @@ class Denoiser(nn.Module):
         self.locked = self._locked_input().to(self.device, wide)
         self.locked.prior.copy_(p.log().clamp(min=-1e6))
 
+    def noise(self, masked: Tensor, draft: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """What a model that is shown its locked noise is given of it: `noise` of `hidden`, (B, L, D).
+
+        masked, draft, u, v: (B, L), see `LockedInput`. What is on the CPU is sent to the network's device.
+        """
+        assert self.locked is not None
+        masked, draft, u, v = (send(x, self.device) for x in (masked, draft, u, v))
+        words = None if self.locked.map is None else self.embed(draft)
+        return self.locked(masked, draft, words, u, v)
+
     def _locked_input(self) -> LockedInput:
         return LockedInput(self.config.locked, self.config.vocab_size, self.backbone.table().shape[1])
 

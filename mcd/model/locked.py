@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from mcd.process.categorical import sample_shared_cdf
 from mcd.process.transfer import send
 
-Shown = Literal["draft", "when", "value"]
-"""draft: the token that the position would become now. when: u. value: v itself."""
+Shown = Literal["draft", "word", "when", "value"]
+"""draft: the token that the position would become now, as a row of a table. word: the same token, as a linear map of
+its embedding. when: u. value: v itself."""
+DRAFTED: frozenset[Shown] = frozenset(("draft", "word"))
 FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 """Of the waves in which u ("when") and v ("value") are shown, each a sine and a cosine."""
 
@@ -24,8 +26,9 @@ FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 class LockedInput(nn.Module):
     """Vectors that are added to the embedding of each masked token; zero at first, so that no prediction changes.
 
-    table: (V, D), a row for each token that may be a draft; None without drafts. waves: (F, D), a row for each wave.
-    prior: (V,) log-probabilities from which the first drafts are drawn.
+    table: (V, D), a row for each token that may be a draft; None if it is not shown so. map: (D, D), of a draft's
+    embedding; None likewise. waves: (F, D), a row for each wave. prior: (V,) log-probabilities from which the first
+    drafts are drawn.
     """
 
     prior: Tensor
@@ -34,27 +37,35 @@ class LockedInput(nn.Module):
         super().__init__()
         self.shown = shown
         self.table = nn.Parameter(torch.zeros(V, width)) if "draft" in shown else None
-        waves = 2 * len(FREQUENCIES) * len(set(shown) - {"draft"})
+        self.map = nn.Parameter(torch.zeros(width, width)) if "word" in shown else None
+        waves = 2 * len(FREQUENCIES) * len(set(shown) - DRAFTED)
         self.waves = nn.Parameter(torch.zeros(waves, width)) if waves else None
         self.register_buffer("prior", torch.zeros(V))
+
+    @property
+    def drafts(self) -> bool:
+        """Whether drafts are shown, in one way or both."""
+        return bool(DRAFTED & set(self.shown))
 
     def first_drafts(self, v: Tensor) -> Tensor:
         """The drafts where nothing is predicted yet: the inverse CDF of the prior at v, (B, L) to ids (B, L)."""
         return sample_shared_cdf(self.prior, send(v, self.prior.device))
 
-    def forward(self, masked: Tensor, draft: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    def forward(self, masked: Tensor, draft: Tensor, words: Tensor | None, u: Tensor, v: Tensor) -> Tensor:
         """What to add to the embedded tokens, (B, L, D); zero where `masked` (B, L) is not.
 
-        draft: (B, L) ids; u, v: (B, L) in [0, 1]. Where a token is visible, they have no effect. What is on the CPU is
-        sent.
+        draft: (B, L) ids; words: their embeddings, (B, L, D); u, v: (B, L) in [0, 1]. Where a token is visible, they
+        have no effect.
         """
-        masked, draft, u, v = (send(x, self.prior.device) for x in (masked, draft, u, v))
         shown = masked[..., None]
         added = torch.zeros((), device=masked.device)
         if self.table is not None:
             added = added + nn.functional.embedding(draft, self.table) * shown
+        if self.map is not None:
+            assert words is not None
+            added = added + words.to(self.map.dtype) @ self.map * shown
         if self.waves is not None:
-            scalars = [{"when": u, "value": v}[name].double() for name in self.shown if name != "draft"]
+            scalars = [{"when": u, "value": v}[name].double() for name in self.shown if name not in DRAFTED]
             turns = [frequency * scalar % 1.0 for scalar in scalars for frequency in FREQUENCIES]
             angles = (2.0 * math.pi * torch.stack(turns, -1)).to(self.waves.dtype)
             added = added + (torch.cat((angles.sin(), angles.cos()), -1) @ self.waves) * shown

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser, Process
-from mcd.model.locked import Shown
+from mcd.model.locked import DRAFTED, Shown
 from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import likeliest, locked_trajectory
@@ -68,7 +68,8 @@ class LTD(Objective):
     region: Literal["revealed", "masked"] = "revealed"
     """Where the loss is taken: at what the step reveals, or wherever the student is masked."""
     shown: tuple[Shown, ...] = ("draft", "when")
-    """What the student is shown at masked tokens: draft (the token that it would become now), when (u), value (v)."""
+    """What the student is shown at masked tokens: draft (the token that it would become now, as a row of a table), word
+    (the same token, as a learnt linear map of its embedding), when (u), value (v)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,11 +95,11 @@ class LTD(Objective):
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """What a row of the batch costs, in forwards of the network."""
         later = sum((N - 1) / N for N in self.student_steps) / len(self.student_steps)
-        redrafts = self.redraft * later if "draft" in self.shown else 0.0
+        redrafts = self.redraft * later if DRAFTED & set(self.shown) else 0.0
         return {"forwards": self.trajectory_steps + self.pairs * (3.0 + redrafts)}
 
     def idle_options(self, rounds: int) -> dict[str, str]:
-        if "draft" not in self.shown:
+        if not DRAFTED & set(self.shown):
             return {"--redraft": "--shown has no draft"}
         return {"--redraft": "the first step has no step before"} if set(self.student_steps) == {1} else {}
 
@@ -119,7 +120,7 @@ class LTD(Objective):
         j, N, again = (a.flatten() for a in (j, N, again))
         x, u, v = (a.repeat_interleave(K, dim=0) for a in (x, u, v))
         draft = student.locked.first_drafts(v)
-        if student.locked.table is not None and self.redraft and max(self.student_steps) > 1:
+        if student.locked.drafts and self.redraft and max(self.student_steps) > 1:
             asked = again.clone()
             asked[0] |= not again.any()  # so that all processes make the same calls
             of = flat_rows(asked)
@@ -129,7 +130,7 @@ class LTD(Objective):
         t, s = 1.0 - j / N, 1.0 - (j + 1) / N
         masked = _masked(u, alpha(t), j)
         revealed = masked & ((u <= alpha(s)[:, None]) | (j + 1 == N)[:, None])
-        noise = student.locked(masked, draft, u, v)
+        noise = student.noise(masked, draft, u, v)
         rows = flat_rows(revealed if self.region == "revealed" else masked)
         z_t, at = x.masked_fill(send(masked, x.device), mask_id), send(rows, x.device)
         hidden = student.hidden(z_t, t.float(), noise, rows=at)
@@ -161,7 +162,7 @@ class LTD(Objective):
         masked = _masked(u, student.config.schedule.alpha(t), before)
         rows = flat_rows(masked)
         with torch.no_grad():
-            noise = student.locked(masked, draft, u, v)
+            noise = student.noise(masked, draft, u, v)
             z_t, at = x.masked_fill(send(masked, x.device), student.mask_id), send(rows, x.device)
             hidden = student.hidden(z_t, t.float(), noise, rows=at)
             return draft.flatten().index_copy(0, at, likeliest(student, hidden)).view_as(draft)

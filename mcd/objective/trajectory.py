@@ -42,7 +42,7 @@ def locked_trajectory(teacher: Denoiser, z: Tensor, u: Tensor, v: Tensor, steps:
         if not due.any():
             continue
         rows = flat_rows(due if locked is None else still & due.any(dim=1, keepdim=True))
-        noise = None if locked is None else locked(still, draft, u, v)
+        noise = None if locked is None else teacher.noise(still, draft, u, v)
         hidden = teacher.hidden(z, torch.full((len(z),), t), noise, rows=rows)
         ids = drawn(teacher, hidden, v.flatten()[rows]) if locked is None else likeliest(teacher, hidden)
         at, still = send(rows, device), still & ~due

@@ -1,6 +1,12 @@
-"""The comparison at equal entropy: at entropy H and N steps, the teacher cooled, SDTT, Duo-DCD, CD4LM, MCD."""
+"""The judgement on text: every method at equal entropy, each in its best order, next to the teacher, cooled or heated.
+
+A student that has learnt more than a temperature is below its teacher's curve. The low-discrepancy order is the best
+one of masked models, for teacher and student alike; uniform models have none. `nelbo` is the control of more training:
+the teacher, trained further on the data for as many steps as the students.
+"""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,80 +14,68 @@ from mcd.eval.laboratory.curves import curves_of, matched_rows, point_row
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.report.curves import draw_curves
-from mcd.reproduce.languages import TEACHERS, language_cells
 from mcd.reproduce.scales import (
-    LANGUAGES,
-    METHODS,
+    JUDGED,
     ROUNDS,
-    SEEDS,
     TEACHER_OF,
     Scale,
-    language_data,
-    language_student,
-    language_teacher,
+    more_training,
     text_student,
     text_teachers,
 )
-from mcd.reproduce.text import text_cell
+from mcd.reproduce.text import reference_rows, text_cell
 
-TEMPERATURES = {"mdlm": (0.6, 0.75, 0.9, 1.0, 1.1), "duo": (0.75, 0.9, 1.0, 1.1), "mcd": (1.0,), "duo-dcd": (1.0,)}
-TEXT_TEMPERATURES = {"mdlm": (0.7, 0.8, 0.9, 1.0, 1.1), "duo": (0.9, 1.0), "mcd": (1.0,), "duo-dcd": (1.0,)}
-COOLED_STUDENT, COOLED_TEXT_STUDENT = (0.75, 1.0), (0.8, 1.0)
-"""Teachers are cooled, and heated, as far as any student's entropy; students are cooled to meet MCD, the sharpest."""
-LANGUAGE_STEPS = (4, 8)
+BEST: dict[str, Any] = {"order": "low-discrepancy"}
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "mdlm": [BEST | {"temperature": T} for T in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1)],
+    "duo": [{"temperature": T} for T in (0.8, 0.9, 1.0)],
+    "nelbo": [BEST | {"temperature": T} for T in (0.8, 1.0)],
+    "ltd": [BEST | {"temperature": T} for T in (0.8, 1.0)],
+    "ltd-greedy": [BEST | {"greedy": True}],
+    "duo-dcd": [{}],
+}
+"""How each model is drawn; by default, in the best order at temperatures 0.8 and 1."""
 
 
 def plan(scale: Scale) -> Experiment:
-    """Temperature sweeps of every teacher and student: on text at each number of steps, on the languages at 4 and 8."""
-    trainings = [*text_teachers(scale), *(text_student(scale, method) for method in METHODS)]
-    models = {name: scale.teachers[name] for name in TEACHERS} | {method: f"text/{method}" for method in METHODS}
+    """Temperature sweeps of teachers, students and control at each number of steps; the teacher also in the usual
+    order."""
+    trainings = [*text_teachers(scale), more_training(scale), *(text_student(scale, method) for method in JUDGED)]
+    models = {name: scale.teachers[name] for name in ("mdlm", "duo")}
+    models |= {"mdlm-iid": scale.teachers["mdlm"]}
+    models |= {name: f"text/{name.removesuffix('-greedy')}" for name in ("nelbo", *JUDGED, "ltd-greedy")}
     cells = [
-        text_cell(scale, model, steps, label, _last_round(label), temperature=temperature)
+        text_cell(scale, model, steps, label, _last_round(label), **way)
         for label, model in models.items()
         for steps in scale.frontier_steps
-        for temperature in TEXT_TEMPERATURES.get(label, COOLED_TEXT_STUDENT)
+        for way in ([{}] if label == "mdlm-iid" else WAYS.get(label, [BEST | {"temperature": T} for T in (0.8, 1.0)]))
     ]
-    for language in LANGUAGES if scale.name == "cpu" else ():
-        trainings.append(language_data(language))
-        for seed in SEEDS:
-            trained = {name: language_teacher(language, seed, name) for name in TEACHERS}
-            trained |= {method: language_student(language, seed, method) for method in METHODS}
-            trainings += trained.values()
-            for label, training in trained.items():
-                temperatures = TEMPERATURES.get(label, COOLED_STUDENT)
-                cells += language_cells(training.name, language, LANGUAGE_STEPS, label, seed, temperatures)
     return Experiment(trainings, cells)
 
 
 def _last_round(label: str) -> int | None:
-    """The round as Table 1 names it, so that cells of temperature 1 are those of Table 1."""
-    return ROUNDS if label in METHODS and label != "cd4lm" else None
+    """The round as Table 1 names it, so that equal cells are drawn once."""
+    return ROUNDS if label in ("mcd", "sdtt", "duo-dcd") else None
 
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
-    """Points of every curve, then the rows at matched entropy."""
+    """Held-out text, the points of every curve, and the rows at matched entropy."""
     curves = curves_of(measured)
-    matched = []
-    for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
-        matched += matched_rows([c for c in curves if (c.language, c.seed) == domain], TEACHER_OF, "mcd")
-    draw_curves([curve for curve in curves if curve.language is None], out / "frontier.png")
-    for language in LANGUAGES:
-        of_language = [curve for curve in curves if curve.language == language and curve.seed == SEEDS[0]]
-        if of_language:
-            draw_curves(of_language, out / f"frontier_{language}.png")
+    matched = matched_rows(curves, TEACHER_OF, "mcd")
+    draw_curves(curves, out / "frontier.png")
     return {
-        "protocol": {"temperatures": TEMPERATURES, "text_temperatures": TEXT_TEMPERATURES},
-        "rows": [point_row(one) for one in measured],
+        "protocol": {"ways": WAYS},
+        "rows": [*reference_rows(scale, work), *(point_row(one) for one in measured)],
         "matched": matched,
         "findings": verdicts(matched),
     }
 
 
-def verdicts(matched: list[dict[str, Any]]) -> list[str]:
+def verdicts(matched: list[dict[str, Any]], teacher_of: Mapping[str, str] = TEACHER_OF) -> list[str]:
     """For each language (or text) and steps, each student against its own teacher at the student's entropy."""
     groups = defaultdict(list)
     for row in matched:
-        if row["entropy_of"] == f"{row['model']} at T = 1" and row["model"] in TEACHER_OF:
+        if row["entropy_of"] == f"{row['model']} at T = 1" and row["model"] in teacher_of:
             groups[row["language"] or "text", row["measure"], row["steps"], row["model"]].append(row)
     said = []
     for (language, measure, steps, method), rows in groups.items():

@@ -192,5 +192,6 @@ _BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "languages": _languages,
     "orders": _orders,
     "frontier": _frontier,
+    "frontier_languages": _frontier,
     "ablations": _ablations,
 }

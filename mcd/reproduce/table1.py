@@ -5,12 +5,12 @@ from typing import Any
 
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
+from mcd.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, autoregressive, text_student, text_teachers
 from mcd.reproduce.text import reference_rows, shared_protocol, text_cell, write_samples
 
-BETWEEN = {"mcd": (8, 16, 32, 64), "sdtt": (8, 16, 32, 64), "duo-dcd": (8, 32)}
+BETWEEN = (8, 32)
 """Steps of rounds 1 to 4 on two cores: with 64 tokens per row, a masked model makes at most 64 calls."""
-MOST_UNIFORM = 128
+MOST_UNIFORM = 64
 """Most steps of uniform models on two cores: each step is a call for every row."""
 
 
@@ -28,12 +28,13 @@ def plan(scale: Scale) -> Experiment:
     ]
     if scale.name == "cpu":
         cells.append(text_cell(scale, "text/ar", scale.length, "ar"))
-    return Experiment([*text_teachers(scale), *(text_student(scale, method) for method in METHODS)], cells)
+    students = [text_student(scale, method) for method in METHODS]
+    return Experiment([*text_teachers(scale), *autoregressive(scale), *students], cells)
 
 
 def _is_affordable(label: str, round: int | None, steps: int) -> bool:
     """Whether two cores measure the cell in reasonable time."""
-    if round not in (None, ROUNDS) and steps not in BETWEEN[label]:
+    if round not in (None, ROUNDS) and steps not in BETWEEN:
         return False
     return label not in ("duo", "duo-dcd") or steps <= MOST_UNIFORM
 

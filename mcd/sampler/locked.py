@@ -77,7 +77,7 @@ class Locked(Ancestral):
         many = denoiser.shapes.many_rows
         where = flat_rows(masked)
         at = send(where, z.device)
-        noise = denoiser.locked(*(padded(x, rows) for x in (masked, draft, u, v)))
+        noise = denoiser.noise(*(padded(x, rows) for x in (masked, draft, u, v)))
         hidden = self.hidden(denoiser, z, torch.full((len(z),), t), at, many, noise)
         tokens = (left.flatten()[where] == 0).split(many), fresh.flatten()[at].split(many)
         ids = []

@@ -8,7 +8,7 @@ from mcd.model.dit import DiTConfig
 from mcd.process.categorical import sample_inverse_cdf, sample_shared_cdf
 
 V, L, B = 23, 16, 5
-SHOWN = ("draft", "when", "value")
+SHOWN = ("draft", "word", "when", "value")
 
 
 def noise_of(seeded, seed=0):
@@ -36,7 +36,7 @@ def test_it_changes_no_prediction_at_first(tiny_denoiser, seeded, z, time_condit
     model.add_locked(SHOWN, L)
     assert plain.config.process == "masked" and model.config.process == "locked"
     t = torch.linspace(0, 1, B)
-    added = model.locked(z == V, *noise_of(seeded))
+    added = model.noise(z == V, *noise_of(seeded))
     assert torch.equal(model.hidden(z, t, added), plain.hidden(z, t))
 
 
@@ -46,7 +46,7 @@ def test_each_thing_shown_reaches_other_tokens_and_no_visible_one(tiny_denoiser,
     with torch.no_grad():
         for p in model.locked.parameters():
             p.normal_(generator=seeded(1))
-    first, second = (model.locked(z == V, *noise_of(seeded, seed)) for seed in range(2))
+    first, second = (model.noise(z == V, *noise_of(seeded, seed)) for seed in range(2))
     assert first.shape == (B, L, 16)
     assert (first[z != V] == 0).all() and (first[z == V] != second[z == V]).any(-1).float().mean() > 0.8
     one = first.clone()

@@ -124,7 +124,7 @@ def slow_twin(objective, student, teacher, x0, seed, wanted):
 
             def prediction(j, draft, b=b, state=state):
                 z, masked, t = state(j)
-                return student.logits(student.hidden(z, t, student.locked(masked, draft, u[b : b + 1], v[b : b + 1])))
+                return student.logits(student.hidden(z, t, student.noise(masked, draft, u[b : b + 1], v[b : b + 1])))
 
             draft = student.locked.first_drafts(v[b : b + 1])
             if again[b, k] and j > 0:

@@ -50,7 +50,9 @@ def test_the_frontier_page_tells_what_was_not_reached():
     assert cells[3] == "sdtt" and cells[6] == "not reached"
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "table3", "languages", "orders", "frontier", "ablations"])
+@pytest.mark.parametrize(
+    "name", ["table1", "table2", "table3", "languages", "orders", "frontier", "frontier_languages", "ablations"]
+)
 def test_published_pages_are_those_of_their_json(name):
     result = json.loads((RESULTS / f"{name}.json").read_text())
     assert page(name, result) == (RESULTS / f"{name}.md").read_text(encoding="utf-8")

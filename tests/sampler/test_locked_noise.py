@@ -37,7 +37,7 @@ def slow_row(model, sampler, template, row, seed):
             continue
         calls += 1
         masked = (z == V)[None]
-        noise = model.locked(masked, torch.tensor([draft]), u[None], v[None])
+        noise = model.noise(masked, torch.tensor([draft]), u[None], v[None])
         logits = model.logits(model.hidden(z[None], torch.tensor([t]), noise))
         for i in range(L):
             if z[i] == V:
