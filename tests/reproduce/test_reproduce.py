@@ -19,11 +19,8 @@ from mcd.eval.laboratory.lab import Lab
 from mcd.reproduce import ablations, figure3, frontier, frontier_languages, languages, orders, table1, table2, table3
 from mcd.reproduce.scales import CPU, METHODS, OWT, ROUNDS
 
-PLANNED = {
-    module.__name__.split(".")[-1]: module
-    for module in (ablations, figure3, frontier, frontier_languages, languages, orders)
-}
-PLANNED |= {module.__name__.split(".")[-1]: module for module in (frontier_languages, table1, table2, table3)}
+MODULES = (ablations, figure3, frontier, frontier_languages, languages, orders, table1, table2, table3)
+PLANNED = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
 @pytest.fixture
