@@ -7,7 +7,7 @@ FULL ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-fast test-all soak lint docs clean
+.PHONY: demo test test-fast test-all soak lint docs dist-check clean
 
 demo: .venv/.demo
 	$(BIN)/mcd demo $(if $(FULL),--full)
@@ -40,6 +40,11 @@ lint: .venv/.dev
 
 docs: .venv/.dev
 	$(BIN)/python docs/generate_cli.py
+
+# Build wheel and sdist into dist/, and use the wheel in an empty environment, with all that pip installs there.
+dist-check: .venv/.dev
+	rm -rf dist
+	$(BIN)/python dev/check_dist.py --full --out dist -- $(PIP_FLAGS)
 
 clean:
 	rm -rf .venv

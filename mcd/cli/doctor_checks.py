@@ -30,6 +30,14 @@ OPTIONAL = {
     "pyarrow": ("pyarrow", ".parquet text", "hub"),
     "datasets": ("datasets", "data sets of the hub", "hub"),
     "huggingface-hub": ("huggingface_hub", "models of the hub", "hub"),
+    "fastapi": ("fastapi", "`mcd serve`", "serve"),
+    "uvicorn": ("uvicorn", "`mcd serve`", "serve"),
+    "greenlet": ("greenlet", "`mcd serve`", "serve"),
+    "prometheus-client": ("prometheus_client", "`mcd serve`", "serve"),
+    "lm-eval": ("lm_eval", "`mcd lm-eval`", "lm-eval"),
+    "tensorboard": ("tensorboard", "`--track tensorboard`", "tensorboard"),
+    "wandb": ("wandb", "`--track wandb`", "wandb"),
+    "trackio": ("trackio", "`--track trackio`", "trackio"),
 }
 """Distribution: its module, its purpose, and the extra that installs it."""
 GIB = 2**30

@@ -109,4 +109,8 @@ _EXTRAS = {
     "huggingface_hub": "hub",
     "pyarrow": "hub",
     "mauve": "mauve",
+    "lm_eval": "lm-eval",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
 }

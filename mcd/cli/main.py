@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("mcd.cli.reproduce", "run the paper's tables, figures and ablations"),
     "bench": ("mcd.cli.bench", "measure speed and memory: our code against the peers' way"),
     "plan": ("mcd.cli.plan", "estimate memory and time of a training step on given hardware"),
+    "completion": ("mcd.cli.completion", "print a script that completes mcd's command lines in bash or zsh"),
     "demo": ("mcd.cli.demo", "run the main job on the bundled text and teacher"),
 }
 
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str], alone: bool) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        lines = (f"  {name:10}{what}" for name, (_, what) in COMMANDS.items())
+        lines = (f"  {name:12}{what}" for name, (_, what) in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)), end="")
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
