@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-PACKAGES = ("process", "model", "checkpoints", "data", "objective", "sampler", "training", "eval", "api", "serve")
+PACKAGES = "process model checkpoints data objective sampler training eval api serve play".split()
 install_import_hook([f"mcd.{name}" for name in PACKAGES], "beartype.beartype")
 settings.register_profile("all", deadline=None, derandomize=True)
 settings.register_profile("quick", settings.get_profile("all"), max_examples=25)

@@ -27,6 +27,7 @@ ROOMS = (
     "eval",
     "api",
     "serve",
+    "play",
     "report",
     "reproduce",
     "bench",

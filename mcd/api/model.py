@@ -101,7 +101,7 @@ class Model:
 
     def infill(
         self,
-        template: str,
+        template: str | Sequence[str | int],
         num: int = 1,
         *,
         candidates: int | None = None,
@@ -114,7 +114,8 @@ class Model:
         first_row: int = 0,
         **options: Any,
     ) -> Samples:
-        """Fill in a template: text with [MASK] or [MASK:n] (n tokens) anywhere, all else of which is kept.
+        """Fill in a template: text with [MASK] or [MASK:n] (n tokens) anywhere, all else of which is kept. Or its
+        parts, texts and numbers of blank tokens.
 
         A row ends where the template ends; with `length` it is blank from there on up to that many tokens.
         candidates: draw that many rows and return the `num` that the model finds likeliest, best first: those with the

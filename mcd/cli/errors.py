@@ -97,6 +97,7 @@ _PATHS = (
 _EXTRAS = {
     "lightning_fabric": "train",
     "fastapi": "serve",
+    "gradio": "play",
     "greenlet": "serve",
     "prometheus_client": "serve",
     "uvicorn": "serve",

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("mcd.cli.distill", "distil a teacher into a few-step student"),
     "sample": ("mcd.cli.sample", "draw text, or fill in a template"),
     "serve": ("mcd.cli.serve", "serve a model over HTTP, with the completions API of OpenAI"),
+    "play": ("mcd.cli.play", "try models in the browser: side by side, filling in, the duality"),
     "eval": ("mcd.cli.eval", "measure Gen PPL, entropy, repetition, likelihood, controls, with intervals"),
     "import": ("mcd.cli.import_", "turn a public checkpoint of MDLM, SDTT or Duo into a model"),
     "export": ("mcd.cli.export", "write a model in the layout of MDLM on the Hugging Face hub"),
@@ -33,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 SHARED = ("train", "adapt", "distill", "sample", "eval")
 """Commands that the processes of a torchrun job share; any other command is run only by the first process."""
 
-COMPUTING = ("train", "adapt", "distill", "sample", "serve", "eval", "frontier", "reproduce", "demo")
+COMPUTING = ("train", "adapt", "distill", "sample", "serve", "play", "eval", "frontier", "reproduce", "demo")
 """Commands whose work is that of a network."""
 
 HELP = """usage: mcd COMMAND [options]

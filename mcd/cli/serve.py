@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     set_threads(args.threads)
     with naming("MODEL", args.model):
         model = load(args.model, args.weights)
-    listening = _listening(args.host, args.port)
+    listening = socket_at(args.host, args.port)
     service = Service(model, name, args.limits)
     key = f"with the API key of {KEY}" if api_key else f"without an API key ({KEY} is not set)"
     host, port = listening.getsockname()[:2]
@@ -81,8 +81,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises UsageError."""
+def socket_at(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address. Raises UsageError that names the options."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
