@@ -42,6 +42,27 @@ def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
+class Kept:
+    """Keys and values of the positions that were read so far, of n rows that are read from left to right, (n, H, L, d).
+
+    length: L, the most positions.
+    """
+
+    def __init__(self, length: int):
+        self.length, self.read = length, 0
+        self._both: Tensor | None = None
+
+    def add(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep those of m further positions, (n, H, m, d); returns those of all read so far, (n, H, read, d)."""
+        if self._both is None:
+            n, H, _, d = k.shape
+            self._both = k.new_empty(2, n, H, self.length, d)
+        start, self.read = self.read, self.read + k.shape[2]
+        self._both[:, :, :, start : self.read] = torch.stack((k, v))
+        keys, values = self._both[:, :, :, : self.read]
+        return keys, values
+
+
 class SelfAttention(nn.Module):
     """Linear(D -> 3D, no bias), rotary on q and k, attention, Linear(D -> D, no bias)."""
 
@@ -67,6 +88,21 @@ class SelfAttention(nn.Module):
         attended = attend(rotate(q, rotary), rotate(k, rotary), v, self.causal)
         attended = attended.transpose(1, 2).reshape(B, L, D)
         return attended if rows is None else attended.flatten(0, 1)[rows]
+
+    def read(self, x: Tensor, rotary: Tensor, kept: Kept) -> Tensor:
+        """`forward` of a causal network at the next m positions only, x (n, m, D): it looks back at what was `kept`.
+
+        rotary: (2, L, D/H), as of whole rows.
+        """
+        n, m, D = x.shape
+        rotary = rotary[:, kept.read : kept.read + m]
+        q, k, v = (self._heads(part) for part in self.qkv(x).chunk(3, dim=-1))
+        keys, values = kept.add(rotate(k, rotary), v)
+        seen = None  # a single position sees all that is kept
+        if m > 1:
+            seen = torch.ones(m, kept.read, dtype=torch.bool, device=x.device).tril(kept.read - m)
+        attended = F.scaled_dot_product_attention(rotate(q, rotary), keys, values, attn_mask=seen)
+        return attended.transpose(1, 2).reshape(n, m, D)
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, L, D) to (B, H, L, D/H)."""

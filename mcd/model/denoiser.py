@@ -20,6 +20,7 @@ from mcd.model.head import HeadLoss, head_loss
 from mcd.model.linear import linear
 from mcd.model.locked import LockedInput, Shown
 from mcd.model.lora import Base, LoRA, add_factors
+from mcd.model.reader import Reader
 from mcd.model.shapes import Shapes, shapes_of
 from mcd.model.targets import Target, tempered
 from mcd.options import Options
@@ -189,6 +190,22 @@ class Denoiser(nn.Module):
             return self.backbone(x, sigma, rows, group).flatten(0, -2)
         with torch.autocast(x.device.type, self.dtype):
             return self.backbone(x, sigma, rows, group).flatten(0, -2).to(x.dtype)
+
+    def reader(self, rows: int, length: int) -> Reader:
+        """What reads rows of an autoregressive model, of at most `length` tokens, from left to right: `rows` at a time.
+
+        Raises ValueError for another model.
+        """
+        if not isinstance(self.backbone, DiT) or self.config.process != "autoregressive":
+            raise ValueError(f"this model is {self.config.process}: its positions do not follow from those before them")
+        return Reader(self.backbone, rows, length, self.dtype)
+
+    def rows_to_read(self, length: int) -> int:
+        """How many rows of `length` tokens a `reader` reads at a time: few, and what is kept of them is bounded."""
+        config = self.config.backbone
+        assert isinstance(config, DiTConfig)
+        of_row = 2 * config.layers * length * config.hidden * 4
+        return max(1, min(self.shapes.few_rows, self.shapes.kept_bytes // of_row))
 
     def features(self, z: Tensor, layer: int) -> Tensor:
         """Hidden states of clean rows z (B, L) behind block `layer`, counted from 1, and no work beyond it: (B, L, D).

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mcd.model.attention import SelfAttention, rotary_table
+from mcd.model.attention import Kept, SelfAttention, rotary_table
 from mcd.model.backbone import Backbone
 from mcd.model.linear import Linear, in_groups
 from mcd.options import Decay, Options
@@ -154,6 +154,11 @@ class Block(nn.Module):
         modulation = [m[rows // length, 0] for m in modulation]
         return in_groups(group, self._after_attention, x, attended, *modulation)
 
+    def read(self, x: Tensor, cond: Tensor, rotary: Tensor, kept: Kept) -> Tensor:
+        """`forward` at the next positions, x (n, m, D), of rows that are read from left to right."""
+        shift1, scale1, *modulation = self.adaLN(cond).chunk(6, dim=-1)
+        return self._after_attention(x, self.attention.read(self.norm1(x, shift1, scale1), rotary, kept), *modulation)
+
     def _after_attention(
         self, x: Tensor, attended: Tensor, gate1: Tensor, shift2: Tensor, scale2: Tensor, gate2: Tensor
     ) -> Tensor:
@@ -226,6 +231,17 @@ class DiT(Backbone):
         for block in self.blocks[:layer]:
             x = self._run(block, x, cond, rotary)
         return x
+
+    def read(self, x: Tensor, kept: list[Kept]) -> Tensor:
+        """Features (n, D) at the last of the next m positions of a causal network, embedded, x (n, m, D), at t = 0.
+
+        kept: of each block, what it has of the positions before; it is completed.
+        """
+        cond = self.time(x.new_zeros(1))[:, None]
+        for block, of_block in zip(self.blocks, kept, strict=True):
+            assert isinstance(block, Block)
+            x = block.read(x, cond, self.rotary, of_block)
+        return self.head.features(x[:, -1], cond[0])
 
     def _run(self, block: nn.Module, *args: Tensor | int | None) -> Tensor:
         if self.checkpointing and self.training and torch.is_grad_enabled():

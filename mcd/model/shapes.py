@@ -21,6 +21,8 @@ CHUNK_ELEMENTS = 5 << 20
 """On a CPU: logits of a chunk of the head's loss, 20 MiB (96 rows of 50,257): rows enough for quick products."""
 BLOCK_ELEMENTS = 1 << 19
 """On a CPU: logits that are treated elementwise at once, 2 MiB: what stays in its cache."""
+KEPT_BYTES = 1 << 29
+"""On a CPU: keys and values that are kept while rows are read from left to right, in float32."""
 
 GPU_CALL_TOKENS = 1 << 15
 """On a GPU: 32 rows of 1,024. More only makes what fills up a call of few rows cost more."""
@@ -32,7 +34,7 @@ CALL_BYTES, DRAW_BYTES, CHUNK_BYTES = 48, 64, 16
 """Bytes that are in use at once: for a token and a unit of width in a network call, for a token of the vocabulary and a
 row in a draw (float64 and a nucleus), and in a chunk of the head's loss."""
 SHARE = 4
-"""One part in this many of the memory that is free may be used by any of the three."""
+"""One part in this many of the memory that is free may be used by any of the three, and by keys and values."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Shapes:
     call_tokens: most tokens of a sampler's network call. few_rows, many_rows: rows of a projection onto the vocabulary,
     and of the part of the last block that is computed for wanted rows only, where few rows are wanted and where nearly
     all are. chunk_rows: rows of logits of the head's loss; chunk_elements: the most numbers in them; block_rows: those
-    rows that are treated elementwise together.
+    rows that are treated elementwise together. kept_bytes: most bytes of keys and values of an autoregressive model.
     """
 
     device: str
@@ -52,6 +54,7 @@ class Shapes:
     chunk_elements: int
     chunk_rows: int
     block_rows: int
+    kept_bytes: int
 
     def call_rows(self, length: int) -> int:
         """Rows of `length` tokens of a sampler's network call."""
@@ -72,6 +75,7 @@ def on_cpu(width: int, V: int) -> Shapes:
         chunk_elements=CHUNK_ELEMENTS,
         chunk_rows=max(32, CHUNK_ELEMENTS // V // 32 * 32),
         block_rows=max(1, BLOCK_ELEMENTS // V),
+        kept_bytes=KEPT_BYTES,
     )
 
 
@@ -89,6 +93,7 @@ def on_gpu(free: float, width: int, V: int) -> Shapes:
         chunk_elements=elements,
         chunk_rows=chunk,
         block_rows=chunk // GPU_BLOCKS,
+        kept_bytes=_power_of_two(free),
     )
 
 

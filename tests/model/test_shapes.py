@@ -18,7 +18,9 @@ V, L = 23, 16
 def test_those_of_a_cpu():
     """Bits of samples on CPUs depend on these numbers."""
     small, ours = on_cpu(768, 50_257), on_cpu(192, 2048)
-    assert small == Shapes("cpu", 341, 32, 128, chunk_elements=5 << 20, chunk_rows=96, block_rows=10)
+    assert small == Shapes(
+        "cpu", 341, 32, 128, chunk_elements=5 << 20, chunk_rows=96, block_rows=10, kept_bytes=1 << 29
+    )
     assert (ours.call_rows(128), ours.chunk_rows) == (4, 2560)
     assert small.call_rows(1024) == 1 and on_cpu(768, 10**7).chunk_rows == 32
     assert shapes_of(torch.device("cpu"), 768, 50_257) == small
@@ -36,11 +38,12 @@ def test_those_of_a_large_gpu():
     st.integers(2, 300_000),
 )
 def test_a_gpu_needs_a_share_of_what_is_free(free, width, V):
-    """Each of the three, unless even the smallest shape needs more; and a little less memory changes nothing much."""
+    """Each of the four, unless even the smallest shape needs more; and a little less memory changes nothing much."""
     shapes, share = on_gpu(free, width, V), free / SHARE
     assert shapes.call_tokens == 32 or shapes.call_tokens * width * CALL_BYTES <= share
     assert shapes.many_rows == 32 or shapes.many_rows * V * DRAW_BYTES <= share
     assert shapes.chunk_rows == 32 or shapes.chunk_rows * V * CHUNK_BYTES <= share
+    assert shapes.kept_bytes == 32 or shapes.kept_bytes <= share
     less = on_gpu(0.9 * free, width, V)
     for name in ("call_tokens", "few_rows", "many_rows", "chunk_rows"):
         value = getattr(shapes, name)

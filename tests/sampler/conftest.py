@@ -104,6 +104,21 @@ class Table(Denoiser):
     def logits(self, hidden):
         return hidden
 
+    def reader(self, rows, length):
+        return _Reading(self, rows)
+
+
+class _Reading:
+    """A `Reader` that keeps what it read, and looks it up as a row of its length."""
+
+    def __init__(self, table, rows):
+        self.table, self.rows, self.ids = table, rows, torch.zeros(rows, 0, dtype=torch.int64)
+
+    def read(self, ids):
+        ids = torch.cat((ids, ids[:1].expand(self.rows - len(ids), -1)))
+        self.ids = torch.cat((self.ids, ids), dim=1)
+        return self.table.table(self.ids, torch.zeros(self.rows))[:, -1]
+
 
 @pytest.fixture(scope="session")
 def table_denoiser() -> Callable[..., Table]:

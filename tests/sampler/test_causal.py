@@ -2,26 +2,58 @@
 
 from itertools import product
 
+import pytest
 import torch
 
 from mcd.eval.likelihood import nelbo_rows
 from mcd.process.categorical import sample_inverse_cdf, temper
+from mcd.process.transfer import flat_rows
 from mcd.sampler import sample
 from mcd.sampler.base import row_generator
 from mcd.sampler.causal import Causal
 
 
+def slow_twin(model, z, rows, seed, temperature=1.0, top_p=1.0):
+    """One token at a time, each by the network over its whole prefix."""
+    z = z.clone()
+    for n, row in enumerate(rows):
+        v = torch.rand(z.shape[1], dtype=torch.float64, generator=row_generator(seed, row))
+        for i in flat_rows(z[n] == model.blank_id).tolist():
+            prefix = torch.cat((torch.tensor([model.mask_id]), z[n, :i]))[None]
+            log_p = model.log_x_theta(model.hidden(prefix, torch.zeros(1)))[-1:]
+            z[n, i] = sample_inverse_cdf(temper(log_p, temperature, top_p), v[i : i + 1])
+    return z
+
+
 def test_rows_agree_with_one_token_at_a_time_on_prefixes_alone(tiny_denoiser):
     model = tiny_denoiser(process="autoregressive").requires_grad_(False)
+    z = torch.full((4, 12), model.blank_id)
     ids, nfe = sample(Causal(3, temperature=0.8, top_p=0.9), model, 4, 12, seed=5)
     assert (nfe == 12).all()
-    for row in range(4):
-        v = torch.rand(12, dtype=torch.float64, generator=row_generator(5, row))
-        said = [model.mask_id]
-        for i in range(12):
-            log_p = model.log_x_theta(model.hidden(torch.tensor([said]), torch.zeros(1)))[-1:]
-            said.append(int(sample_inverse_cdf(temper(log_p, 0.8, 0.9), v[i : i + 1])))
-        assert said[1:] == ids[row].tolist()
+    assert torch.equal(ids, slow_twin(model, z, range(4), 5, 0.8, 0.9))
+
+
+@pytest.mark.parametrize("rows_per_call", [0, 2])
+def test_given_tokens_are_read_and_rows_follow_in_groups(tiny_denoiser, rows_per_call):
+    """Rows in which other tokens are wanted, more than a call takes; and each state is what is known by then."""
+    model = tiny_denoiser(process="autoregressive").requires_grad_(False)
+    z = torch.full((7, 16), model.blank_id)
+    z[::2, :5] = 3
+    z[::2, 9:12] = 4
+    z[3] = 5
+    *_, before, last = states = list(Causal(rows_per_call=rows_per_call).trajectory(model, z, range(7), 1))
+    assert torch.equal(last.z, slow_twin(model, z, range(7), 1))
+    assert last.nfe.tolist() == (z == model.blank_id).sum(1).tolist()
+    assert (before.z[:, 15] == model.blank_id).tolist() == (z[:, 15] == model.blank_id).tolist()
+    assert len(states) == 17 and torch.equal(states[0].z, z)
+
+
+def test_rows_that_are_longer_than_the_model(tiny_denoiser):
+    """In windows; the first is as of a row of its length, and a later one reads what the one before has written."""
+    model = tiny_denoiser(process="autoregressive").requires_grad_(False)
+    ids, nfe = sample(Causal(), model, 3, 24, seed=2)
+    first, _ = sample(Causal(), model, 3, 16, seed=2)
+    assert torch.equal(ids[:, :16], first) and (nfe == 24).all() and (ids != model.blank_id).all()
 
 
 def test_rows_follow_the_likelihood(tiny_denoiser):
