@@ -7,7 +7,7 @@ FULL ?=
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check -q $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-fast test-all soak lint docs dist-check clean
+.PHONY: demo test test-fast test-all soak gpu-check lint docs dist-check clean
 
 demo: .venv/.demo
 	$(BIN)/mcd demo $(if $(FULL),--full)
@@ -32,6 +32,10 @@ soak: .venv/.dev
 	$(BIN)/python tests/soak/kills.py --runs 36 --out results/bench/kills.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/ranks.py --steps 48 --out results/bench/ranks.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/soak.py --minutes 10 --out results/bench/fuzz.json
+
+# On a machine with a GPU: agreement with the CPU, speed, memory and growth, beside the peers' way, in at most 6 minutes.
+gpu-check: .venv/.demo
+	$(BIN)/mcd bench --gpu --json results/bench/gpu.json
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

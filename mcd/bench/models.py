@@ -19,15 +19,20 @@ class Size(DiTConfig):
     process: Process = "masked"
 
 
+CPU = torch.device("cpu")
 SMALL = Size()
 """DiT-small with GPT-2's vocabulary and the mask: 169,627,218 parameters."""
 
 
-def random_denoiser(size: Size, seed: int) -> Denoiser:
-    """A denoiser of random weights, a function of (size, seed). Gates are 1; heads and modulations are not zero."""
+def random_denoiser(size: Size, seed: int, device: torch.device = CPU) -> Denoiser:
+    """A denoiser of random weights, a function of the arguments. Gates are 1; heads and modulations are not zero.
+
+    It is made on `device`, whose random numbers are others than those of a CPU.
+    """
     torch.manual_seed(seed)
     uniform = size.process == "uniform"
-    denoiser = Denoiser(DenoiserConfig(size, None if uniform else size.rows - 1, time_conditioned=uniform))
+    with device:
+        denoiser = Denoiser(DenoiserConfig(size, None if uniform else size.rows - 1, time_conditioned=uniform))
     with torch.no_grad():
         for name, p in denoiser.backbone.named_parameters():
             if name.endswith("adaLN.weight") or name.startswith("head.linear"):

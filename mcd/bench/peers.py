@@ -60,8 +60,8 @@ def mcd_loss(
     """
     B, L = x0.shape
     delta, tau = objective.delta(clock.round), objective.tau(clock.round)
-    t = stratified_t(B, delta, 1.0, generator)
-    u = sample_u(B, L, generator)
+    t = stratified_t(B, delta, 1.0, generator).to(x0.device)
+    u = sample_u(B, L, generator).to(x0.device)
     masked_t = u > schedule.alpha(t)[:, None]
     masked_s = u > schedule.alpha((t - delta).clamp(min=0.0))[:, None]
     z_t, z_s = torch.where(masked_t, mask_id, x0), torch.where(masked_s, mask_id, x0)
@@ -113,9 +113,11 @@ def sample_cached(
 ) -> Iterator[PeersStep]:
     """MDLM's `ddpm_cache` for `num` rows: `steps` states, then one more after noise removal (argmax of another call).
 
-    With float64 log-probs are cast before exp, as Duo's code does on request; the race is then float64 too.
+    generator: on the device of the network. With float64 log-probs are cast before exp, as Duo's code does on request;
+    the race is then float64 too. Every step ends with a question to the device, as in the public code.
     """
-    z = torch.full((num, length), mask_id)
+    device = network.embedding.device
+    z = torch.full((num, length), mask_id, device=device)
     times = torch.linspace(1.0, END_TIME, steps + 1)
     dt = (1.0 - END_TIME) / steps
     p_x0: Tensor | None = None
@@ -123,7 +125,7 @@ def sample_cached(
         started, called = time.perf_counter(), p_x0 is None
         if p_x0 is None:
             p_x0 = subs(network(z), z, mask_id).to(precision).exp()
-        move_t, move_s = (torch.full((num, 1, 1), float(chance)) for chance in (t, t - dt))
+        move_t, move_s = (torch.full((num, 1, 1), float(chance), device=device) for chance in (t, t - dt))
         q_s = p_x0 * (move_t - move_s)
         q_s[:, :, mask_id] = move_s[:, :, 0].to(precision)
         visible = (z != mask_id).to(z.dtype)
@@ -134,10 +136,12 @@ def sample_cached(
         yield PeersStep(z, time.perf_counter() - started, called)
     started = time.perf_counter()
     z = subs(network(z), z, mask_id).argmax(-1)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     yield PeersStep(z, time.perf_counter() - started, True)
 
 
 def _race(q: Tensor, generator: torch.Generator) -> Tensor:
     """A draw from the masses q (B, L, K) of each position, (B, L)."""
-    noise = 1e-10 - (torch.rand(q.shape, dtype=q.dtype, generator=generator) + 1e-10).log()
+    noise = 1e-10 - (torch.rand(q.shape, dtype=q.dtype, generator=generator, device=q.device) + 1e-10).log()
     return (q / noise).argmax(-1)

@@ -76,7 +76,7 @@ class _PeersTime(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(256, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim))
 
     def forward(self, sigma: Tensor) -> Tensor:
-        freqs = torch.exp(-math.log(10_000) * torch.arange(128, dtype=torch.float32) / 128)
+        freqs = torch.exp(-math.log(10_000) * torch.arange(128, dtype=torch.float32, device=sigma.device) / 128)
         angle = sigma[:, None].float() * freqs[None]
         return self.mlp(torch.cat((angle.cos(), angle.sin()), dim=-1))
 
@@ -96,7 +96,8 @@ class _PeersHead(nn.Module):
 class PeersDiT(nn.Module):
     """(B, L) ids to (B, L, K) logits. Parameters have the names of ours, so that weights can be copied unchanged.
 
-    The network of MDLM: its time embedding is there and always sees 0. Counts its calls in `calls`.
+    The network of MDLM and Duo: a model without time input (MDLM's) has its time embedding all the same, which always
+    sees 0. Counts its calls in `calls`.
     """
 
     def __init__(self, config: DenoiserConfig):
@@ -113,33 +114,37 @@ class PeersDiT(nn.Module):
         self.head_dim = size.hidden // size.heads
         self._tables: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, z: Tensor) -> Tensor:
-        """z: (B, L) int64. Returns logits (B, L, K), the mask's among them."""
+    def forward(self, z: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """z: (B, L) int64; sigma: (B,) = -log alpha_t, or 0. Returns logits (B, L, K), the mask's among them.
+
+        They are float32, in bfloat16 products too, as CUDA's autocast makes them for what follows.
+        """
         self.calls += 1
         x = self.embedding[z]
-        cond = F.silu(self.time(torch.zeros(len(z))))
+        cond = F.silu(self.time(x.new_zeros(len(z)) if sigma is None else sigma))
         cos, sin = self._rotary(z.shape[1])
         for block in self.blocks:
             x = block(x, cond, cos, sin)
-        return self.head(x, cond)
+        return self.head(x, cond).float()
 
     def _rotary(self, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin, each (L, 1, D/H), kept until another length comes."""
         if self._tables is None or len(self._tables[0]) != length:
-            inv_freq = 1.0 / 10_000 ** (torch.arange(0, self.head_dim, 2).float() / self.head_dim)
-            angle = torch.outer(torch.arange(length).float(), inv_freq)
+            device = self.embedding.device
+            inv_freq = 1.0 / 10_000 ** (torch.arange(0, self.head_dim, 2, device=device).float() / self.head_dim)
+            angle = torch.outer(torch.arange(length, device=device).float(), inv_freq)
             angle = torch.cat((angle, angle), dim=-1)[:, None]
             self._tables = angle.cos(), angle.sin()
         return self._tables
 
 
 def peers_dit(denoiser: Denoiser) -> PeersDiT:
-    """The peers' network over the very weights of a masked denoiser without time input: tensors are shared, not copied.
+    """The peers' network over the very weights of a masked or uniform denoiser: tensors are shared, not copied.
 
     Raises ValueError for a denoiser of another kind.
     """
-    if denoiser.config.process != "masked" or denoiser.config.time_conditioned:
-        raise ValueError("the peers' network here is MDLM's: masked, without time input")
+    if denoiser.config.process not in ("masked", "uniform"):
+        raise ValueError("the peers' networks here are masked (MDLM's) or uniform (Duo's)")
     with torch.device("meta"):
         network = PeersDiT(denoiser.config)
     network.load_state_dict(dict(denoiser.backbone.named_parameters()), assign=True)

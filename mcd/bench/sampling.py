@@ -56,20 +56,33 @@ def measure(name: str, size: Size, batch: int, steps: int, first: int | None) ->
         taken = pair.ask("sample", steps=steps, seed=1, first=first)
         last = pair.workers["peers"].ask("network_call") if first else None
     more: dict[str, Any] = {"batch": batch, "length": size.length, "steps": steps, "rows": size.rows}
-    if first is None or last is None:
-        seconds = {side: sum(taken[side]["seconds"]) for side in taken}
-        nfe = {side: taken[side]["nfe"] for side in taken}
-        more["how"] = "the whole run"
-    else:
-        changes = {"ours": 1 - (1 - 1 / steps) ** size.length, "peers": 1 - (1 - 1 / steps) ** (size.length * batch)}
-        nfe = {"ours": steps * changes["ours"], "peers": 1 + (steps - 1) * changes["peers"] + 1}
-        seconds = {
-            "ours": sum(taken["ours"]["seconds"]) / sum(taken["ours"]["calls"]) * nfe["ours"] * batch,
-            "peers": _peers_seconds(taken["peers"], steps, nfe["peers"] - 1, last) + last,
-        }
-        more["how"] = f"the first {first} steps, scaled to {steps} by the expected number of network calls"
+    seconds, nfe = {}, {}
+    seconds["ours"], nfe["ours"] = ours_of_run(taken["ours"], steps, size.length, batch)
+    seconds["peers"], nfe["peers"] = peers_of_run(taken["peers"], steps, size.length, batch, last)
+    more["how"] = "the whole run" if first is None else scaled(first, steps)
     more |= {f"{side}_nfe": nfe[side] for side in nfe}
     return row(name, seconds["ours"], seconds["peers"], memory["ours"], memory["peers"], **more)
+
+
+def scaled(first: int, steps: int) -> str:
+    """How a row says that only the first steps were made."""
+    return f"the first {first} steps, scaled to {steps} by the expected number of network calls"
+
+
+def ours_of_run(taken: "Sampled", steps: int, length: int, batch: int) -> tuple[float, float]:
+    """Seconds and calls per row of all `steps` for a batch of rows of `length`, from those of the steps made."""
+    if len(taken["seconds"]) == steps:
+        return sum(taken["seconds"]), taken["nfe"]
+    nfe = steps * (1 - (1 - 1 / steps) ** length)
+    return sum(taken["seconds"]) / sum(taken["calls"]) * nfe * batch, nfe
+
+
+def peers_of_run(taken: "Sampled", steps: int, length: int, batch: int, last: float | None) -> tuple[float, float]:
+    """The same for the peers; last: seconds of a call alone, where not all steps were made."""
+    if len(taken["seconds"]) == steps + 1 or last is None:
+        return sum(taken["seconds"]), taken["nfe"]
+    nfe = 1 + (steps - 1) * (1 - (1 - 1 / steps) ** (length * batch)) + 1
+    return _peers_seconds(taken, steps, nfe - 1, last) + last, nfe
 
 
 def _peers_seconds(taken: "Sampled", steps: int, calls: float, call: float) -> float:

@@ -13,7 +13,7 @@ import tyro
 from mcd.cli.arguments import check_out, choose, parse, show_dry_run, with_names
 from mcd.cli.idle_options import refuse_idle
 from mcd.errors import UsageError, WorkFailed
-from mcd.options import Options, check_distinct
+from mcd.options import Options, Positive, check_distinct
 
 if TYPE_CHECKING:
     from mcd.bench.benchmark import Benchmark
@@ -39,11 +39,15 @@ class BenchArgs(Options):
     ours_bytes and peers_bytes (peak memory above weights, gradients and optimiser). The default set takes up to 20
     minutes on two cores and 12 GB; close all other programs.
 
+    --gpu is another set, for one GPU and at most 6 minutes: agreement with the CPU, training steps, drawing, and how
+    both grow, each beside the peers' way in the same process, in bfloat16 (`make gpu-check`).
+
     Examples:
       mcd bench
       mcd bench step --json runs/step.json
       mcd bench step_mcd_b2_l256 startup
       mcd bench --full --dry-run
+      mcd bench --gpu --json results/bench/gpu.json
     """
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ()
@@ -52,6 +56,12 @@ class BenchArgs(Options):
     """File for command, machine and rows; it is rewritten after every row."""
     full: bool = False
     """Measure also rows that take long or need much memory."""
+    gpu: bool = False
+    """Measure what needs a GPU, and nothing else."""
+    minutes: Positive = 6.0
+    """With --gpu: nothing begins that would probably not end within this time."""
+    tiny: bool = False
+    """With --gpu: the same with a network of a few weights, in seconds, also on a CPU; the figures mean nothing."""
     dry_run: bool = False
     """Print which rows would be measured, and about how long that takes, and stop."""
 
@@ -62,17 +72,26 @@ BenchArgs.__doc__ = with_names(BenchArgs, QUESTIONS)
 def main(argv: list[str]) -> int:
     args = parse(BenchArgs, argv, "bench")
     check_distinct("NAME", args.names)
+    if args.json is not None:
+        check_out(args.json, option="--json")
+    command = f"mcd bench {shlex.join(argv)}".rstrip()
+    if args.gpu:
+        from mcd.cli.bench_gpu import check_gpu
+
+        if args.names:
+            raise UsageError(f"{' '.join(args.names)}: --gpu measures a set of its own; leave the name out")
+        refuse_idle(argv, {"--full": "--gpu measures a set of its own"})
+        return check_gpu(args.json, args.minutes, args.tiny, args.dry_run, command)
+    refuse_idle(argv, dict.fromkeys(("--minutes", "--tiny"), "it goes with --gpu"))
     benchmarks = _chosen(args)
     if args.names and not set(args.names) & QUESTIONS.keys():
         refuse_idle(argv, {"--full": "single rows are measured, whatever set they belong to"})
     minutes = sum(benchmark.seconds for benchmark in benchmarks) / 60
-    if args.json is not None:
-        check_out(args.json, option="--json")
     if args.dry_run:
         return show_dry_run({"rows": [benchmark.name for benchmark in benchmarks], "minutes": round(minutes, 1)})
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-    return _run(args, benchmarks, f"mcd bench {shlex.join(argv)}".rstrip())
+    return _run(args, benchmarks, command)
 
 
 def _chosen(args: BenchArgs) -> list["Benchmark"]:

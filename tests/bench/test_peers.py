@@ -3,13 +3,16 @@
 import copy
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mcd.bench.peers import PeersEMA, mcd_loss, sample_cached, subs
 from mcd.bench.peers_dit import peers_dit
+from mcd.bench.peers_methods import PEERS_LOSSES
 from mcd.model.ema import EMA
+from mcd.objective import OBJECTIVES
 from mcd.objective.base import Clock
 from mcd.objective.mcd import MCD
 from mcd.sampler import sample
@@ -35,7 +38,7 @@ def test_the_twin_is_the_same_function(tiny_denoiser, seeded):
 
 def test_the_twin_refuses_what_it_is_not(tiny_denoiser):
     with pytest.raises(ValueError, match="masked"):
-        peers_dit(tiny_denoiser(process="uniform"))
+        peers_dit(tiny_denoiser(process="autoregressive"))
 
 
 @pytest.mark.parametrize("round", [0, 2])
@@ -57,6 +60,26 @@ def test_losses_and_gradients_agree(tiny_denoiser, seeded, draws_of, round):
     for (name, ours), p in zip(student.backbone.named_parameters(), theirs[0].parameters(), strict=True):
         if "time" not in name:  # sees 0 on both sides; what flows there is rounding
             torch.testing.assert_close(p.grad, ours.grad, rtol=2e-3, atol=2e-6, msg=name)
+
+
+@pytest.mark.parametrize("method", ["mcd", "nelbo", "sdtt", "duo-dcd"])
+def test_every_method_is_the_same_function(method, tiny_denoiser, draws_of, seeded):
+    """Losses and gradients of the methods of `PEERS_LOSSES` in round 0; a uniform model is told the time."""
+    objective = replace(OBJECTIVES[method](), **({"delta0": 0.1} if OBJECTIVES[method].distils else {}))
+    uniform = objective.process == "uniform"
+    student, teacher = (
+        tiny_denoiser(V=V, length=L, seed=seed, process=objective.process, time_conditioned=uniform) for seed in (0, 1)
+    )
+    theirs = peers_dit(copy.deepcopy(student)), peers_dit(teacher.requires_grad_(False))
+    x0 = torch.randint(0, V, (4, L), generator=seeded(5))
+    loss = objective.loss(student, teacher, x0, Clock(), draws_of(x0, 6))
+    twin = PEERS_LOSSES[method](*theirs, x0, objective, student.config, draws_of(x0, 6))
+    assert twin.total.item() == pytest.approx(loss.total.item(), rel=1e-5) != 0.0
+    loss.total.backward()
+    twin.total.backward()
+    for (name, ours), p in zip(student.backbone.named_parameters(), theirs[0].parameters(), strict=True):
+        if uniform or "time" not in name:
+            torch.testing.assert_close(p.grad, ours.grad, rtol=2e-3, atol=5e-6, msg=name)
 
 
 def test_averages_agree(tiny_denoiser):
