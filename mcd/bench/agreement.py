@@ -42,11 +42,12 @@ def measure_agreement(check: Check, method: str) -> Row:
     size = replace(size, process=objective.process)
     models = [random_denoiser(size, seed) for seed in (0, 1)]
     x0 = random_rows(size, 4, seed=0)
+    B, L = x0.shape
 
     def computed(device: torch.device, half: bool) -> tuple[float, torch.Tensor]:
         student, teacher = (deepcopy(model).to(device) for model in models)
         teacher.requires_grad_(False)
-        draws = Draws(torch.Generator().manual_seed(0), *x0.shape)
+        draws = Draws(torch.Generator().manual_seed(0), B, L)
         with checks_later():
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = objective.loss(student, teacher if objective.distils else None, x0, Clock(), draws)

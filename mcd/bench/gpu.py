@@ -67,8 +67,11 @@ def measure_step(check: Check, method: str) -> Row:
 def measure_sampling(check: Check, steps: int, rows: int | None = None) -> Row:
     """All `rows` drawn by both sides, the peers in batches that fit; long runs by their first steps, scaled."""
     rows = rows or check.rows
-    length, made, more = check.size.length, {}, {"rows": rows, "length": check.size.length, "steps": steps}
-    seconds, bytes = {}, {}
+    length = check.size.length
+    more: dict[str, Any] = {"rows": rows, "length": length, "steps": steps}
+    made: dict[str, int] = {}
+    seconds: dict[str, Any] = {}
+    bytes: dict[str, Any] = {}
     for name, side in sides_of(check):
         batch = rows if name == "ours" else min(rows, check.peers_rows)
         side.build(check.size, batch, None, {})
@@ -92,7 +95,7 @@ def measure_sampling(check: Check, steps: int, rows: int | None = None) -> Row:
 
 def measure_growth_of_step(check: Check) -> Row:
     """Tokens per second of an MCD step, from one row on to as many as fit."""
-    grown: dict[str, list[dict[str, float]]] = {}
+    grown: dict[str, Any] = {}
     for name, side in sides_of(check):
         side.build(check.size, 1, "mcd", {})
         grown[name] = []
@@ -108,7 +111,7 @@ def measure_growth_of_step(check: Check) -> Row:
 
 def measure_growth_of_sampling(check: Check) -> Row:
     """Tokens per second of drawing, in the first number of steps, for few rows and more."""
-    grown: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+    grown: dict[str, Any] = {name: [] for name in SIDES}
     for rows in (1, 8, 64):
         if rows <= check.rows:
             one = measure_sampling(replace(check, limit=check.limit / 3), check.steps[0], rows)

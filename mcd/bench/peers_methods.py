@@ -55,7 +55,8 @@ def _sdtt(
     z_t = torch.where(u > schedule.alpha(t)[:, None], mask_id, x0)
     delta = objective.delta(0)
     with torch.no_grad():
-        z, masked, targets = z_t, z_t == mask_id, None
+        z, masked = z_t, z_t == mask_id
+        targets: Tensor | None = None
         for i in range(1, objective.k + 1):
             log_q = subs(teacher(z), z, mask_id)
             kept = masked
@@ -65,6 +66,7 @@ def _sdtt(
                 z = torch.where(kept, ids, z)
                 masked = masked & ~kept
             targets = log_q if targets is None else torch.where(kept[:, :, None], log_q, targets)
+    assert targets is not None
     log_p = subs(student(z_t), z_t, mask_id)
     kl = (log_p.exp() * (log_p - targets)).sum(-1)
     total = (kl * (z_t == mask_id)).sum() / x0.numel()

@@ -231,7 +231,8 @@ class Peers(Side):
     def step(self, seed: int) -> dict[str, float]:
         x0 = self.rows(seed)
         started = self.now()
-        draws = Draws(torch.Generator().manual_seed(seed), *x0.shape)
+        B, L = x0.shape
+        draws = Draws(torch.Generator().manual_seed(seed), B, L)
         with self.autocast():
             loss: PeersLoss = self.loss(
                 self.student, self.teacher, x0.to(self.device), self.objective, self.config, draws
