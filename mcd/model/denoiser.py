@@ -200,13 +200,6 @@ class Denoiser(nn.Module):
             raise ValueError(f"this model is {self.config.process}: its positions do not follow from those before them")
         return Reader(self.backbone, rows, length, self.dtype)
 
-    def rows_to_read(self, length: int) -> int:
-        """How many rows of `length` tokens a `reader` reads at a time: few, and what is kept of them is bounded."""
-        config = self.config.backbone
-        assert isinstance(config, DiTConfig)
-        of_row = 2 * config.layers * length * config.hidden * 4
-        return max(1, min(self.shapes.few_rows, self.shapes.kept_bytes // of_row))
-
     def features(self, z: Tensor, layer: int) -> Tensor:
         """Hidden states of clean rows z (B, L) behind block `layer`, counted from 1, and no work beyond it: (B, L, D).
 

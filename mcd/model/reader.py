@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from mcd.model.attention import Kept
-from mcd.model.dit import DiT
+from mcd.model.dit import DiT, DiTConfig
+from mcd.model.shapes import Shapes
 
 
 class Reader:
@@ -27,3 +28,9 @@ class Reader:
         x = nn.functional.embedding(ids, self.network.table())
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             return self.network.read(x, self._kept).to(x.dtype)
+
+
+def rows_to_read(config: DiTConfig, length: int, shapes: Shapes) -> int:
+    """How many rows of `length` tokens a `Reader` reads at a time: few, and what is kept of them is bounded."""
+    of_row = 2 * config.layers * length * config.hidden * 4
+    return max(1, min(shapes.few_rows, shapes.kept_bytes // of_row))

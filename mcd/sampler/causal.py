@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
+from mcd.model.dit import DiTConfig
+from mcd.model.reader import rows_to_read
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.process.transfer import flat_rows, send
 from mcd.sampler.base import Sampler, Step, row_generator, uniforms
@@ -30,7 +32,9 @@ class Causal(Sampler):
     likeliest: ClassVar[str] = "--temperature 1e-6 takes the likeliest tokens, except for ties and near-ties"
 
     def rows_for(self, denoiser: Denoiser, length: int) -> int:
-        return self.rows_per_call or denoiser.rows_to_read(length)
+        config = denoiser.config.backbone
+        assert isinstance(config, DiTConfig)  # networks of Hugging Face are masked here
+        return self.rows_per_call or rows_to_read(config, length, denoiser.shapes)
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:

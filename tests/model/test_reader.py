@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mcd.model.attention import SHORT
+from mcd.model.reader import rows_to_read
 
 V = 23
 
@@ -49,10 +50,11 @@ def test_in_bfloat16_it_is_as_near_as_whole_rows_are(tiny_denoiser, seeded):
 
 def test_rows_are_few_and_what_is_kept_of_them_is_bounded(tiny_denoiser):
     model = tiny_denoiser(V=V, length=16, process="autoregressive")
-    assert model.rows_to_read(16) == model.shapes.few_rows
+    config, shapes = model.config.backbone, model.shapes
+    assert rows_to_read(config, 16, shapes) == shapes.few_rows
     of_row = 2 * 2 * 16 * 16 * 4  # layers, positions, width, bytes
-    length = 16 * model.shapes.kept_bytes // of_row
-    assert model.rows_to_read(length // 3) == 3 and model.rows_to_read(10 * length) == 1
+    length = 16 * shapes.kept_bytes // of_row
+    assert rows_to_read(config, length // 3, shapes) == 3 and rows_to_read(config, 10 * length, shapes) == 1
 
 
 def test_only_an_autoregressive_model_is_read(tiny_denoiser):
