@@ -192,12 +192,7 @@ class Denoiser(nn.Module):
             return self.backbone(x, sigma, rows, group).flatten(0, -2).to(x.dtype)
 
     def reader(self, rows: int, length: int) -> Reader:
-        """What reads rows of an autoregressive model, of at most `length` tokens, from left to right: `rows` at a time.
-
-        Raises ValueError for another model.
-        """
-        if not isinstance(self.backbone, DiT) or self.config.process != "autoregressive":
-            raise ValueError(f"this model is {self.config.process}: its positions do not follow from those before them")
+        """Reads rows of at most `length` tokens from left to right, `rows` at a time. Raises ValueError as `Reader`."""
         return Reader(self.backbone, rows, length, self.dtype)
 
     def features(self, z: Tensor, layer: int) -> Tensor:

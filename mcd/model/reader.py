@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mcd.model.attention import Kept
+from mcd.model.backbone import Backbone
 from mcd.model.dit import DiT, DiTConfig
 from mcd.model.shapes import Shapes
 
@@ -12,10 +13,13 @@ class Reader:
     """Rows that are read from left to right by a causal network, at most `length` tokens of each.
 
     rows: of every call; fewer are filled up, so that the bits of a row do not depend on its company. dtype: of the
-    products, as `Denoiser.dtype`. What is kept takes 2 * layers * rows * length * D numbers.
+    products, as `Denoiser.dtype`. What is kept takes 2 * layers * rows * length * D numbers. Raises ValueError for a
+    network that is not causal.
     """
 
-    def __init__(self, network: DiT, rows: int, length: int, dtype: torch.dtype = torch.float32):
+    def __init__(self, network: Backbone, rows: int, length: int, dtype: torch.dtype = torch.float32):
+        if not isinstance(network, DiT) or not network.config.causal:
+            raise ValueError("only an autoregressive model is read from left to right; this one is not")
         self.network, self.rows, self.dtype = network, rows, dtype
         self._kept = [Kept(length) for _ in network.blocks]
 

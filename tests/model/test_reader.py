@@ -58,5 +58,5 @@ def test_rows_are_few_and_what_is_kept_of_them_is_bounded(tiny_denoiser):
 
 
 def test_only_an_autoregressive_model_is_read(tiny_denoiser):
-    with pytest.raises(ValueError, match="masked"):
+    with pytest.raises(ValueError, match="autoregressive"):
         tiny_denoiser().reader(1, 16)
