@@ -5,14 +5,18 @@ one of masked models, for teacher and student alike; uniform models have none. `
 the teacher, trained further on the data for as many steps as the students.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mcd.eval.features import load_minilm
 from mcd.eval.laboratory.curves import curves_of, matched_rows, point_row
 from mcd.eval.laboratory.experiment import Experiment
+from mcd.eval.laboratory.held_out import HeldOut
 from mcd.eval.laboratory.lab import MeasuredCell
+from mcd.eval.mauve import energy_distance, energy_floor
 from mcd.report.curves import draw_curves
 from mcd.reproduce.scales import (
     JUDGED,
@@ -37,6 +41,10 @@ WAYS: dict[str, list[dict[str, Any]]] = {
 """How each model is drawn; by default, in the best order at temperatures 0.8 and 1."""
 
 
+REAL_TEXTS = 512
+"""Held-out rows with which the energy distance compares."""
+
+
 def plan(scale: Scale) -> Experiment:
     """Temperature sweeps of teachers, students and control at each number of steps; the teacher also in the usual
     order."""
@@ -59,16 +67,34 @@ def _last_round(label: str) -> int | None:
 
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
-    """Held-out text, the points of every curve, and the rows at matched entropy."""
+    """Held-out text, the points of every curve with their energy distance to text, and the rows at matched entropy."""
     curves = curves_of(measured)
     matched = matched_rows(curves, TEACHER_OF, "mcd")
     draw_curves(curves, out / "frontier.png")
     return {
         "protocol": {"ways": WAYS},
-        "rows": [*reference_rows(scale, work), *(point_row(one) for one in measured)],
+        "rows": [*reference_rows(scale, work), *with_energy(measured, scale, work)],
         "matched": matched,
         "findings": verdicts(matched),
     }
+
+
+def with_energy(measured: list[MeasuredCell], scale: Scale, work: Path) -> list[dict[str, Any]]:
+    """The points of every curve, with the energy distance of their texts to held-out text by a sentence encoder.
+
+    `energy_floor` is what real text stays below (`mcd.eval.mauve`). The encoder was no teacher and is no scorer here;
+    the bundled teacher began with its weights. Raises MissingScorer where it is not installed.
+    """
+    by = load_minilm()
+    real = HeldOut(work / "data" / "sotu", scale.length, seed=0).reference("sotu", REAL_TEXTS, by).features
+    floor, rows = energy_floor(real, scale.num), []
+    for one in measured:
+        assert one.samples is not None
+        lines = one.samples.read_text(encoding="utf-8").splitlines()
+        found = energy_distance(by.features([json.loads(line)["text"] for line in lines]), real)
+        energy = {"energy": found.value, "energy_lo": found.lo, "energy_hi": found.hi, "energy_floor": floor}
+        rows.append(point_row(one) | energy)
+    return rows
 
 
 def verdicts(matched: list[dict[str, Any]], teacher_of: Mapping[str, str] = TEACHER_OF) -> list[str]:

@@ -111,7 +111,22 @@ def _frontier(result: dict[str, Any]) -> str:
     own = [row for row in rows if row["entropy_of"] == f"{row['model']} at T = 1"]
     common = [row for row in rows if row["entropy_of"] == "mcd at T = 1" and row["model"] != "mcd"]
     parts = {"Each at its own entropy": _table(own, *columns), "All at the entropy of MCD": _table(common, *columns)}
-    return _sections(parts)
+    points = [row for row in result["rows"] if row.get("energy") is not None]
+    return _sections(parts | ({"All points": _table(points, *_POINT)} if points else {}))
+
+
+_POINT: tuple[Column, ...] = (
+    ("model", "{model}"),
+    ("steps", "{steps}"),
+    ("temperature", lambda row: "greedy" if row.get("greedy") else f"{row.get('temperature', 1.0)}"),
+    ("NFE", "{nfe:.1f}"),
+    ("Gen PPL", "{gen_ppl:,.0f} ({gen_ppl_lo:,.0f} to {gen_ppl_hi:,.0f})"),
+    ("entropy", "{entropy:.3f}"),
+    ("energy distance", "{energy:.4f} ({energy_lo:.4f} to {energy_hi:.4f})"),
+    ("self-BLEU", "{self_bleu:.3f}"),
+    ("distinct-2", "{distinct_2:.3f}"),
+    ("rep-4", "{repetition_4:.4f}"),
+)
 
 
 def _ablations(result: dict[str, Any]) -> str:
