@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "figure3": "Gen PPL against steps, round by round",
     "frontier": "all methods on text at equal entropy, in the best order: does distillation beat a cooler teacher?",
     "frontier_languages": "the same on synthetic languages, in the usual order",
+    "truth": "LTD with the exact denoiser as teacher: do half of the calls suffice?",
     "languages": "all methods on synthetic languages with exact likelihood, three seeds",
     "ablations": "coupling, weights, temperatures, gaps, masks, the teacher's update, size",
     "orders": "what structured reveal orders gain",
@@ -32,7 +33,7 @@ EXPERIMENTS = {
 """Names of modules of `mcd.reproduce`, and what each is about."""
 ALONE = {"figure1", "figure2", "duality", "precision"}
 """Experiments that train nothing: their modules have `run(out)`; all others have `plan` and `result`."""
-ONE_SCALE = ALONE | {"languages", "frontier_languages", "ablations", "orders", "table2"}
+ONE_SCALE = ALONE | {"languages", "frontier_languages", "truth", "ablations", "orders", "table2"}
 """Experiments to which a GPU has nothing to add."""
 
 

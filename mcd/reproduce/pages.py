@@ -115,6 +115,34 @@ def _frontier(result: dict[str, Any]) -> str:
     return _sections(parts | ({"All points": _table(points, *_POINT)} if points else {}))
 
 
+def _truth(result: dict[str, Any]) -> str:
+    """Students of the exact denoiser against it, at half of its calls, then at equal calls."""
+    halved = _table(
+        result["halved"],
+        ("language", "{language}"),
+        ("student", "{model}"),
+        ("seed", "{seed}"),
+        ("calls", "{steps}"),
+        ("measure", "{measure}"),
+        ("at entropy", "{entropy:.3f}"),
+        ("student", lambda row: _fixed(row["value"], 3)),
+        ("exact denoiser, twice the calls", lambda row: _fixed(row["teacher_value"], 3)),
+    )
+    own = [row for row in result["matched"] if row["entropy_of"] == f"{row['model']} at T = 1"]
+    equal = _table(
+        own,
+        ("language", "{language}"),
+        ("student", "{model}"),
+        ("seed", "{seed}"),
+        ("calls", "{steps}"),
+        ("measure", "{measure}"),
+        ("at entropy", "{entropy:.3f}"),
+        ("student", lambda row: _interval(row, "")),
+        ("exact denoiser", lambda row: _interval(row, "teacher_")),
+    )
+    return _sections({"Half of the calls": halved, "Equal calls": equal})
+
+
 _POINT: tuple[Column, ...] = (
     ("model", "{model}"),
     ("steps", "{steps}"),
@@ -208,5 +236,6 @@ _BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "orders": _orders,
     "frontier": _frontier,
     "frontier_languages": _frontier,
+    "truth": _truth,
     "ablations": _ablations,
 }

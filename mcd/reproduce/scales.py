@@ -83,7 +83,18 @@ AUTOREGRESSIVE_TRAINING = (
 )
 OWN_BUDGET = {
     "ltd": ("--rounds", "1", "--steps-per-round", "500", "--batch-size", "8", "--lr", "3e-4"),
-    "idlm": ("--rounds", "1", "--steps-per-round", "540", "--lr", "3e-5"),
+    "idlm": (
+        "--rounds",
+        "2",
+        "--steps-per-round",
+        "450",
+        "--lr",
+        "5e-5",
+        "--valid-every",
+        "90",
+        "--min-entropy",
+        "2.5",
+    ),
 }
 """Budgets of methods whose step is another amount of work: a step of `ltd` has 8 trajectories and 64 states of them;
 one step in nine of `idlm` is the student's."""

@@ -16,10 +16,21 @@ from mcd.eval.equal_entropy import Point, ratio
 from mcd.eval.laboratory.curves import Curve, matched_rows
 from mcd.eval.laboratory.experiment import Cell, Training, sampler_options
 from mcd.eval.laboratory.lab import Lab
-from mcd.reproduce import ablations, figure3, frontier, frontier_languages, languages, orders, table1, table2, table3
+from mcd.reproduce import (
+    ablations,
+    figure3,
+    frontier,
+    frontier_languages,
+    languages,
+    orders,
+    table1,
+    table2,
+    table3,
+    truth,
+)
 from mcd.reproduce.scales import CPU, METHODS, OWT, ROUNDS
 
-MODULES = (ablations, figure3, frontier, frontier_languages, languages, orders, table1, table2, table3)
+MODULES = (ablations, figure3, frontier, frontier_languages, languages, orders, table1, table2, table3, truth)
 PLANNED = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
