@@ -111,7 +111,7 @@ def _frontier(result: dict[str, Any]) -> str:
     own = [row for row in rows if row["entropy_of"] == f"{row['model']} at T = 1"]
     common = [row for row in rows if row["entropy_of"] == "mcd at T = 1" and row["model"] != "mcd"]
     parts = {"Each at its own entropy": _table(own, *columns), "All at the entropy of MCD": _table(common, *columns)}
-    points = [row for row in result["rows"] if row.get("energy") is not None]
+    points = [row for row in result.get("rows", []) if row.get("energy") is not None]
     return _sections(parts | ({"All points": _table(points, *_POINT)} if points else {}))
 
 
