@@ -82,7 +82,24 @@ AUTOREGRESSIVE_TRAINING = (
     *(*ROWS, "--steps", "1500"),
 )
 OWN_BUDGET = {
-    "ltd": ("--rounds", "1", "--steps-per-round", "500", "--batch-size", "8", "--lr", "3e-4"),
+    "ltd": (
+        "--rounds",
+        "1",
+        "--steps-per-round",
+        "400",
+        "--batch-size",
+        "8",
+        "--lr",
+        "5e-4",
+        "--trajectory-steps",
+        "16",
+        "--valid-every",
+        "0",
+        "--shown",
+        "draft",
+        "word",
+        "when",
+    ),
     "idlm": (
         "--rounds",
         "2",
