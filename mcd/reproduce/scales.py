@@ -83,35 +83,10 @@ AUTOREGRESSIVE_TRAINING = (
 )
 OWN_BUDGET = {
     "ltd": (
-        "--rounds",
-        "1",
-        "--steps-per-round",
-        "400",
-        "--batch-size",
-        "8",
-        "--lr",
-        "5e-4",
-        "--trajectory-steps",
-        "16",
-        "--valid-every",
-        "0",
-        "--shown",
-        "draft",
-        "word",
-        "when",
+        *"--rounds 1 --steps-per-round 400 --batch-size 8 --lr 5e-4".split(),
+        *"--trajectory-steps 16 --valid-every 0 --shown draft word when".split(),
     ),
-    "idlm": (
-        "--rounds",
-        "2",
-        "--steps-per-round",
-        "450",
-        "--lr",
-        "5e-5",
-        "--valid-every",
-        "90",
-        "--min-entropy",
-        "2.5",
-    ),
+    "idlm": tuple("--rounds 2 --steps-per-round 450 --lr 5e-5 --valid-every 90 --min-entropy 2.5".split()),
 }
 """Budgets of methods whose step is another amount of work: a step of `ltd` has 8 trajectories and 64 states of them;
 one step in nine of `idlm` is the student's."""
