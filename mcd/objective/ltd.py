@@ -67,7 +67,7 @@ class LTD(Objective):
     """What a prediction is compared with: the teacher's token, or the distribution that it was drawn from."""
     region: Literal["revealed", "masked"] = "revealed"
     """Where the loss is taken: at what the step reveals, or wherever the student is masked."""
-    shown: tuple[Shown, ...] = ("draft", "when")
+    shown: tuple[Shown, ...] = ("draft", "word", "when")
     """What the student is shown at masked tokens: draft (the token that it would become now, as a row of a table), word
     (the same token, as a learnt linear map of its embedding), when (u), value (v)."""
 

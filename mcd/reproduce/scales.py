@@ -84,7 +84,7 @@ AUTOREGRESSIVE_TRAINING = (
 OWN_BUDGET = {
     "ltd": (
         *"--rounds 1 --steps-per-round 400 --batch-size 8 --lr 5e-4".split(),
-        *"--trajectory-steps 16 --valid-every 0 --shown draft word when".split(),
+        *"--trajectory-steps 16 --valid-every 0".split(),
     ),
     "idlm": tuple("--rounds 2 --steps-per-round 450 --lr 5e-5 --valid-every 90 --min-entropy 2.5".split()),
 }

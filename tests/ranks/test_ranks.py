@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.model.ema import EMA
+from mcd.objective.ltd import LTD
 from mcd.training.checkpoint import load_checkpoint
 from mcd.training.config import TrainConfig
 from mcd.training.optimizer import make_optimizers
@@ -81,7 +82,7 @@ def final_state(folder, case):
     student = from_pretrained(str(folder.parents[1] / "model")).double()
     teacher = None if case.get("method") == "nelbo" else teacher_of(student, shared=True)
     if case.get("method") == "ltd":
-        student.add_locked(("draft", "when"), 16)
+        student.add_locked(LTD.shown, 16)
     state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
     if case.get("method") == "idlm":
         fake = copy_of(student, shared=True)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.main import main
 from mcd.data.tokenizer import load_tokenizer
+from mcd.objective.ltd import LTD
 
 pytest.importorskip("lightning_fabric")
 
@@ -48,9 +49,9 @@ def test_a_student_of_locked_noise_keeps_its_table_beside_the_network(published,
     rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 4 and rows[-1]["loss"] > 0 and "valid_nelbo" not in rows[-1]
     student = from_pretrained(str(out))
-    assert student.config.locked == ("draft", "when") and student.locked.table.abs().max() > 0
+    assert student.config.locked == LTD.shown and student.locked.table.abs().max() > 0
     ours = load_file(out / "model.safetensors").keys() - load_file(teacher / "model.safetensors").keys()
-    assert ours == {"locked.table", "locked.waves", "locked.prior"}
+    assert ours == {"locked.table", "locked.map", "locked.waves", "locked.prior"}
     assert main(["sample", str(out), "--num", "2", "--steps", "2", "--length", "16", "--threads", "1"]) == 0
     assert distil("ltd", out, text, tmp_path / "second", "--trajectory-steps", "4") == 0
 
