@@ -56,6 +56,7 @@ def train_run(
     args: those of the command. config: what run.json keeps. fabric: that of this process
     (`mcd.training.launch.join`); of several, the first one has the run folder. teacher: see `Trainer`.
     """
+    args.objective.check(student)
     loader = open_loader(data, "train", args.train.batch_size, length, args.train.seed)
     valid = open_loader(data, "valid", batch_size=32, length=length)
     if rank() == 0:

@@ -83,6 +83,9 @@ class Objective(Options, ABC):
         """Whether a run of this method can start from a model of that kind, which in a distillation is the teacher."""
         return process == cls.process
 
+    def check(self, student: Denoiser) -> None:
+        """Raise UsageError for a network that the method cannot train with these options, before anything is written."""
+
     def equip(self, student: Denoiser, length: int) -> None:
         """Give the student, before a run on rows of `length`, what the method needs and its start does not have."""
 

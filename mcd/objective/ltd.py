@@ -85,12 +85,15 @@ class LTD(Objective):
         """A plain teacher, or a student of this method."""
         return process in ("masked", "locked")
 
+    def check(self, student: Denoiser) -> None:
+        """Raise UsageError for a student that is shown something else already."""
+        if student.locked is not None and student.config.locked != self.shown:
+            raise UsageError(f"--shown {' '.join(self.shown)}: the teacher is shown {' '.join(student.config.locked)}")
+
     def equip(self, student: Denoiser, length: int) -> None:
-        """Show a plain student its noise. Raises UsageError for one that is shown something else already."""
+        """Show a plain student its noise."""
         if student.locked is None:
             student.add_locked(self.shown, length)
-        elif student.config.locked != self.shown:
-            raise UsageError(f"--shown {' '.join(self.shown)}: the teacher is shown {' '.join(student.config.locked)}")
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """What a row of the batch costs, in forwards of the network."""

@@ -74,8 +74,8 @@ class MMD(Objective):
     t_min: Decay = 1e-3
     """Smallest time."""
 
-    def equip(self, student: Denoiser, length: int) -> None:
-        """Nothing is added. Raises UsageError for a layer that the teacher does not have."""
+    def check(self, student: Denoiser) -> None:
+        """Raise UsageError for a layer that the teacher, the student's copy, does not have."""
         if (self.layer or 1) > student.depth:
             raise UsageError(f"--layer {self.layer}: the teacher has {student.depth} blocks")
 

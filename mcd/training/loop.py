@@ -93,6 +93,7 @@ class Trainer:
         process = self.student.config.process
         if not self.objective.takes(process):
             raise UsageError(f"{self.objective.name} trains {self.objective.process} models; this one is {process}")
+        self.objective.check(self.student)
         check_method(self.objective, self.config)
         self.fabric = self.fabric or join(self.config)
         with others_needed():

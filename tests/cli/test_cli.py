@@ -618,6 +618,7 @@ def test_a_run_by_rewards_logs_and_shows_them(teacher, tmp_path, capsys):
     assert f"reward {rows[-1]['reward']:.4g}" in capsys.readouterr().err
     wrong = ["distill", "mmd", "--teacher", str(teacher), "--out", str(tmp_path / "no"), "--layer", "9"]
     refused(capsys, wrong, "--layer 9", "blocks")
+    assert not (tmp_path / "no").exists()  # nothing was begun
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,7 @@ def test_a_student_goes_on_as_it_began(tiny_denoiser):
     SMALL.equip(student, L)
     assert student.locked.table is table
     with pytest.raises(ValueError, match="--shown value: the teacher is shown draft when"):
-        replace(SMALL, shown=("value",)).equip(student, L)
+        replace(SMALL, shown=("value",)).check(student)
 
 
 def chain():

@@ -188,4 +188,4 @@ def test_the_teacher_runs_no_further_than_its_layer(tiny_denoiser, x0, loss_of):
     assert MMD().layer_of(tiny_denoiser(layers=2)) == 1 and MMD(layer=5).layer_of(models[0]) == 5
     assert MMD().schedule_of_round(0) == {"forwards": 6.0}
     with pytest.raises(UsageError, match="--layer 7: the teacher has 6 blocks"):
-        MMD(layer=7).equip(models[0], L)
+        MMD(layer=7).check(models[0])
