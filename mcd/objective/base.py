@@ -84,7 +84,7 @@ class Objective(Options, ABC):
         return process == cls.process
 
     def check(self, student: Denoiser) -> None:
-        """Raise UsageError for a network that the method cannot train with these options, before anything is written."""
+        """Raise UsageError for a network that the method cannot train as it is set, before anything is written."""
 
     def equip(self, student: Denoiser, length: int) -> None:
         """Give the student, before a run on rows of `length`, what the method needs and its start does not have."""
