@@ -30,6 +30,8 @@ GPU_FEW, GPU_MANY = 1 << 10, 1 << 12
 """On a GPU: rows of a projection. A thousand rows of GPT-2's vocabulary take 20 times as long as their launches."""
 GPU_CHUNK_ELEMENTS, GPU_BLOCKS = 1 << 28, 4
 """On a GPU: logits of a chunk of the head's loss, 1 GiB, and the blocks of a chunk."""
+GPU_KEPT_BYTES = 1 << 34
+"""On a GPU: 16 GiB of keys and values."""
 CALL_BYTES, DRAW_BYTES, CHUNK_BYTES = 48, 64, 16
 """Bytes that are in use at once: for a token and a unit of width in a network call, for a token of the vocabulary and a
 row in a draw (float64 and a nucleus), and in a chunk of the head's loss."""
@@ -93,7 +95,7 @@ def on_gpu(free: float, width: int, V: int) -> Shapes:
         chunk_elements=elements,
         chunk_rows=chunk,
         block_rows=chunk // GPU_BLOCKS,
-        kept_bytes=_power_of_two(free),
+        kept_bytes=_power_of_two(min(float(GPU_KEPT_BYTES), free)),
     )
 
 
