@@ -42,8 +42,10 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# The site, into site/: strictly, so that a broken link is an error. docs/cli.md comes from the commands' own help.
 docs: .venv/.dev
 	$(BIN)/python docs/generate_cli.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Build wheel and sdist into dist/, and use the wheel in an empty environment, with all that pip installs there.
 dist-check: .venv/.dev

@@ -34,6 +34,7 @@ OPTIONAL = {
     "uvicorn": ("uvicorn", "`mcd serve`", "serve"),
     "greenlet": ("greenlet", "`mcd serve`", "serve"),
     "prometheus-client": ("prometheus_client", "`mcd serve`", "serve"),
+    "gradio": ("gradio", "`mcd play`", "play"),
     "lm-eval": ("lm_eval", "`mcd lm-eval`", "lm-eval"),
     "tensorboard": ("tensorboard", "`--track tensorboard`", "tensorboard"),
     "wandb": ("wandb", "`--track wandb`", "wandb"),
