@@ -25,7 +25,7 @@ RUN_BY = {
     **dict.fromkeys(("index.md", "concepts.md", "checkpoints.md"), "tests/test_site.py"),
 }
 """The test that runs the Python of a page."""
-PROGRAMS = {"apt-get", "docker", "git", "pip", "sbatch", "curl"}
+PROGRAMS = {"apt-get", "docker", "git", "pip", "sbatch", "curl", "tensorboard"}
 """Whose lines are left to the reader."""
 SHELL = ("bash", "sh")
 
@@ -80,7 +80,7 @@ def test_commands_exist_with_their_options(page, words, capsys, tmp_path, monkey
         assert rest[0] in COMMANDS
         if rest[0] == "demo":  # whose dry run measures the machine
             assert parse(DemoArgs, rest[1:], "demo", DemoArgs())
-        elif rest[0] not in ("doctor", "completion"):
+        elif rest[0] not in ("doctor", "completion", "lm-eval"):
             status, said = main([*rest, "--dry-run"]), capsys.readouterr().err
             assert status == 0 or "no such file or folder" in said or "no option of --sampler ancestral" in said, said
     elif program == "make":

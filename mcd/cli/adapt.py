@@ -17,6 +17,7 @@ from mcd.model.lora import LoRA
 from mcd.objective.adapt import Adapt
 from mcd.options import Count, Options, Positive
 from mcd.training.config import TrainConfig, configuration
+from mcd.training.tracking import check_trackers
 
 if TYPE_CHECKING:
     from mcd.checkpoints.autoregressive import Adaptation
@@ -84,6 +85,7 @@ def main(argv: list[str]) -> int:
         **configuration(args.objective, args.train, budget, args.lora),
     }
     check_out(args.out, folder=True)
+    check_trackers(args.train.track)
     if args.dry_run:
         return show_dry_run(config)
 

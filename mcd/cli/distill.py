@@ -21,6 +21,7 @@ from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options
 from mcd.training.config import Budget, TrainConfig, check_method, configuration
+from mcd.training.tracking import check_trackers
 
 USAGE = """usage: mcd distill METHOD --teacher MODEL --out RUN [options]
 
@@ -117,6 +118,7 @@ def main(argv: list[str]) -> int:
         **configuration(args.objective, args.train, budget, args.lora),
     } | ({} if exact is None else {"init": args.init})
     check_out(args.out, folder=True)
+    check_trackers(args.train.track)
     if args.dry_run:
         schedule = [{"round": r + 1, **args.objective.schedule_of_round(r)} for r in range(args.rounds)]
         return show_dry_run(config | {"schedule": schedule} | shapes_of_model(args.init or args.teacher))

@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("mcd.cli.serve", "serve a model over HTTP, with the completions API of OpenAI"),
     "play": ("mcd.cli.play", "try models in the browser: side by side, filling in, the duality"),
     "eval": ("mcd.cli.eval", "measure Gen PPL, entropy, repetition, likelihood, controls, with intervals"),
+    "lm-eval": ("mcd.cli.lm_eval", "run tasks of lm-evaluation-harness with a model of ours"),
     "import": ("mcd.cli.import_", "turn a public checkpoint of MDLM, SDTT or Duo into a model"),
     "export": ("mcd.cli.export", "write a model in the layout of MDLM on the Hugging Face hub"),
     "push": ("mcd.cli.push", "upload a model to the Hugging Face hub, with a model card"),
@@ -34,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 SHARED = ("train", "adapt", "distill", "sample", "eval")
 """Commands that the processes of a torchrun job share; any other command is run only by the first process."""
 
-COMPUTING = ("train", "adapt", "distill", "sample", "serve", "play", "eval", "frontier", "reproduce", "demo")
+COMPUTING = (*SHARED, "serve", "play", "lm-eval", "frontier", "reproduce", "demo")
 """Commands whose work is that of a network."""
 
 HELP = """usage: mcd COMMAND [options]

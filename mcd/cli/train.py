@@ -22,6 +22,7 @@ from mcd.model.lora import LoRA
 from mcd.objective import OBJECTIVES, Objective
 from mcd.options import Count, Options, Positive, option_name
 from mcd.training.config import TrainConfig, configuration
+from mcd.training.tracking import check_trackers
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def main(argv: list[str]) -> int:
         **configuration(args.objective, args.train, budget, args.lora),
     }
     check_out(args.out, folder=True)
+    check_trackers(args.train.track)
     if args.dry_run:
         return show_dry_run(config | _shapes(args))
 

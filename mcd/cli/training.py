@@ -31,7 +31,8 @@ from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, sample
 from mcd.training.config import Budget
 from mcd.training.loop import Interrupted, Progress, Trainer
 from mcd.training.ranks import leave, rank
-from mcd.training.run_folder import RunFolder
+from mcd.training.run_folder import RunFolder, flat_config
+from mcd.training.tracking import Tracking
 
 VALID_ROWS = 256
 BASE = "base.json"
@@ -87,12 +88,14 @@ def train_run(
 
     measures_base = "base" in config and held_out.diffused is None and args.train.strategy != "fsdp"
     run = RunFolder(args.out, config, command, args.objective.at_progress)
-    with run, progress_bar(args.out.name) as update:
+    tracking = Tracking(args.train.track, args.out, flat_config(config))
+    with run, tracking, progress_bar(args.out.name) as update:
         if measures_base and bytes is not None and rank() == 0:
             print_notes([_of_base(args.out / BASE, config, student.to(fabric.device), batches, bytes)])
 
         def show(progress: Progress) -> None:
             row = progress.row
+            tracking.log(row)
             whose = f"{row['turn']}'s " if "turn" in row else ""
             loss = "not finite" if row["loss"] is None else f"{row['loss']:.4g}"
             note = f"step {row['step']}  {whose}loss {loss}"

@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import mcd
+from mcd.api.blank import Blank
 from mcd.api.model import Model
 from mcd.errors import RequestError
-from mcd.serve.completions import Blank, Completion, CompletionRequest, blanks_of
+from mcd.serve.completions import Completion, CompletionRequest, blanks_of
 from mcd.serve.limits import Limits
 from mcd.serve.refusal import BodyLimit, Refusal
 from mcd.serve.scheduler import Scheduler
@@ -116,6 +117,19 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The description, without the status 422 that FastAPI adds: what cannot be read gets 400 here."""
+        if self.openapi_schema is None:
+            described = super().openapi()
+            for operations in described["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                described.get("components", {}).get("schemas", {}).pop(name, None)
+        return super().openapi()
+
+
 def app_of(service: Service, api_key: str | None = None, cors: tuple[str, ...] = ()) -> FastAPI:
     """The application. api_key: what `Authorization: Bearer` must hold, for all routes below /v1. cors: origins whose
     pages may call it; none by default."""
@@ -132,14 +146,13 @@ def app_of(service: Service, api_key: str | None = None, cors: tuple[str, ...] =
             401: "No key, or a wrong one",
             404: "No such model",
             413: "The body is too large",
-            422: "Never sent: what cannot be read is 400",
             429: "Too much work",
             500: "Drawing failed",
             503: "Shutting down",
             504: "Took too long",
         }.items()
     }
-    app = FastAPI(title="mcd", version=mcd.__version__, lifespan=lifespan)
+    app = _App(title="mcd", version=mcd.__version__, lifespan=lifespan)
     app.add_middleware(BodyLimit, limit=service.limits.max_body)
     if cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["*"], allow_headers=["*"])

@@ -7,10 +7,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from mcd.api.blank import Blank
 from mcd.api.model import Model
 from mcd.api.results import State
 from mcd.sampler import Step
-from mcd.serve.completions import Blank, Choice, Completion, CompletionRequest, Usage, seed_of
+from mcd.serve.completions import Choice, Completion, CompletionRequest, Usage, seed_of
 from mcd.serve.refusal import Refusal
 from mcd.serve.scheduler import Busy, Closed, Job, Scheduler
 

@@ -7,6 +7,7 @@ from mcd.errors import UsageError
 from mcd.model.lora import LoRA
 from mcd.objective.base import Objective
 from mcd.options import Count, Decay, Natural, NotNegative, Options, Positive, Seed
+from mcd.training.tracking import TrackerName
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ class TrainConfig(Options):
     """Steps between two validations (NELBO into stats.jsonl, text into samples/); 0 for none."""
     checkpoint_every: Count = 200
     """Steps between two checkpoints."""
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that get the rows of stats.jsonl too, each by an extra of its name: tensorboard (events in the run
+    folder), wandb, trackio."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

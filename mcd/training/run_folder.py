@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "checkpoint_every",
     "log_every",
     "valid_every",
+    "track",
     "min_entropy",
     "checkpoint_activations",
     "strategy",
