@@ -221,9 +221,12 @@ class Denoiser(nn.Module):
         (weight, bias), V = self.backbone.projection(), self.config.vocab_size
         return weight[:V].to(dtype), bias[:V].to(dtype)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Raw scores: (n, D) to (n, V), in ascending order of ids; those of forbidden ids are very low."""
-        return linear(hidden, *self.vocabulary())
+    def logits(self, hidden: Tensor, first: int | None = None) -> Tensor:
+        """Raw scores: (n, D) to (n, V), in ascending order of ids; those of forbidden ids are very low.
+
+        first: how many are wanted, where the others only make the product as large as it always is.
+        """
+        return linear(hidden, *self.vocabulary())[:first]
 
     def log_x_theta(self, hidden: Tensor, z: Tensor | None = None, tau: float = 1.0) -> Tensor:
         """Log-probs of the clean token after SUBS, float32: (n, D) to (n, V).

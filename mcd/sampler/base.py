@@ -117,7 +117,7 @@ class Sampler(Options, ABC):
         """Ids (m,) at features (m, D), by inverse CDF at v (m,) in float64, with `temperature` and `top_p`."""
         drawn, few = [], denoiser.shapes.few_rows
         for part, v_part in zip(parts(hidden, few), v.split(few), strict=True):
-            logits = denoiser.logits(part)[: len(v_part)]
+            logits = denoiser.logits(part, len(v_part))
             drawn.append(sample_inverse_cdf(logits, v_part, self.temperature, self.top_p))
         return torch.cat(drawn)
 

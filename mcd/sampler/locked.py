@@ -82,7 +82,7 @@ class Locked(Ancestral):
         tokens = (left.flatten()[where] == 0).split(many), fresh.flatten()[at].split(many)
         ids = []
         for part, due_part, fresh_part in zip(parts(hidden, many), *tokens, strict=True):
-            logits = denoiser.logits(part)[: len(due_part)]
+            logits = denoiser.logits(part, len(due_part))
             now = logits.argmax(-1)
             if not self.greedy and due_part.any():
                 due = send(flat_rows(due_part), z.device)

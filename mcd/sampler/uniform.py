@@ -92,7 +92,7 @@ class Uniform(Sampler):
         drawn = []
         tokens = (x.split(many) for x in (z.flatten()[at], of_where))
         for part, z_part, v_part in zip(parts(hidden, many), *tokens, strict=True):
-            log_p = temper(denoiser.logits(part)[: len(v_part)], self.temperature, self.top_p)
+            log_p = temper(denoiser.logits(part, len(v_part)), self.temperature, self.top_p)
             if greedy:
                 drawn.append(log_p.argmax(-1))
                 continue

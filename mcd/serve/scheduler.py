@@ -2,8 +2,9 @@
 the call with other rows.
 
 Each row is drawn by its sampler, unchanged (`mcd.sampler.states`), in a greenlet of its own. The denoiser that it gets
-hands every call of the network to the scheduler, and the row goes on when the result is there. Rows of any request,
-sampler and step share a call if they have the same length and kind of input.
+hands every call of the network, and every projection onto the vocabulary, to the scheduler, and the row goes on when
+the result is there (`mcd.serve.asking`). Rows of any request, sampler and step share a call if they have the same
+length and kind of input; any rows share a projection.
 """
 
 import math
@@ -15,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import GreenletExit, greenlet
 from torch import Tensor
 
 from mcd.api.model import Request
 from mcd.model.denoiser import Denoiser
-from mcd.process.transfer import send
 from mcd.sampler import Step, states
-from mcd.sampler.base import padded
+from mcd.sampler.base import padded, parts
+from mcd.serve.asking import Asking, Call, Projection
 
 
 class Busy(Exception):
@@ -69,50 +70,10 @@ class Counts:
 
 
 @dataclass(eq=False)
-class _Call:
-    """A network call that one row of `length` tokens asks for: the arguments of `Denoiser.hidden`."""
-
-    z_t: Tensor
-    t: Tensor
-    noise: Tensor | None
-    rows: Tensor
-    group: int
-
-    @property
-    def kind(self) -> tuple[int, int, bool]:
-        """Calls of one kind can be one call."""
-        return self.z_t.shape[1], self.group, self.noise is None
-
-
-@dataclass(eq=False)
 class _Row:
     job: Job
     work: greenlet
-    call: _Call = field(init=False)
-
-
-class _Asking(Denoiser):
-    """A denoiser of the same network, whose calls are made by the scheduler that runs the greenlet."""
-
-    def __init__(self, denoiser: Denoiser):
-        super().__init__(denoiser.config, denoiser.backbone)
-        self.locked, self.folder, self.shapes = denoiser.locked, denoiser.folder, denoiser.shapes
-        self.eval()
-
-    def hidden(
-        self,
-        z_t: Tensor,
-        t: Tensor,
-        noise: Tensor | None = None,
-        rows: Tensor | None = None,
-        group: int | None = None,
-    ) -> Tensor:
-        """As of `Denoiser`, for one row; positions are made in groups, so that their number changes no bit."""
-        rows = torch.arange(z_t.shape[1]) if rows is None else rows
-        parent = getcurrent().parent
-        assert parent is not None
-        z_t, t, rows = (send(x, self.device) for x in (z_t, t, rows))
-        return parent.switch(_Call(z_t, t, noise, rows, group or self.shapes.few_rows))
+    call: Call | Projection = field(init=False)
 
 
 class Scheduler:
@@ -125,7 +86,7 @@ class Scheduler:
 
     def __init__(self, denoiser: Denoiser, capacity: int = 256):
         self.denoiser, self.capacity, self.counts = denoiser, capacity, Counts()
-        self._asking = _Asking(denoiser)
+        self._asking = Asking(denoiser)
         self._new: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock, self._open = threading.Lock(), True
         self._accepted, self._row_s = 0, 0.0
@@ -202,34 +163,53 @@ class Scheduler:
             self._done(row.job)
         if not self._waiting:
             return []
-        kind = self._waiting[0].call.kind
-        batch = [row for row in self._waiting if row.call.kind == kind][: self._rows_of(self._waiting[0])]
+        first = self._waiting[0]
+        room, kind, batch = self._room(first), first.call.kind, list[_Row]()
+        for row in self._waiting:
+            if row.call.kind == kind and row.call.size <= room:
+                room -= row.call.size
+                batch.append(row)
         self._waiting = [row for row in self._waiting if row not in batch]
         return batch
 
-    def _rows_of(self, row: _Row) -> int:
+    def _room(self, row: _Row) -> int:
+        """How much the call has room for that this row asks for."""
+        if isinstance(row.call, Projection):
+            return row.call.group
         return row.job.request.sampler.rows_for(self.denoiser, row.call.z_t.shape[1])
 
     def _call(self, batch: list[_Row]) -> None:
-        """One network call for some rows, each of which then goes on to its next call, or to its end."""
-        room, L, calls = self._rows_of(batch[0]), batch[0].call.z_t.shape[1], [row.call for row in batch]
-        started = time.monotonic()
+        """One network call or projection for some rows, each of which then goes on to its next, or to its end."""
+        room, calls, started = self._room(batch[0]), [row.call for row in batch], time.monotonic()
+        networks = [call for call in calls if isinstance(call, Call)]
         try:
-            z, t = (padded(torch.cat(parts), room) for parts in ([c.z_t for c in calls], [c.t for c in calls]))
-            noises = [call.noise for call in calls if call.noise is not None]
-            noise = padded(torch.cat(noises), room) if noises else None
-            where = torch.cat([call.rows + i * L for i, call in enumerate(calls)])
-            hidden = self.denoiser.hidden(z, t, noise, where, calls[0].group).split([len(c.rows) for c in calls])
+            results = self._network(networks, room) if networks else self._projection(calls)  # type: ignore[arg-type]
         except Exception as error:
             for row in batch:
                 self._fail(row, error)
             return
-        self.counts.calls, self.counts.rows = self.counts.calls + 1, self.counts.rows + len(batch)
-        self.counts.room += room
-        for row, features in zip(batch, hidden, strict=True):
-            self._go_on(row, features)
-        done_s = (time.monotonic() - started) / len(batch)
-        self._row_s += 0.05 * (done_s * batch[0].job.request.sampler.steps - self._row_s)
+        for row, result in zip(batch, results, strict=True):
+            self._go_on(row, result)
+        if networks:
+            self.counts.calls, self.counts.rows = self.counts.calls + 1, self.counts.rows + len(batch)
+            self.counts.room += room
+            done_s = (time.monotonic() - started) / len(batch)
+            self._row_s += 0.05 * (done_s * batch[0].job.request.sampler.steps - self._row_s)
+
+    def _network(self, calls: list[Call], room: int) -> tuple[Tensor, ...]:
+        """The features that each call asks for."""
+        L = calls[0].z_t.shape[1]
+        z, t = (padded(torch.cat(x), room) for x in ([c.z_t for c in calls], [c.t for c in calls]))
+        noises = [call.noise for call in calls if call.noise is not None]
+        noise = padded(torch.cat(noises), room) if noises else None
+        where = torch.cat([call.rows + i * L for i, call in enumerate(calls)])
+        return self.denoiser.hidden(z, t, noise, where, calls[0].group).split([len(call.rows) for call in calls])
+
+    def _projection(self, calls: list[Projection]) -> tuple[Tensor, ...]:
+        """The logits that each projection asks for."""
+        sizes = [call.size for call in calls]
+        (part,) = parts(torch.cat([call.hidden for call in calls]), calls[0].group)
+        return self.denoiser.logits(part, sum(sizes)).split(sizes)
 
     def _go_on(self, row: _Row, *value: Any) -> None:
         """Let a row work until its next call, or its end."""
