@@ -79,7 +79,7 @@ UNIFORM_TRAINING = (
 )
 AUTOREGRESSIVE_TRAINING = (
     *("--recipe", "sotu", "--hidden", "256", "--layers", "6", "--heads", "4"),
-    *(*ROWS, "--steps", "1500"),
+    *(*ROWS, "--steps", "800"),
 )
 OWN_BUDGET = {
     "ltd": (
