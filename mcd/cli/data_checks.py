@@ -1,5 +1,6 @@
 """Whether a text can go with a model: its name, its language, its words and its tokens."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.data.tokens import read_tokens
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser
-from mcd.training.trained_on import language_of_model
+from mcd.training.trained_on import language_of_model, languages_of_words
 
 CHECKED_TOKENS = 1 << 24
 """Tokens looked through at a time."""
@@ -47,9 +48,10 @@ def check_words(option: str, data: str, tokenizer: Tokenizer, model: Path) -> No
     known = [name for name, make in LANGUAGES.items() if tokenizer_sha256(make().tokenizer()) == digest]
     if data in LANGUAGES and data not in known:
         raise UsageError(f"{option}: {data} has tokens of its own, which the model does not know; give text")
-    if data not in LANGUAGES and (wordy := [name for name in known if LANGUAGES[name]().tokens_of is None]):
-        name = language_of_model(model) or " or ".join(wordy)
-        raise UsageError(f"{option}: the model knows only the words of {name}; give that language")
+    if data not in LANGUAGES and (wordy := languages_of_words(model)):
+        with contextlib.suppress(UsageError):
+            wordy = [language_of_model(model) or wordy[0]]
+        raise UsageError(f"{option}: the model knows only the words of {' or '.join(wordy)}; give that language")
 
 
 def check_ids(data: str, model: Denoiser, folder: Path) -> None:

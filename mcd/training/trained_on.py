@@ -6,6 +6,7 @@ from mcd.checkpoints.locate import locate
 from mcd.data.languages.known import LANGUAGES, language_of_data
 from mcd.data.manifest import is_prepared, read_manifest
 from mcd.data.prepare.corpus import documents
+from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
 from mcd.errors import DataError, ModelError, UsageError
 from mcd.files import JSONError, read_json
 
@@ -36,11 +37,33 @@ def data_of_model(folder: Path) -> str:
 
 
 def language_of_model(folder: Path | None) -> str | None:
-    """The synthetic language that the model in a folder was trained on, or None when it was text or nothing says."""
-    try:
-        return None if folder is None else language_of_data(data_of_model(folder))
-    except (UsageError, DataError):
+    """The synthetic language that the model in a folder was trained on, or None when it was text or nothing says.
+
+    Where its data are not found from here, its words say so. Raises UsageError where those are of several languages.
+    """
+    if folder is None:
         return None
+    try:
+        return language_of_data(data_of_model(folder))
+    except (UsageError, DataError) as error:
+        known = languages_of_words(folder)
+        if len(known) > 1:
+            words = " and ".join(known)
+            raise UsageError(
+                f"{folder}: has the words of {words}, and which it is cannot be told ({error}); run the command in the "
+                "folder from which the model was trained"
+            ) from None
+        return known[0] if known else None
+
+
+def languages_of_words(folder: Path) -> list[str]:
+    """The synthetic languages with a vocabulary of their own, and no text, that is the one in a model's folder."""
+    try:
+        digest = tokenizer_sha256(load_tokenizer(folder))
+    except DataError:
+        return []
+    wordy = [name for name, make in LANGUAGES.items() if make().tokens_of is None]
+    return [name for name in wordy if tokenizer_sha256(LANGUAGES[name]().tokenizer()) == digest]
 
 
 def frame_of_model(folder: Path) -> list[int] | None:

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from mcd.cli.data_option import prepared
+from mcd.data.languages.known import LANGUAGES
 from mcd.data.manifest import read_manifest
 from mcd.errors import DataError, UsageError
-from mcd.training.trained_on import data_of_model
+from mcd.training.trained_on import data_of_model, language_of_model
 
 
 def trained_on(folder, **config):
@@ -68,3 +69,16 @@ def test_a_language_is_found_by_its_name(tmp_path, monkeypatch):
     assert data_of_model(trained_on(tmp_path / "teacher", data="hmm")) == "hmm"
     same = prepared("hmm", tmp_path / "cache", folder / "tokenizer.json")
     assert read_manifest(same)["splits"] == read_manifest(folder)["splits"]
+
+
+@pytest.mark.parametrize("name, found", [("grammar", "grammar"), ("english", None)])
+def test_the_words_of_a_model_say_its_language_where_its_data_are_not_found(name, found, tmp_path):
+    """Its samples would be scored as text; those of `english` are."""
+    LANGUAGES[name]().tokenizer().save(str(tmp_path / "tokenizer.json"))
+    assert language_of_model(trained_on(tmp_path, data="data/of-another-folder")) == found
+
+
+def test_words_of_two_languages_are_told(tmp_path):
+    LANGUAGES["hmm"]().tokenizer().save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UsageError, match="has the words of markov and hmm, and which it is cannot be told"):
+        language_of_model(trained_on(tmp_path, data="data/hmm"))

@@ -369,7 +369,7 @@ def test_a_model_of_a_language_is_judged_by_its_truth_alone(speaker, tmp_path, c
     assert text["gen_ppl"] is None and text["nll"] < mixed["nll"]
     assert text["nll"] == pytest.approx(text["entropy_true"], abs=0.5)
     (speaker / "run.json").unlink()  # then its words tell
-    refused(capsys, [speaker, "--reference", "sotu"], "--reference sotu", "only the words of markov or hmm")
+    refused(capsys, [speaker], "has the words of markov and hmm, and which it is cannot be told")
 
 
 @pytest.mark.heavy
