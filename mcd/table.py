@@ -1,7 +1,8 @@
 """Tables on the terminal and in Markdown."""
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def print_table(
@@ -24,6 +25,11 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     Console(markup=False).print(table)  # names of folders are no markup
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """A finite number, and no bool: what of a file that may hold anything can stand in a table."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import mcd
 from mcd.eval.protocol import said_by
 from mcd.files import JSONError, read_json
-from mcd.table import markdown_table
+from mcd.table import is_number, markdown_table
 
 PAPERS = {
     "mcd": ("2602.00792", "Latent Shadows: The Gaussian-Discrete Duality in Masked Diffusion", "Chen et al.", 2026),
@@ -141,7 +141,7 @@ def _made(run: dict[str, Any], origin: dict[str, Any], base: dict[str, Any], onl
     if run.get("base"):
         own = (
             f"; {base['valid_bpb']:.3f} bits per byte on the validation rows"
-            if _is_number(base.get("valid_bpb"))
+            if is_number(base.get("valid_bpb"))
             else ""
         )
         lines.append(f"- Base: {_last(run['base'])}, autoregressive (weights, SHA-256 {run.get('base_sha256')}){own}")
@@ -170,9 +170,9 @@ def _figures(rows: list[Any]) -> str:
 def _of_samples(rows: list[dict[str, Any]], stamps: dict[str, int]) -> str:
     lines = []
     for row in rows:
-        if not all(_is_number(row.get(key)) for key in ("gen_ppl", "entropy", "steps")):
+        if not all(is_number(row.get(key)) for key in ("gen_ppl", "entropy", "steps")):
             continue
-        nfe = f"{row['nfe']:.1f}" if _is_number(row.get("nfe")) else ""
+        nfe = f"{row['nfe']:.1f}" if is_number(row.get("nfe")) else ""
         cells = [_last(row.get("model", "")), str(row.get("round") or ""), str(row["steps"]), nfe]
         lines.append([*cells, _with_interval(row, "gen_ppl", 1), f"{row['entropy']:.3f}", _note(row, stamps)])
     headings = ("model", "round", "steps", "NFE", "Gen PPL (95 % interval)", "entropy, nats", "protocol")
@@ -183,9 +183,9 @@ def _of_samples(rows: list[dict[str, Any]], stamps: dict[str, int]) -> str:
 def _of_likelihoods(rows: list[dict[str, Any]], stamps: dict[str, int]) -> str:
     lines = []
     for row in rows:
-        if not (_is_number(row.get("valid_nelbo")) and _is_number(row.get("valid_ppl"))):
+        if not (is_number(row.get("valid_nelbo")) and is_number(row.get("valid_ppl"))):
             continue
-        per_byte = _with_interval(row, "valid_bpb", 3) if _is_number(row.get("valid_bpb")) else ""
+        per_byte = _with_interval(row, "valid_bpb", 3) if is_number(row.get("valid_bpb")) else ""
         cells = [_last(row.get("model", "")), _last(row.get("text", "")), f"{row['valid_nelbo']:.3f}"]
         cells += [f"{row['valid_ppl']:.1f}", per_byte + " of the decoded text" * bool(row.get("bytes_of"))]
         lines.append([*cells, "exact" if row.get("exact") is True else "bound", _note(row, stamps)])
@@ -194,14 +194,10 @@ def _of_likelihoods(rows: list[dict[str, Any]], stamps: dict[str, int]) -> str:
     return f"{advice}\n\n{markdown_table(headings, lines)}" if lines else ""
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int)
-
-
 def _with_interval(row: dict[str, Any], key: str, digits: int) -> str:
     """A number of a row with its interval, where it has one."""
     lo, hi = row.get(f"{key}_lo"), row.get(f"{key}_hi")
-    interval = f" ({lo:.{digits}f} to {hi:.{digits}f})" if _is_number(lo) and _is_number(hi) else ""
+    interval = f" ({lo:.{digits}f} to {hi:.{digits}f})" if is_number(lo) and is_number(hi) else ""
     return f"{row[key]:.{digits}f}{interval}"
 
 

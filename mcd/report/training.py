@@ -12,6 +12,7 @@ from mcd.objective import OBJECTIVES, Objective
 from mcd.process.schedule import LogLinear, schedule_of_config
 from mcd.report import figures
 from mcd.report.runs import Run
+from mcd.table import is_number
 
 POINTS = 300
 """Points drawn of a training log; more are averaged."""
@@ -69,7 +70,7 @@ def counted_figure(run: Run) -> Markup:
     bars = []
     for round in rounds(run):
         rows = [row for row in run.stats if row.get("round") == round]
-        tokens = [sum(row[name] for row in rows if _is_number(row.get(name))) for name in REGIMES]
+        tokens = [sum(row[name] for row in rows if is_number(row.get(name))) for name in REGIMES]
         bars.append((round, [count / max(1, sum(tokens)) for count in tokens], _expected(run, round)))
     return figures.counted_regimes(bars, f"Measured shares of the regimes by round, {run.name}")
 
@@ -78,7 +79,7 @@ def loss_terms(run: Run) -> list[str]:
     """The names in `TERMS` that are drawn of a run; of a distillation, the two parts of its loss, or its reward alone:
     the loss of a policy gradient says nothing of progress.
     """
-    names = [name for name in TERMS if any(_is_number(row.get(name)) for row in run.stats)]
+    names = [name for name in TERMS if any(is_number(row.get(name)) for row in run.stats)]
     if "reward" in names:
         return ["reward"]
     if "distillation" not in names:
@@ -103,23 +104,19 @@ def losses_figure(run: Run) -> Markup:
     """The loss terms of a run against steps."""
     lines, unit = [], "reward" if loss_terms(run) == ["reward"] else "nats per position"
     for name in loss_terms(run):
-        points = [(float(row["step"]), float(row[name])) for row in run.stats if _is_number(row.get(name))]
+        points = [(float(row["step"]), float(row[name])) for row in run.stats if is_number(row.get(name))]
         lines.append((TERMS[name][0], *_thinned(points)))
     return figures.losses(lines, round_ends(run), unit, f"Loss terms against optimiser steps, {run.name}")
 
 
 def validation(run: Run) -> str:
     """The last validation of a run in words; "" where it had none."""
-    rows = [row for row in run.stats if _is_number(row.get("valid_nelbo"))]
+    rows = [row for row in run.stats if is_number(row.get("valid_nelbo"))]
     if not rows:
         return ""
     per_byte = rows[-1].get("valid_bpb")
-    more = f", {per_byte:.3f} bits per byte" if _is_number(per_byte) else ""
+    more = f", {per_byte:.3f} bits per byte" if is_number(per_byte) else ""
     return f"Validation at step {rows[-1]['step']}: {rows[-1]['valid_nelbo']:.3f} nats per token{more}."
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _objective(run: Run) -> tuple[type[Objective] | None, dict[str, Any]]:

@@ -117,26 +117,24 @@ def _frontier(result: dict[str, Any]) -> str:
 
 def _truth(result: dict[str, Any]) -> str:
     """Students of the exact denoiser against it, at half of its calls, then at equal calls."""
-    halved = _table(
-        result["halved"],
+    columns: tuple[Column, ...] = (
         ("language", "{language}"),
         ("student", "{model}"),
         ("seed", "{seed}"),
         ("calls", "{steps}"),
         ("measure", "{measure}"),
         ("at entropy", "{entropy:.3f}"),
+    )
+    halved = _table(
+        result["halved"],
+        *columns,
         ("student", lambda row: _fixed(row["value"], 3)),
         ("exact denoiser, twice the calls", lambda row: _fixed(row["teacher_value"], 3)),
     )
     own = [row for row in result["matched"] if row["entropy_of"] == f"{row['model']} at T = 1"]
     equal = _table(
         own,
-        ("language", "{language}"),
-        ("student", "{model}"),
-        ("seed", "{seed}"),
-        ("calls", "{steps}"),
-        ("measure", "{measure}"),
-        ("at entropy", "{entropy:.3f}"),
+        *columns,
         ("student", lambda row: _interval(row, "")),
         ("exact denoiser", lambda row: _interval(row, "teacher_")),
     )
