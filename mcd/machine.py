@@ -5,12 +5,16 @@ Cores and memory are those within the limits of the process's control group, as 
 
 import os
 import platform
+import shutil
 import subprocess
+import sys
+import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mcd
+from mcd.errors import MissingCompiler
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +42,11 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-    }
+    } | (
+        {"gpu": torch.cuda.get_device_name(device()), "tf32": torch.backends.cuda.matmul.allow_tf32}
+        if torch.cuda.is_available()
+        else {}
+    )
 
 
 def machine() -> dict[str, Any]:
@@ -55,6 +63,22 @@ def device() -> "torch.device":
 
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
+
+
+def check_compiler() -> None:
+    """Raise MissingCompiler when there is no C++ compiler, or no Python.h, for the kernels that torch.compile writes
+    for CPUs. PyTorch itself would say so only in the first step, in a page of traceback.
+    """
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        lacks, package = f"a C++ compiler, and {compiler} is not found", "g++"
+    elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        lacks, package = "Python.h, the headers of Python", "python3-dev"
+    else:
+        return
+    raise MissingCompiler(
+        f"--compile: needs {lacks}; install it (on Debian and Ubuntu: apt install {package}) or give --no-compile"
     )
 
 

@@ -2,9 +2,9 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro import MISSING
@@ -73,6 +73,7 @@ def main(argv: list[str]) -> int:
     recipe = choose(peek(argv, "--recipe") or AdaptArgs.recipe, ADAPT, "--recipe")
     default = AdaptArgs(model=MISSING, out=MISSING, objective=recipe.objective(Adapt), train=recipe.train)
     args = parse(AdaptArgs, argv, "adapt", default)
+    args = replace(args, train=args.train.resolved())
     budget = recipe.budget_of(args.steps, args.minutes)
     refuse_idle(argv, _idle_options(args))
     config = {
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> int:
     check_out(args.out, folder=True)
     check_trackers(args.train.track)
     if args.dry_run:
-        return show_dry_run(config)
+        return show_dry_run(config | _shapes(args.model))
 
     from mcd.checkpoints.autoregressive import adapted, open_autoregressive
     from mcd.cli.data_option import prepared
@@ -130,6 +131,20 @@ def _idle_options(args: AdaptArgs) -> dict[str, str]:
     if args.lora.lora_rank:
         idle["--freeze-embeddings"] = "with --lora-rank all published weights are frozen"
     return idle
+
+
+def _shapes(model: str) -> dict[str, Any]:
+    """The shapes of a causal model that is on this machine, with its vocabulary before a mask is added."""
+    from mcd.cli.shapes import shapes_here
+    from mcd.files import JSONError, optional_object
+    from mcd.model.adapted.families import family_of
+
+    try:
+        settings = optional_object(Path(model) / "config.json")
+        family = family_of(settings)
+        return shapes_here(settings[family.width], settings[family.rows]) if settings else {}
+    except (JSONError, ValueError, LookupError):
+        return {}  # the command itself says what is wrong
 
 
 def _choices(made: "Adaptation") -> str:

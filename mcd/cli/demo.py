@@ -34,12 +34,13 @@ def main(argv: list[str]) -> int:
     from mcd.eval.laboratory.lab import load_once
     from mcd.eval.laboratory.metrics_file import read_metrics, write_metrics
     from mcd.files import write_durably, write_json
+    from mcd.machine import device
     from mcd.model.sizes import sizes_of
     from mcd.progress import whole_progress
 
     started = time.monotonic()
     with naming("--teacher", args.teacher):
-        teacher = from_pretrained(args.teacher)
+        teacher = from_pretrained(args.teacher).to(device())
     _check_teacher(args, teacher.config)
     if args.scorer != "none":
         load_once(args.scorer, "fp32")  # one that cannot be loaded is refused before the work
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
         rows = demo_work.measured(args, data, teacher, sizes, whole)
     write_metrics(metrics, rows, f"mcd demo {shlex.join(argv)}".strip())
     shown = max((steps for steps in args.student_steps if steps <= 32), default=min(args.student_steps))
-    models = {"teacher": teacher, "student": from_pretrained(str(args.out / "student"))}
+    models = {"teacher": teacher, "student": from_pretrained(str(args.out / "student")).to(device())}
     lines = (line for name, model in models.items() for line in _trajectory(args, name, model, shown))
     write_durably(args.out / "trajectory.jsonl", "".join(lines))
     print_rows(rows)

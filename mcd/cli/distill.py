@@ -103,6 +103,7 @@ def main(argv: list[str]) -> int:
     )
     about = f"{name}: {inspect.getdoc(kind)}"
     args = parse(DistillArgs, rest, f"distill {name}", default, owners_of(methods, "mcd distill"), about)
+    args = replace(args, train=args.train.resolved())
     refuse_idle(rest, args.objective.idle_options(args.rounds))
     check_method(args.objective, args.train)
     exact = _exact_language(args, rest)

@@ -54,7 +54,7 @@ def explained() -> Iterator[Outcome]:
             "use fewer rows at a time (--batch-size, --accumulate, --checkpoint-activations; --rows-per-call of "
             "samplers); see `mcd plan`"
         )
-        outcome.status = fail(f"not enough memory: {lines[0][:200]}; {fix}", 1)
+        outcome.status = fail(f"not enough memory: {lines[0][:200]}; {fix}", 2)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             outcome.status = fail(

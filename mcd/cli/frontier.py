@@ -61,8 +61,10 @@ class FrontierArgs(Options):
     borders: Borders = "kept"
     """At the end of a document in a sample, the scorer reads its own end-of-text token (kept), or documents run
     together (dropped)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the networks' matrix products, as of `mcd sample`."""
     jobs: Count = 2
-    """Processes, each of one thread."""
+    """Processes, each of one thread; a GPU, where there is one, is used by one process."""
     dry_run: bool = False
     """Print what would be measured and stop."""
 
@@ -116,6 +118,7 @@ def main(argv: list[str]) -> int:
                 scorer_precision=args.scorer_precision,
                 language=language,
                 borders=args.borders,
+                dtype=args.dtype,
             )
             for temperature in args.temperatures
         ]
@@ -140,8 +143,11 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
     """The synthetic language of all models; None for text. Raises UsageError for models that do not compare."""
     from mcd.checkpoints.folder import from_pretrained
     from mcd.eval.exact_denoiser import language_of_exact
+    from mcd.machine import device
     from mcd.training.trained_on import language_of_model
 
+    if device().type != "cpu":
+        refuse_idle(argv, {"--jobs": "there is a GPU, and one process uses it"})
     languages = {}
     for model in args.models:
         with naming("MODEL", model):
@@ -149,6 +155,8 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
         if exact is not None:
             if args.length is None:
                 raise UsageError(f"--length: {model} makes rows of any length; say how many tokens to compare")
+            if args.dtype != "float32":
+                raise UsageError(f"--dtype {args.dtype}: {model} is exact, and no network; leave it out")
             languages[model] = exact.name
             continue
         with naming("MODEL", model):

@@ -1,7 +1,7 @@
 """`mcd train`: pretrain a teacher: masked diffusion, uniform diffusion, or the autoregressive baseline."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def main(argv: list[str]) -> int:
     objective = recipe.objective(choose(name, methods, "--method"))
     default = TrainArgs(out=MISSING, objective=objective, method=name, size=recipe.size, train=recipe.train)
     args = parse(TrainArgs, argv, "train", default, owners_of(methods, "--method"))
+    args = replace(args, train=args.train.resolved())
     budget = recipe.budget_of(args.steps, args.minutes)
     refuse_idle(argv, _idle_options(args))
     if args.init is None:  # before data is prepared

@@ -1,6 +1,7 @@
 """What `mcd train`, `mcd adapt` and `mcd distill` share: the run folder, validation, progress, and how they end."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from mcd.model.denoiser import Denoiser
 from mcd.progress import notice, progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS, sample
 from mcd.training.config import Budget
+from mcd.training.fitting import batch_that_fits
 from mcd.training.loop import Interrupted, Progress, Trainer
-from mcd.training.ranks import leave, rank
+from mcd.training.ranks import broadcast, leave, rank
 from mcd.training.run_folder import RunFolder, flat_config
 from mcd.training.tracking import Tracking
 
@@ -58,12 +60,19 @@ def train_run(
     (`mcd.training.launch.join`); of several, the first one has the run folder. teacher: see `Trainer`.
     """
     args.objective.check(student)
+    with refused():
+        student.add_lora(args.lora, args.train.seed)
+    if args.train.batch_size == "auto":
+        batch_size = _batch_size(args, student, length, fabric, teacher)
+        args = replace(args, train=replace(args.train, batch_size=batch_size))
+        config = {**config, "train": {**config["train"], "batch_size": batch_size}}
+    if rank() == 0 and fabric.device.type == "cuda":
+        tf32 = "with" if torch.backends.cuda.matmul.allow_tf32 else "without"
+        notice(f"--precision {args.train.precision}; float32 products {tf32} TF32; AdamW is fused")
     loader = open_loader(data, "train", args.train.batch_size, length, args.train.seed)
     valid = open_loader(data, "valid", batch_size=32, length=length)
     if rank() == 0:
         check_ids(args.data, student, data)
-    with refused():
-        student.add_lora(args.lora, args.train.seed)
     tokenizer = load_tokenizer(data)
     held_out = spread_batch(valid, VALID_ROWS)
     batches, manifest = held_out.split(32), read_manifest(data)
@@ -121,6 +130,16 @@ def train_run(
         notice(f"{args.out}: done; {ema} (EMA) and {raw} are in it")
     leave()
     return 0
+
+
+def _batch_size(args: Any, student: Denoiser, length: int, fabric: Fabric, teacher: Denoiser | None) -> int:
+    """What --batch-size auto is: that of the run in --out where there is one, else as many rows as fit."""
+    run = args.out / "run.json"
+    kept = read_json(run)["config"]["train"]["batch_size"] if run.is_file() and rank() == 0 else None
+    found = broadcast(kept) or batch_that_fits(student, args.objective, args.train, length, fabric, teacher)
+    if rank() == 0:
+        notice(f"--batch-size auto: {found} rows per step" + ("" if kept is None else f", as in {run}"))
+    return found
 
 
 def _of_base(path: Path, config: dict[str, Any], student: Denoiser, batches: list[Batch], bytes: Tensor) -> str:

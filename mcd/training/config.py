@@ -1,9 +1,12 @@
 """What decides how a run trains, apart from the objective and the model."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from mcd.errors import UsageError
+from mcd.machine import device
 from mcd.model.lora import LoRA
 from mcd.objective.base import Objective
 from mcd.options import Count, Decay, Natural, NotNegative, Options, Positive, Seed
@@ -42,8 +45,9 @@ class Budget(Options):
 class TrainConfig(Options):
     """Options of the training loop."""
 
-    batch_size: Count = 32
-    """Rows per step, of all processes together."""
+    batch_size: Count | Literal["auto"] = 32
+    """Rows per step, of all processes together. auto, on CUDA devices: as many as fit, in powers of two for each
+    device, by the estimate of `mcd plan` and a trial step. The learning rate stays as it is."""
     accumulate: Count = 1
     """Number of parts into which the rows of a process are divided; they are computed one after the other. This
     saves memory, and the gradient is the same up to rounding (dropout is drawn separately for each part). Exceptions
@@ -75,8 +79,9 @@ class TrainConfig(Options):
     min_entropy: NotNegative = 0.0
     """Give up when the rows that are drawn at a validation have less entropy than this on average, in nats (the
     unigram entropy within a row, as `mcd eval` measures it): the model collapses. What was saved stays. 0: never."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """bf16-mixed is faster on GPUs and on CPUs with bfloat16 units, and very slow on other CPUs."""
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """bf16-mixed is faster on GPUs and on CPUs with bfloat16 units, and very slow on other CPUs. auto: bf16-mixed on a
+    GPU that has bfloat16, 32-true elsewhere."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several processes under torchrun share the work: ddp, each has all weights; fsdp, each has a share of them
     (FSDP2)."""
@@ -99,7 +104,7 @@ class TrainConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_size % self.accumulate:
+        if self.batch_size != "auto" and self.batch_size % self.accumulate:
             raise UsageError(
                 f"--batch-size {self.batch_size} --accumulate {self.accumulate}: the second must divide the first"
             )
@@ -107,6 +112,13 @@ class TrainConfig(Options):
             raise UsageError(f"--min-entropy {self.min_entropy}: is compared at validations; give --valid-every")
         if self.strategy == "fsdp" and self.optimizer == "muon":
             raise UsageError("--optimizer muon: needs whole matrices, and --strategy fsdp shards them; take adamw")
+
+    def resolved(self) -> "TrainConfig":
+        """With the precision of this process's device in the place of auto."""
+        if self.precision != "auto":
+            return self
+        half = device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return replace(self, precision="bf16-mixed" if half else "32-true")
 
 
 def check_method(objective: Objective, config: TrainConfig) -> None:

@@ -2,10 +2,6 @@
 
 import logging
 import os
-import shutil
-import sys
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -15,7 +11,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 
-from mcd.errors import MissingCompiler, UsageError
+from mcd.errors import UsageError
+from mcd.machine import check_compiler
 from mcd.training.config import TrainConfig
 from mcd.training.ranks import PATIENCE
 
@@ -23,11 +20,11 @@ from mcd.training.ranks import PATIENCE
 def join(config: TrainConfig) -> Fabric:
     """The Fabric of this process, connected to those of the other processes of its torchrun job.
 
-    Raises UsageError when the rows of a step cannot be shared equally, and for FSDP2 without torchrun; MissingCompiler
-    when `compile` is asked for and this machine cannot.
+    Raises UsageError when the rows of a step cannot be shared equally, for a batch size that is to be found on a CPU,
+    and for FSDP2 without torchrun; MissingCompiler when `compile` is asked for and this machine cannot.
     """
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if config.batch_size % (world * config.accumulate):
+    if config.batch_size != "auto" and config.batch_size % (world * config.accumulate):
         raise UsageError(
             f"--batch-size {config.batch_size}: must be a multiple of {world * config.accumulate}, "
             f"{world} processes times --accumulate {config.accumulate}"
@@ -46,9 +43,14 @@ def join(config: TrainConfig) -> Fabric:
         devices=local,
         num_nodes=world // local,
         strategy=strategy,
-        precision=config.precision,
+        precision=config.resolved().precision,  # type: ignore[arg-type]
         plugins=[TorchElasticEnvironment() if elastic else LightningEnvironment()],  # whatever else Slurm has set
     )
+    if config.batch_size == "auto" and fabric.device.type != "cuda":
+        raise UsageError(
+            "--batch-size auto: is for CUDA devices, where more rows cost little until the memory is full; on a CPU "
+            "time grows with the rows: give a number"
+        )
     if config.compile and fabric.device.type == "cpu":
         check_compiler()
     fabric.launch()
@@ -64,19 +66,3 @@ def shard(module: nn.Module, mesh: Any) -> nn.Module:
             fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(module, mesh=mesh["data_parallel"])
     return module
-
-
-def check_compiler() -> None:
-    """Raise MissingCompiler when there is no C++ compiler, or no Python.h, for the kernels that torch.compile writes
-    for CPUs. PyTorch itself would say so only in the first step, in a page of traceback.
-    """
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        lacks, package = f"a C++ compiler, and {compiler} is not found", "g++"
-    elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        lacks, package = "Python.h, the headers of Python", "python3-dev"
-    else:
-        return
-    raise MissingCompiler(
-        f"--compile: needs {lacks}; install it (on Debian and Ubuntu: apt install {package}) or give --no-compile"
-    )

@@ -14,8 +14,8 @@ from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import open_loader, spread_batch
 from mcd.data.tokenizer import load_tokenizer
 from mcd.errors import MissingCompiler
+from mcd.machine import check_compiler
 from mcd.sampler import SAMPLERS
-from mcd.training.launch import check_compiler
 from mcd.training.run_folder import read_stats
 
 TEXT = (

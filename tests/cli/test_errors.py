@@ -23,7 +23,7 @@ def test_lack_of_memory_is_told_with_a_mend(lack, capsys):
     with explained() as outcome:
         lack()
     said = capsys.readouterr().err
-    assert outcome.status == 1 and said.startswith("mcd: not enough memory: ") and said.count("\n") == 1
+    assert outcome.status == 2 and said.startswith("mcd: not enough memory: ") and said.count("\n") == 1
     assert "--batch-size" in said and "mcd plan" in said
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mcd.data.text import Borders
 
@@ -38,7 +38,7 @@ class Cell:
 
     model: a training's name, a folder, a hub id, `demo`, or `exact:NAME`, the exact denoiser of a synthetic language.
     round: the model after that round; None for the last one. options: of the sampler, by name (`sampler_options`).
-    scorer: None to count only tokens, or where a `language` gives exact likelihoods.
+    scorer: None to count only tokens, or where a `language` gives exact likelihoods. dtype: as `Denoiser.dtype`.
     """
 
     model: str
@@ -53,6 +53,7 @@ class Cell:
     scorer_precision: str = "fp32"
     language: str | None = None
     borders: Borders = "kept"
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def source(self, work: Path) -> str:
         """The model's folder, or its name where it is no training in `work`."""
@@ -66,6 +67,8 @@ class Cell:
         fields = {**asdict(self), "weights": weights}
         if self.language is not None:  # no text is scored; without the field, older cells keep their names
             del fields["borders"]
+        if self.dtype == "float32":
+            del fields["dtype"]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

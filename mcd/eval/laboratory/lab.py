@@ -34,6 +34,7 @@ from mcd.eval.laboratory.samples_file import write_samples
 from mcd.eval.metrics import Scoring
 from mcd.eval.scorer import Scorer
 from mcd.files import file_sha256, read_json, write_json
+from mcd.machine import device
 from mcd.model.denoiser import Denoiser
 from mcd.progress import progress_bar
 from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
@@ -55,7 +56,8 @@ class MeasuredCell:
 
 @dataclass(frozen=True)
 class Lab:
-    """Does the work of experiments below `work`, `jobs` tasks at a time, each in a process of `threads` threads.
+    """Does the work of experiments below `work`, `jobs` tasks at a time, each in a process of `threads` threads. Where
+    there is a GPU, which they would share, one task at a time.
 
     Killed at any moment, the same call resumes: trainings from their checkpoints, and cells are written atomically.
     """
@@ -130,13 +132,13 @@ class Lab:
         order.prepare()
         ready, running, done = list[str](), dict[Future[None], str](), list[str]()
         costs = costs or dict.fromkeys(tasks, 1.0)
-        context = multiprocessing.get_context("spawn")
+        context, jobs = multiprocessing.get_context("spawn"), self.jobs if device().type == "cpu" else 1
         start = (os.getpid(), self.threads)
-        with progress_bar(what) as update, ProcessPoolExecutor(self.jobs, context, _start_worker, start) as pool:
+        with progress_bar(what) as update, ProcessPoolExecutor(jobs, context, _start_worker, start) as pool:
             while order.is_active():
                 ready += order.get_ready()
                 # No more than there are workers: after a stop or a fault nothing further begins.
-                while ready and len(running) < self.jobs:
+                while ready and len(running) < jobs:
                     name = ready.pop(0)
                     running[pool.submit(*tasks[name])] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -174,9 +176,12 @@ def _train(command: Callable[[list[str]], int], argv: list[str], log: Path, may_
 def _measure(cell: Cell, source: str, path: Path) -> None:
     """Draw one cell, score it, and write its files; the row comes last, and says by being there that all are whole."""
     model = model_of(source, cell.length or 64)
+    model.dtype = getattr(torch, cell.dtype)
     options = dict(cell.options)
     kind = SAMPLERS[options.pop("sampler", DEFAULT_SAMPLER[model.config.process])]
-    sampler = kind(cell.steps, **({"rows_per_call": 32} | options))
+    if model.device.type == "cpu":  # a process of one thread; a GPU takes its own number of rows
+        options = {"rows_per_call": 32} | options
+    sampler = kind(cell.steps, **options)
     length = cell.length or model.config.backbone.length
     measured = measure_model(
         model,
@@ -205,9 +210,9 @@ def _measure(cell: Cell, source: str, path: Path) -> None:
 
 
 def model_of(source: str, length: int) -> Denoiser:
-    """A model by its name, or the exact denoiser of a language for rows of `length`."""
+    """A model by its name, on this process's device, or the exact denoiser of a language for rows of `length`."""
     language = language_of_exact(source)
-    return from_pretrained(source) if language is None else exact_denoiser(language, length)
+    return from_pretrained(source).to(device()) if language is None else exact_denoiser(language, length)
 
 
 def _scorer_of(cell: Cell) -> Scorer | None:
@@ -217,7 +222,7 @@ def _scorer_of(cell: Cell) -> Scorer | None:
 @cache
 def load_once(name: str, precision: str) -> Scorer:
     """`load_scorer`, which loads each scorer once per process."""
-    return scorer.load_scorer(name, precision)
+    return scorer.load_scorer(name, precision, str(device()))
 
 
 def _read(cell: Cell, path: Path) -> MeasuredCell:
