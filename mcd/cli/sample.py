@@ -66,6 +66,9 @@ class SampleArgs(Options):
     writes the answer."""
     watch: bool = False
     """Show every intermediate state of row 0 (on stderr)."""
+    compile: bool = False
+    """Compile the blocks of the network with torch.compile, once for the shape of a network call; this takes a minute,
+    and changes the last bits (needs a C++ compiler on CPUs)."""
     sampling: Flat[SamplingOptions] = SamplingOptions()
     dry_run: bool = False
     """Print the resolved configuration and stop."""
@@ -86,6 +89,8 @@ def main(argv: list[str]) -> int:
     args = parse(SampleArgs, argv, "sample")
     sampler = args.sampling.sampler_for(args.model, argv)
     refuse_idle(argv, idle_in_drawing(sampler))
+    if sampler.process == "autoregressive":
+        refuse_idle(argv, {"--compile": "a call of an autoregressive model computes one position, and is not compiled"})
     sampler = replace(sampler, steps=args.steps)
     if args.template is not None:
         from mcd.data.template import parse_template
@@ -97,6 +102,7 @@ def main(argv: list[str]) -> int:
         return show_dry_run(
             {"model": args.model, "num": args.num, "seed": args.seed, "borders": args.borders, **sampler.protocol()}
             | ({"dtype": args.sampling.dtype} if args.sampling.dtype != "float32" else {})
+            | ({"compiled": True} if args.compile else {})
             | shapes_of_model(args.model)
         )
     _sample(args, argv, sampler)
@@ -111,6 +117,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     from mcd.data.text import writer_of
     from mcd.eval.laboratory.shares import open_model, sample_in_shares
     from mcd.eval.protocol import protocol_of_dict
+    from mcd.machine import check_compiler
     from mcd.progress import progress_bar
     from mcd.training.ranks import broadcast, rank, world_size
 
@@ -118,6 +125,10 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     with naming("MODEL", args.model):
         model = Model(open_model(args.model, args.sampling.weights, args.sampling.dtype))
     denoiser, first_process = model.denoiser, rank() == 0  # only here: opening the model connects the processes
+    if args.compile:
+        if denoiser.device.type == "cpu":
+            check_compiler()
+        denoiser.backbone.compile_blocks()
     request = model.request(
         args.template,
         chat=args.chat,
@@ -133,7 +144,11 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     inside = min(request.length, model.length)  # tokens of a row of a network call
     stamp = {"borders": writer.borders, "length": request.length, "frame": True if args.sampling.frame else None}
     stamp |= {"weights": args.sampling.weights, "seed": args.seed, "threads": torch.get_num_threads()}
-    stamp |= {"dtype": denoiser.dtype_said, "shapes": sampler.shapes_said(denoiser, inside)}
+    stamp |= {
+        "compiled": True if args.compile else None,
+        "dtype": denoiser.dtype_said,
+        "shapes": sampler.shapes_said(denoiser, inside),
+    }
     protocol = protocol_of_dict(sampler.protocol() | stamp)
     record = {
         "model": args.model,

@@ -39,6 +39,7 @@ class Protocol:
     seed: int | None = None
     threads: int | None = None
     dtype: str | None = None  # of the network's products; None: float32
+    compiled: bool | None = None  # blocks of the network by torch.compile
     shapes: str | None = None  # of the network calls and projections of a GPU; None: a CPU's
     own: tuple[tuple[str, Any], ...] = ()
     """The options of the sampler, by name: `as_dict` lists them like fields."""

@@ -45,6 +45,14 @@ class Backbone(nn.Module, ABC):
     def shardable_layers(self) -> list[nn.Module]:
         """The transformer blocks, in order: what FSDP2 shards one by one, before the whole."""
 
+    def compile_blocks(self) -> None:
+        """Compile all blocks but the last, which a sampler gives whole rows, so that each is compiled once.
+
+        What is computed for wanted rows only stays as it is: their number changes from call to call.
+        """
+        for block in self.shardable_layers()[:-1]:
+            block.compile(dynamic=False)
+
     def stored_name(self, name: str) -> str:
         """The name in a model file of the tensor that `state_dict` calls `name`."""
         return f"backbone.{name}"
