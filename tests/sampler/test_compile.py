@@ -1,4 +1,4 @@
-"""`mcd sample --compile`: the blocks are compiled once, whatever the sampler and the rows, and draws stay as they are."""
+"""`mcd sample --compile`: blocks are compiled once, whatever the sampler and the rows, and draws stay as they are."""
 
 import subprocess
 import sys
