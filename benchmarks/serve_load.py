@@ -3,18 +3,20 @@
     mcd serve demo --port 8123 &
     python benchmarks/serve_load.py --url http://127.0.0.1:8123 --model demo --clients 1 8 32
 
-Each request is one row with a seed of its own. Its text is compared with that of the same seed from `Model.request`, so
-that an answer that is lost, or belongs to another request, ends the run. Some clients leave before their answer.
+Each request is one row of one of some seeds. Its text is compared with that of the same seed from `Model.request`, so
+that an answer that is lost, or belongs to another seed, ends the run. Some clients leave before their answer.
 """
 
 import argparse
 import json
 import math
+import os
 import statistics
 import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import mcd
 
@@ -23,9 +25,13 @@ parser.add_argument("--url", default="http://127.0.0.1:8000")
 parser.add_argument("--model", default="demo", help="MODEL, as the server was given it")
 parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
 parser.add_argument("--requests", type=int, default=64, help="of each number of clients")
+parser.add_argument("--seeds", type=int, default=16, help="of the requests, one after the other")
 parser.add_argument("--tokens", type=int, default=32)
 parser.add_argument("--steps", type=int, default=8)
 parser.add_argument("--leavers", type=int, default=4, help="requests whose client leaves at once")
+parser.add_argument(
+    "--pid", type=int, help="of the server, on Linux: its CPU time too, which other work hardly changes"
+)
 args = parser.parse_args()
 
 
@@ -53,6 +59,14 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
+def cpu_s() -> float:
+    """The CPU time of the server so far."""
+    if args.pid is None:
+        return math.nan
+    fields = Path(f"/proc/{args.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 model = mcd.load(args.model)
 request = model.request(["", args.tokens, ""], steps=args.steps)
 
@@ -67,27 +81,35 @@ def alone(seed: int) -> tuple[str, float]:
     return model.tokenizer.decode(row), time.perf_counter() - started
 
 
-expected, times = zip(*(alone(seed) for seed in range(args.requests)), strict=True)
-started = time.perf_counter()
+used = time.process_time()
+expected, times = zip(*(alone(seed) for seed in range(args.seeds)), strict=True)
+one_used = (time.process_time() - used) / args.seeds
+started, used = time.perf_counter(), time.process_time()
 for _ in model.states(request, args.requests, 0):
     pass
 together = args.requests / (time.perf_counter() - started)
+together_used = (time.process_time() - used) / args.requests
 one = statistics.median(times)
-print(f"in Python: one row {1000 * one:.1f} ms (median); {args.requests} rows together {together:.2f} rows/s")
+print(
+    f"in Python: one row {1000 * one:.1f} ms (median), {1000 * one_used:.1f} ms of CPU; {args.requests} rows together "
+    f"{together:.2f} rows/s, {1000 * together_used:.1f} ms of CPU a row"
+)
 ask(0)
 for clients in args.clients:
     leavers = [threading.Thread(target=leave, args=(10_000 + i,)) for i in range(args.leavers)]
-    started = time.perf_counter()
+    started, used = time.perf_counter(), cpu_s()
     with ThreadPoolExecutor(clients) as pool:
         for thread in leavers:
             thread.start()
-        answers = list(pool.map(ask, range(args.requests)))
-    seconds = time.perf_counter() - started
-    wrong = [seed for seed, (text, _) in enumerate(answers) if text != expected[seed]]
-    assert not wrong, f"answers of seeds {wrong[:8]} are not their own"
+        answers = list(pool.map(ask, (i % args.seeds for i in range(args.requests))))
+    seconds, used = time.perf_counter() - started, cpu_s() - used
+    wrong = [i for i, (text, _) in enumerate(answers) if text != expected[i % args.seeds]]
+    assert not wrong, f"answers {wrong[:8]} are not of their seeds"
     latencies = [1000 * latency for _, latency in answers]
     shown = ", ".join(f"p{round(100 * share)} {percentile(latencies, share):.0f} ms" for share in (0.5, 0.9, 0.99))
     more = f"; {statistics.median(latencies) - 1000 * one:+.1f} ms next to Python" if clients == 1 else ""
-    print(f"{clients} clients: {args.requests / seconds:.2f} rows/s; {shown}{more}", flush=True)
+    rate = args.requests / seconds
+    more += "" if args.pid is None else f"; {1000 * used / args.requests:.1f} ms of CPU a row"
+    print(f"{clients} clients: {rate:.2f} rows/s, {rate / together:.2f} of Python; {shown}{more}", flush=True)
     for thread in leavers:
         thread.join()

@@ -1,4 +1,4 @@
-"""What the row of a request asks the scheduler for: network calls, and projections onto the vocabulary."""
+"""What the row of a request asks the scheduler for: network calls, projections onto the vocabulary, and to pause."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,13 @@ class Projection:
     def kind(self) -> tuple[Any, ...]:
         """Projections of one kind can be one product."""
         return (self.group,)
+
+
+@dataclass(eq=False)
+class Pause:
+    """Nothing: a row that computes by itself lets others go first."""
+
+    size, kind = 1, ("pause",)
 
 
 class Asking(Denoiser):

@@ -11,19 +11,19 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from greenlet import GreenletExit, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor
 
 from mcd.api.model import Request
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Step, states
 from mcd.sampler.base import padded, parts
-from mcd.serve.asking import Asking, Call, Projection
+from mcd.serve.asking import Asking, Call, Pause, Projection
 
 
 class Busy(Exception):
@@ -73,7 +73,7 @@ class Counts:
 class _Row:
     job: Job
     work: greenlet
-    call: Call | Projection = field(init=False)
+    call: Call | Projection | Pause = field(init=False)
 
 
 class Scheduler:
@@ -150,10 +150,13 @@ class Scheduler:
     def _draw(self, job: Job, number: int) -> None:
         """The work of one row, in its greenlet."""
         request = job.request
-        sampler = replace(request.sampler, rows_per_call=1)
+        alone = request.sampler.process == "autoregressive"  # it has the keys and values of its row, and asks nobody
+        sampler = request.sampler if alone else replace(request.sampler, rows_per_call=1)
         args = (request.length, job.seed, job.first_row + number, request.ids, request.frame)
         for step in states(sampler, self._asking, 1, *args):
             job.tell(number, step)
+            if alone:
+                getcurrent().parent.switch(Pause())  # type: ignore[union-attr]
 
     def _batch(self) -> list[_Row]:
         """The row that has waited longest, and the next ones whose calls are of its kind, as many as a call has."""
@@ -176,14 +179,21 @@ class Scheduler:
         """How much the call has room for that this row asks for."""
         if isinstance(row.call, Projection):
             return row.call.group
+        if isinstance(row.call, Pause):
+            return 1
         return row.job.request.sampler.rows_for(self.denoiser, row.call.z_t.shape[1])
 
     def _call(self, batch: list[_Row]) -> None:
         """One network call or projection for some rows, each of which then goes on to its next, or to its end."""
         room, calls, started = self._room(batch[0]), [row.call for row in batch], time.monotonic()
         networks = [call for call in calls if isinstance(call, Call)]
+        projections = [call for call in calls if isinstance(call, Projection)]
         try:
-            results = self._network(networks, room) if networks else self._projection(calls)  # type: ignore[arg-type]
+            results: Sequence[Tensor | None] = [None] * len(batch)
+            if networks:
+                results = self._network(networks, room)
+            if projections:
+                results = self._projection(projections)
         except Exception as error:
             for row in batch:
                 self._fail(row, error)

@@ -94,7 +94,10 @@ class Work:
 
     def _tell(self, first: int) -> Callable[[int, Step], None]:
         def tell(number: int, step: Step) -> None:
-            self._in_loop(self._keep, first + number, step)
+            if self.body.stream:
+                self._in_loop(self._keep, first + number, step)
+            else:  # the end alone is worth waking the loop for, and it comes after all states
+                self.latest[first + number] = step
 
         return tell
 

@@ -1,12 +1,15 @@
 """Rows of many requests through one network: they are what they are alone, and calls are shared."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("greenlet")
 
+from mcd.api.model import load
+from mcd.checkpoints.folder import save_pretrained
 from mcd.sampler import SAMPLERS, sample
 from mcd.serve.scheduler import Busy, Closed, Job, Scheduler
 
@@ -62,10 +65,29 @@ def test_rows_are_those_of_the_sampler_alone_to_the_bit_and_share_calls(model, s
     assert counts.rows > 2 * counts.calls and counts.rows <= counts.room
 
 
+@pytest.mark.parametrize("process", ["uniform", "locked", "autoregressive"])
+def test_rows_of_other_kinds_of_models_are_those_of_the_sampler_too(process, tiny_denoiser, tmp_path):
+    """Autoregressive ones share no calls, and take turns token by token: of two jobs, neither waits for the other."""
+    tokenizer = (Path(__file__).parents[1] / "data" / "bpe_2048.json").read_text(encoding="utf-8")
+    save_pretrained(tiny_denoiser(V=2048, process=process), tmp_path, tokenizer)
+    model = load(str(tmp_path), device="cpu")
+    request = model.request(length=12, **({} if process == "autoregressive" else {"steps": 4}))
+    first, second = (Kept(request, 3, 5, first_row=row) for row in (0, 3))
+    told = []
+    for name, one in (("first", first), ("second", second)):
+        one.job.tell = lambda number, step, name=name, one=one: (told.append(name), one._tell(number, step))
+    scheduler = Scheduler(model.denoiser)
+    scheduler.submit(first.job, second.job)
+    assert first.ended.wait(60) and second.ended.wait(60) and first.errors == second.errors == [None]
+    scheduler.close(60.0)
+    ids, _ = sample(request.sampler, model.denoiser, 6, 12, 5)
+    assert torch.equal(torch.cat([first.ids(), second.ids()]), ids)
+    assert told.index("second") < len(told) - 1 - told[::-1].index("first")
+    assert (scheduler.counts.calls == 0) == (process == "autoregressive")
+
+
 @pytest.mark.heavy
 def test_many_rows_of_the_bundled_teacher():
-    from mcd.api.model import load
-
     model = load("demo", device="cpu")
     scheduler = Scheduler(model.denoiser)
     templates = ["The [MASK:6] of the United States [MASK:4] peace.", "My fellow citizens, [MASK:8]"]
