@@ -92,11 +92,10 @@ class Duo(Objective):
             levels = (send(level, student.device) for level in vp_of_snr_root(tabled_snr_root(alpha_t, K)))
             w_t = latent_of_noise(send(x0, student.device), send(draws.normal(K), student.device), *levels)
             shown, z_t = torch.softmax(w_t / tau, -1), w_t.argmax(-1)
-            z_t = z_t.to(x0.device)  # the only wait, and only in the curriculum: how many are corrupted is logged
             if draws.diffused is not None:
-                clean = torch.nn.functional.one_hot(send(x0, shown.device), K).to(shown)
-                shown = shown.where(send(draws.diffused, shown.device)[..., None], clean)
-                z_t = z_t.where(draws.diffused, x0)
+                diffused, clean = send(draws.diffused, shown.device), send(x0, shown.device)
+                shown = shown.where(diffused[..., None], _one_hot(clean, shown))
+                z_t = z_t.where(diffused, clean)
         factor = (self.max_weight * (1.0 - alpha_t) / -alpha_dot_t).clamp(max=1.0)
         states = [send(a, student.device) for a in (z_t, x0, alpha_t, alpha_dot_t)]
         terms_of, x0_flat = nelbo_in_parts(*states), states[1].flatten()
@@ -109,11 +108,19 @@ class Duo(Objective):
         learnt = torch.ones_like(x0, dtype=torch.bool) if draws.diffused is None else draws.diffused
         weight = factor * learnt / draws.divisor
         total, (bound,) = student.head_loss(student.hidden(shown, t), RowsTarget(bound_of, B * L, weight.flatten()))
-        corrupted = z_t != x0
-        of_learnt, of_corrupted = (send(flat_rows(where), bound.device) for where in (learnt, corrupted))
-        terms = {
-            "nelbo": bound[of_learnt].mean().float(),
-            "cross_entropy": cross_entropy[of_corrupted].sum() / max(1, len(of_corrupted)),
-        }
+        terms = {"nelbo": bound[send(flat_rows(learnt), bound.device)].mean().float()}
+        if tau is None:
+            corrupted = z_t != x0
+            of_corrupted = send(flat_rows(corrupted), bound.device)
+            terms["cross_entropy"] = cross_entropy[of_corrupted].sum() / max(1, len(of_corrupted))
+        else:  # which tokens are corrupted is known on the device only, and nobody waits for it
+            corrupted = states[0] != states[1]
+            summed = (cross_entropy * corrupted.flatten()).sum()
+            terms["cross_entropy"] = summed / corrupted.sum().clamp(min=1)
         counts = {"tokens_corrupted": corrupted.sum(), "tokens": torch.tensor(B * L)}
         return Loss(total, terms, counts)
+
+
+def _one_hot(ids: Tensor, like: Tensor) -> Tensor:
+    """Certain tokens (B, L, K) at ids (B, L), of the dtype of `like` (B, L, K)."""
+    return torch.zeros_like(like).scatter_(-1, ids[..., None], 1.0)
