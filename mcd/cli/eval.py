@@ -84,7 +84,7 @@ class Evaluation:
             prepared(args.source, self.data, vocab_size=VOCAB_SIZE), length, args.seed, args.scoring.borders
         )
         if language is not None:
-            return held_out.text(args.num, None, language=language)
+            return held_out.text(args.num, None, self._plain(length), language)
         return held_out.text(args.num, self._scorer, self._scoring(length))
 
     def file(self) -> list[dict[str, Any]]:
@@ -113,7 +113,6 @@ class Evaluation:
         from mcd.eval.exact_denoiser import exact_denoiser, language_of_exact
         from mcd.eval.laboratory.measure import measure_model
         from mcd.eval.laboratory.shares import open_model
-        from mcd.eval.metrics import Scoring
         from mcd.training.trained_on import language_of_model
 
         args, sampling = self.args, self.args.sampling
@@ -135,9 +134,10 @@ class Evaluation:
         if denoiser.folder is not None:
             frame = sampling.frame_for(denoiser, tokenizer_of_model(denoiser.folder, denoiser.config.tokens))
         language = self._judge(exact.name if exact is not None else language_of_model(denoiser.folder), length)
-        scoring = Scoring(borders=args.scoring.borders)
-        if language is None and denoiser.folder is not None:
-            scoring = self._scoring(length, denoiser.folder / "tokenizer.json")
+        tokenizer = None if denoiser.folder is None else denoiser.folder / "tokenizer.json"
+        if tokenizer is None and args.scoring.copied_from is not None:
+            raise UsageError(f"--copied-from: {args.source} was trained on no text; leave it out")
+        scoring = self._scoring(length, tokenizer) if language is None and tokenizer else self._plain(length, tokenizer)
         scorer = None if language else self._scorer
         rows = []
         with progress_bar("eval") as update:
@@ -208,10 +208,10 @@ class Evaluation:
         from mcd.data.manifest import read_manifest
         from mcd.eval.laboratory.held_out import HeldOut
         from mcd.eval.mauve import HAS_MAUVE
-        from mcd.eval.metrics import Scoring
 
         args, options = self.args, self.args.scoring
-        scoring = Scoring(options.averaging, options.retokenise, borders=borders or options.borders)
+        scoring = replace(self._plain(length, tokenizer), averaging=options.averaging, retokenise=options.retokenise)
+        scoring = replace(scoring, borders=borders or options.borders)
         if options.reference is None or (options.scorer, options.features) == ("none", "scorer"):
             return scoring
         if not HAS_MAUVE:
@@ -222,8 +222,26 @@ class Evaluation:
         held_out = HeldOut(folder, length, args.seed, scoring.borders)
         return replace(scoring, reference=held_out.reference(options.reference, args.num, self._features))
 
-    def _reference_folder(self, name: str, tokenizer: Path | None = None, length: int | None = None) -> Path:
-        """The prepared folder of a --reference.
+    def _plain(self, length: int | None, tokenizer: Path | None = None) -> Any:
+        """How samples are measured that no scorer reads, the text of --copied-from among it."""
+        from mcd.data.manifest import read_manifest
+        from mcd.eval.laboratory.held_out import HeldOut
+        from mcd.eval.metrics import Scoring
+
+        args, name = self.args, self.args.scoring.copied_from
+        scoring = Scoring(borders=args.scoring.borders)
+        if name is None:
+            return scoring
+        folder = self._reference_folder(name, tokenizer, length, "--copied-from")
+        if length is not None and args.sampling.frame and read_manifest(folder)["frame"] is None:
+            length -= 2  # tokens of text, as the samples have
+        held_out = HeldOut(folder, length, args.seed, scoring.borders)
+        return replace(scoring, training=held_out.training(name, args.num))
+
+    def _reference_folder(
+        self, name: str, tokenizer: Path | None = None, length: int | None = None, option: str = "--reference"
+    ) -> Path:
+        """The prepared folder of an `option`, as a rule of --reference.
 
         A file may be small: without a model's tokenizer it is read by the bundled one, since it may not support a
         vocabulary of its own.
@@ -243,7 +261,7 @@ class Evaluation:
         try:
             return prepared(name, self.data, tokenizer, vocab_size=VOCAB_SIZE, **options)
         except (DataError, UsageError) as error:
-            raise UsageError(str(error).replace("--data", "--reference", 1)) from None
+            raise UsageError(str(error).replace("--data", option, 1)) from None
 
     def _judge(self, language: str | None, length: int | None) -> str | None:
         """The synthetic language that measures samples by its exact likelihood: a scorer or a --reference cannot

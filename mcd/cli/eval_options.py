@@ -43,6 +43,10 @@ class ScoringOptions(Options):
     reference: str | None = None
     """Real text with which samples are compared by energy distance and MAUVE: sotu, a prepared folder, or a file;
     --num held-out rows of it are used. MAUVE needs the extra `mauve`."""
+    copied_from: str | None = None
+    """Look for the samples in the text that the model was trained on: sotu, a prepared folder, or a file. Reported are
+    the share of their 8-grams and the longest runs of tokens that occur in its training part, beside those of --num
+    held-out rows of it."""
     features: Literal["scorer", "minilm"] = "scorer"
     """By what samples are compared with the reference: the scorer's mean hidden states, or the embeddings of
     all-MiniLM-L6-v2, a sentence encoder that is unrelated to the scorer (offline; see `mcd doctor`)."""
@@ -97,6 +101,7 @@ class EvalArgs(Options):
       mcd eval demo --steps 8 32 128 --num 64 --out metrics.json
       mcd eval demo --reference sotu --scorer-precision bf16 --out metrics.json
       mcd eval demo --reference sotu --features minilm --out metrics.json
+      mcd eval demo --copied-from sotu --scorer none --out metrics.json
       mcd eval student.jsonl --scorer gpt2-large --averaging per-sample --out metrics.json
       mcd eval theirs.json --text-field generated_seqs --end-of-text '<|endoftext|>' --out metrics.json
       mcd eval sotu --num 64 --out reference.json
@@ -167,7 +172,8 @@ def idle_options(args: EvalArgs, kind: str, argv: list[str]) -> dict[str, str]:
         idle["--text-field"] = "a .txt has no fields"
     if kind == "likelihood":
         idle |= dict.fromkeys(
-            ("--reference", "--features", "--averaging", "--retokenise"), "--likelihood compares no samples"
+            ("--reference", "--features", "--copied-from", "--averaging", "--retokenise"),
+            "--likelihood compares no samples",
         )
         if scores_likelihood(args, argv):
             return idle
@@ -183,7 +189,7 @@ def idle_options(args: EvalArgs, kind: str, argv: list[str]) -> dict[str, str]:
         idle |= dict.fromkeys(("--weights", "--dtype", "--frame"), why[kind])
     if kind == "file":
         idle["--borders"] = f"the texts of {args.source} are scored as they were written"
-        if args.scoring.reference is None:
+        if args.scoring.reference is None and args.scoring.copied_from is None:
             idle |= dict.fromkeys(("--num", "--length"), f"all samples of {args.source} are measured, whole")
     return idle
 

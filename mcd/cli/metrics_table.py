@@ -15,8 +15,12 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         print(note)
     compared = [row for row in samples if row.get("energy") is not None]
     _print(compared, _comparison, "steps", "by", "energy", "95 % interval", "real text", "MAUVE", "ceiling")
+    copied = [row for row in samples if row.get("copied_from")]
+    _print(copied, _copied, "steps", "8-grams copied", "95 % interval", "held-out", "longest run", "held-out")
     known = [row for row in samples if "tv_bigram" in row]
     _print(known, _truth, "steps", "NLL", "true", "TV-2", "H(2|1)", "true", "covered", "gramm.")
+    nested = [row for row in known if row.get("agree_near") is not None]
+    _print(nested, _nested, "steps", "grammatical", "near agree", "95 % interval", "far agree", "95 % interval")
     likelihoods = [row for row in rows if "valid_nelbo" in row]
     _print(likelihoods, _likelihood, "text", "nats/token", "PPL", "bits/byte", "95 % interval", "rows")
     infilled = [
@@ -40,6 +44,8 @@ def notes(row: dict[str, Any]) -> tuple[str, ...]:
             f"{row['truncated']} of {samples} texts are longer than the scorer's context of {context} tokens; what is "
             "beyond was not scored"
         )
+    if row.get("duplicates"):
+        found.append(f"{row['duplicates']} of {samples} samples repeat an earlier one, token by token")
     features, tokens = protocol.get("features") or "scorer", row.get("features_context") or context
     for key, of, total in (
         ("features_truncated", "", samples),
@@ -106,9 +112,29 @@ def _comparison(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _copied(row: dict[str, Any]) -> tuple[str, ...]:
+    lo, hi = row["copied_8_lo"], row["copied_8_hi"]
+    return (
+        str(row["steps"] or "-"),
+        f"{row['copied_8']:.2%}",
+        "-" if lo is None or hi is None else f"{lo:.2%}-{hi:.2%}",
+        f"{row['copied_8_held_out']:.2%}",
+        str(row["copied_run_max"]),
+        str(row["copied_run_max_held_out"]),
+    )
+
+
 def _truth(row: dict[str, Any]) -> tuple[str, ...]:
     keys = ("nll", "entropy_true", "tv_bigram", "bigram_entropy", "bigram_entropy_true", "coverage", "grammatical")
     return (str(row["steps"] or "-"), *(shown(row[key], ".3f") for key in keys))
+
+
+def _nested(row: dict[str, Any]) -> tuple[str, ...]:
+    shares = []
+    for name in ("agree_near", "agree_far"):
+        value, lo, hi = (row[f"{name}{end}"] for end in ("", "_lo", "_hi"))
+        shares += [shown(value, ".1%"), "-" if lo is None or hi is None else f"{lo:.1%}-{hi:.1%}"]
+    return (str(row["steps"] or "-"), f"{row['grammatical']:.1%}", *shares)
 
 
 def _likelihood(row: dict[str, Any]) -> tuple[str, ...]:

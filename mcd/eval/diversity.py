@@ -44,6 +44,15 @@ def distinct_n(ids: Ids, n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def duplicates(ids: Ids) -> int:
+    """How many samples are an earlier one again, token by token: 0, if the model has not collapsed and rows are long.
+
+    Like `distinct_n` it depends on the number of samples.
+    """
+    rows = list(map(tuple, _rows(ids)))
+    return len(rows) - len(set(rows))
+
+
 def repetitions(ids: Ids, n: int) -> NDArray:
     """The share of the n-grams of each sample that repeat an earlier one of it, float64 (N,).
 

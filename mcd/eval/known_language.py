@@ -4,9 +4,10 @@ Likelihood alone rewards sharpening. A sampler that says nothing but likely wind
 language itself, whose NLL is its entropy; so has a cooled one, and both are rarely ungrammatical. NLL above the
 entropy shows faults, NLL below it shows that something is missing. Other measures show what is missing: total variation
 of n-grams (any shift of frequencies), the conditional entropy against the true one (too little choice), and coverage
-(rules that are no longer used). N-gram measures of finite samples are off even for the truth itself; read them against
-`sampling_floor` at the same number of rows. All laws are exact, also where there are far more n-grams than samples:
-total variation is what the samples have in excess of the law, and so needs the law of the n-grams that they have.
+(rules that are no longer used). In a grammar, brackets that are far apart must agree, which no n-gram sees. N-gram
+measures of finite samples are off even for the truth itself; read them against `sampling_floor` at the same number of
+rows. All laws are exact, also where there are far more n-grams than samples: total variation is what the samples have
+in excess of the law, and so needs the law of the n-grams that they have.
 """
 
 import functools
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from mcd.data.languages.known import Language
-from mcd.eval.bootstrap import mean_interval
+from mcd.eval.agreement import pairs_of
+from mcd.eval.bootstrap import mean_interval, ratio_interval
 from mcd.eval.diversity import sample_entropy
 
 RULE_COUNT = 20.0
@@ -34,6 +36,9 @@ def truth_metrics(ids: Tensor, language: Language, seed: int = 0) -> dict[str, A
     tv_unigram, tv_bigram, tv_trigram: total variation of the samples' n-grams (all positions) from the exact law.
     bigram_entropy: H(X_2 | X_1) of the samples' own bigrams, nats; `bigram_entropy_true` is the language's.
     grammatical: share of rows that are text without noise; None for a language without grammar.
+    agree_near, agree_far: share of closing brackets that are of the kind of the bracket they close, where that is fewer
+        than 8 tokens away, or more (`mcd.eval.agreement`), with intervals over rows; brackets_far: share of all such
+        pairs that are far. None for a language without grammar, and where there is no pair.
     coverage: share of the language's rules (hidden transitions) in use, of those with an expected count of at least
         RULE_COUNT; in use means RULE_SHARE of that count, counted by forward-backward. 1 when no mode is lost.
         None for so few tokens that no rule has that count.
@@ -50,6 +55,7 @@ def truth_metrics(ids: Tensor, language: Language, seed: int = 0) -> dict[str, A
         "entropy_true": entropy,
         "entropy_true_se": error,
         **_point_metrics(ids, language),
+        **_agreement(ids, language, seed),
         "bigram_entropy_true": _bigram_entropy(language),
         "samples": len(ids),
     }
@@ -64,10 +70,15 @@ def sampling_floor(language: Language, num: int, length: int, seed: int = 0, dra
     """
     generator = torch.Generator().manual_seed(seed)
     sets = [language.sample_rows(num, length, generator) for _ in range(draws)]
-    measured = [{"nll": _nll(ids, language).mean().item(), **_point_metrics(ids, language)} for ids in sets]
+    measured = [
+        {"nll": _nll(ids, language).mean().item(), **_point_metrics(ids, language), **_agreement(ids, language)}
+        for ids in sets
+    ]
     floor = {
-        key: None if value is None else float(np.mean([metrics[key] for metrics in measured]))
-        for key, value in measured[0].items()
+        key: None if None in values else float(np.mean(values))
+        for key in measured[0]
+        if not key.endswith(("_lo", "_hi"))
+        for values in [[metrics[key] for metrics in measured]]
     }
     return floor | {"entropy": sample_entropy(sets[0])}
 
@@ -92,6 +103,23 @@ def _point_metrics(ids: Tensor, language: Language) -> dict[str, float | None]:
         "grammatical": None if language.noiseless is None else language.grammatical(ids).double().mean().item(),
         "coverage": _coverage(ids, language),
     }
+
+
+def _agreement(ids: Tensor, language: Language, seed: int = 0) -> dict[str, float | None]:
+    """The keys of `truth_metrics` about brackets."""
+    found = pairs_of(ids, language.brackets())
+    keys: dict[str, float | None] = {"brackets_far": None}
+    for name, far in (("agree_near", False), ("agree_far", True)):
+        agree, pairs = found.counts(len(ids), far)
+        some = pairs.sum() > 0
+        keys |= (
+            ratio_interval(agree, pairs, seed=seed).keys(name)
+            if some
+            else dict.fromkeys((name, f"{name}_lo", f"{name}_hi"))
+        )
+        if far and len(found.row):
+            keys["brackets_far"] = float(pairs.sum() / len(found.row))
+    return keys
 
 
 def ngrams(ids: Tensor, n: int, V: int) -> tuple[Tensor, Tensor]:

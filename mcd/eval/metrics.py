@@ -10,10 +10,11 @@ import numpy as np
 
 from mcd.data.text import Borders, Documents
 from mcd.eval.bootstrap import Interval, mean_interval
-from mcd.eval.diversity import Ids, distinct_n, repetition_n, repetitions, sample_entropies, self_bleus
+from mcd.eval.diversity import Ids, distinct_n, duplicates, repetition_n, repetitions, sample_entropies, self_bleus
 from mcd.eval.features import kind_of
 from mcd.eval.gen_ppl import Averaging, gen_ppl
 from mcd.eval.mauve import Reference
+from mcd.eval.memorisation import TrainingText
 from mcd.eval.protocol import Protocol
 from mcd.eval.scorer import SampleScore, Scorer, Text
 
@@ -21,12 +22,14 @@ from mcd.eval.scorer import SampleScore, Scorer, Text
 @dataclass(frozen=True)
 class Scoring:
     """How samples are scored: the averaging of the main Gen PPL, whether the scorer tokenises text again, what real
-    text the samples are compared with, if any, and whether the scorer sees where a document ends."""
+    text the samples are compared with, if any, whether the scorer sees where a document ends, and in what training text
+    copies are looked for, if in any."""
 
     averaging: Averaging = "pooled"
     retokenise: bool = True
     reference: Reference | None = None
     borders: Borders = "kept"
+    training: TrainingText | None = None
 
 
 PLAIN = Scoring()
@@ -63,7 +66,8 @@ def measure(
     the texts are counted. texts: the same samples decoded. nfe: the mean number of denoiser calls per sample.
     Gen PPL is over the scorer's tokens (`scored_tokens`), by both averagings, of which `scoring` names the main one
     (`gen_ppl`, with its interval); samples without such a token are `unscored`. Entropy (nats), repetition, distinct-n
-    and self-BLEU are over `tokens`, the model's own. A reference adds the distances of feature clouds.
+    self-BLEU and `duplicates` are over `tokens`, the model's own. A reference adds the distances of feature clouds,
+    a training text how much of the samples is copied from it.
     extra: further keys of the row. Without a scorer the keys of Gen PPL are None.
     protocol: what is known of how the samples were made; the scorer's fields are filled in here. seed: of the
     bootstrap. Raises ValueError when there is no sample, when ids and texts differ in number, and for texts without ids
@@ -115,7 +119,9 @@ def measure(
         "distinct_1": distinct_n(ids, 1),
         "distinct_2": distinct_n(ids, 2),
         **(bleu or dict.fromkeys(("self_bleu", "self_bleu_lo", "self_bleu_hi"))),
+        "duplicates": duplicates(ids),
         **(reference.row(texts) if reference else {}),
+        **(scoring.training.row(texts) if scoring.training else {}),
         "samples": len(texts),
         "tokens": sum(len(row) for row in ids),
         "scored_tokens": score.tokens if score else None,

@@ -17,6 +17,10 @@ MEASURES = {
     "coverage": "coverage",
     "grammatical": "grammatical",
 }
+WAY = ("sampler", "score", "remasking")
+CHOOSES_CALLS = ("cad", "entropy-bounded", "klass")
+CHOOSES_BY = ("gamma", "threshold", "kl_threshold", "history")
+"""Samplers whose network calls follow from what they draw, and the options that decide how many."""
 
 
 def page(name: str, result: dict[str, Any]) -> str | None:
@@ -83,14 +87,28 @@ def _languages(result: dict[str, Any]) -> str:
 
 def _orders(result: dict[str, Any]) -> str:
     def name(row: Row) -> tuple[str, str]:
-        return row["model"], row.get("order") or " ".join(row[key] for key in ("sampler", "score") if key in row)
+        return row["model"], row.get("order") or " ".join(row[key] for key in WAY if key in row)
 
     parts = {}
     for language in dict.fromkeys(row["language"] for row in result["rows"]):
         rows = sorted((row for row in result["rows"] if row["language"] == language), key=lambda row: row["model"])
+        chooses = [row.get("sampler") in CHOOSES_CALLS for row in rows]
         parts[language] = _a_column_each_step(
-            rows, ["model", "order"], name, "{steps} steps: NLL / TV", "{nll:.3f} / {tv_bigram:.3f}"
+            [row for row, adaptive in zip(rows, chooses, strict=True) if not adaptive],
+            ["model", "order"],
+            name,
+            "{steps} steps: NLL / TV",
+            "{nll:.3f} / {tv_bigram:.3f}",
         )
+        if any(chooses):
+            parts[f"{language}, samplers that choose their calls"] = _table(
+                (row for row, adaptive in zip(rows, chooses, strict=True) if adaptive),
+                ("model", "{model}"),
+                ("sampler", "{sampler}"),
+                ("options", lambda row: ", ".join(f"{key} {row[key]}" for key in CHOOSES_BY if key in row)),
+                ("calls", "{nfe:.1f}"),
+                ("NLL / TV", "{nll:.3f} / {tv_bigram:.3f}"),
+            )
     return _sections(parts)
 
 

@@ -15,6 +15,7 @@ from mcd.cli.eval_options import LikelihoodOptions
 from mcd.cli.likelihood import text_rows
 from mcd.cli.main import main
 from mcd.data.languages.known import LANGUAGES
+from mcd.data.loader import open_loader
 from mcd.data.prepare.pipeline import prepare
 from mcd.data.recipe import Recipe
 from mcd.data.special_tokens import end_of_text
@@ -22,6 +23,7 @@ from mcd.data.tokenizer import load_tokenizer, word_tokenizer
 from mcd.eval import mauve as clouds
 from mcd.eval import scorer
 from mcd.eval.features import MiniLM
+from mcd.eval.laboratory.held_out import HeldOut, training_parts
 from mcd.eval.laboratory.metrics_file import read_metrics
 from mcd.eval.likelihood import nelbo_rows
 from mcd.eval.scorer import Scorer
@@ -202,6 +204,25 @@ def test_a_reference_adds_what_gen_ppl_cannot_see(models, tiny_data, letters, tm
     assert "real text" in said.out and "mcd-lm[mauve]" in said.err
     text, mixed = rows_of([tiny_data, "--reference", tiny_data], tmp_path / "m.json")
     assert (text["model"], mixed["model"]) == ("text", "shuffled") and text["energy"] < row["energy"]
+
+
+def test_copies_are_looked_for_in_the_training_text(models, tiny_data, tmp_path, capsys):
+    argv = ["--copied-from", tiny_data, "--scorer", "none"]
+    (row,) = rows_of([models["masked"], *argv, "--steps", "2"], tmp_path / "m.json")
+    assert row["copied_from"] == str(tiny_data) and row["copied_rows_held_out"] == 6
+    assert row["copied_8_lo"] <= row["copied_8"] <= row["copied_8_hi"] and row["duplicates"] == 0
+    assert "8-grams copied" in capsys.readouterr().out
+    text, mixed = rows_of([tiny_data, *argv], tmp_path / "m.json")
+    assert text["copied_8_held_out"] == mixed["copied_8_held_out"] == row["copied_8_held_out"]
+    loader = open_loader(tiny_data, "train", 1)
+    train, row_of_train = loader.stream(), loader.tokens[40:52]
+    assert [len(part) for part in training_parts(tiny_data, 5)] == [len(train)]
+    held_out = HeldOut(tiny_data, None, 0)
+    copied = held_out.training("t", 4).row([held_out.writer.documents(row_of_train.tolist())])
+    assert copied["copied_8"] == 1.0 and copied["copied_run_max"] >= 8
+    refused(capsys, ["exact:hmm", "--length", "8", "--copied-from", tiny_data], "--copied-from", "trained on no text")
+    refused(capsys, [models["masked"], "--likelihood", tiny_data, "--copied-from", tiny_data], "--copied-from")
+    refused(capsys, [models["masked"], "--copied-from", "no.txt"], "--copied-from", "no such file")
 
 
 class Encoder(MiniLM):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcd.eval.diversity import distinct_n, repetition_n, sample_entropies, sample_entropy, self_bleus
+from mcd.eval.diversity import distinct_n, duplicates, repetition_n, sample_entropies, sample_entropy, self_bleus
 
 SAMPLES = st.lists(st.lists(st.integers(0, 50_256) | st.integers(0, 3), max_size=12), min_size=1, max_size=5)
 
@@ -37,6 +37,12 @@ def test_distinct_and_repetition_by_hand():
     assert (repetition_n([[9]], 2), distinct_n([[9]], 2)) == (0.0, 0.0)
     with pytest.raises(ValueError, match="n must be"):
         distinct_n([row], 0)
+
+
+def test_duplicates_by_hand():
+    assert duplicates([[1, 2], [1, 2], [2, 1], [1, 2], [1]]) == 2
+    assert duplicates(torch.arange(12).view(4, 3)) == 0
+    assert duplicates(torch.ones(5, 3, dtype=torch.int64)) == 4
 
 
 @given(SAMPLES, st.integers(1, 5))

@@ -50,6 +50,17 @@ def test_the_frontier_page_tells_what_was_not_reached():
     assert cells[3] == "sdtt" and cells[6] == "not reached"
 
 
+def test_samplers_that_choose_their_calls_have_a_table_of_their_own():
+    common = {"language": "hmm", "model": "exact", "nll": 2.0, "tv_bigram": 0.1}
+    fixed = [common | {"sampler": "remdm", "remasking": "cap", "steps": n, "nfe": n} for n in (2, 4)]
+    own = common | {"sampler": "klass", "threshold": 0.3, "history": 1, "steps": 64, "nfe": 19.25}
+    text = page("orders", {"command": "c", "rows": [*fixed, own]})
+    assert text is not None
+    first, second = text.split("## hmm, samplers that choose their calls")
+    assert rows_of(first, "exact") == [["exact", "remdm cap", "2.000 / 0.100", "2.000 / 0.100"]]
+    assert rows_of(second, "exact") == [["exact", "klass", "threshold 0.3, history 1", "19.2", "2.000 / 0.100"]]
+
+
 @pytest.mark.parametrize(
     "name", ["table1", "table2", "table3", "languages", "orders", "frontier", "frontier_languages", "ablations"]
 )

@@ -44,6 +44,12 @@ class Language(HiddenMarkov):
             raise ValueError(f"the language {self.name} calls no text ungrammatical")
         return self._log_likelihood(ids, self.noiseless).isfinite()
 
+    def brackets(self) -> list[tuple[int, int]]:
+        """The ids of the opening and the closing bracket of each kind that the grammar has; none without a grammar."""
+        if self.noiseless is None:
+            return []
+        return [(self.symbols.index(opening), self.symbols.index(closing)) for opening, closing in BRACKETS]
+
     def sha256(self) -> str:
         """A hash of the law (nine decimals) and the symbols; it distinguishes streams of other versions."""
         tensors = [self.transition, self.emission, self.start]

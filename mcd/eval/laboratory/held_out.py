@@ -1,15 +1,20 @@
 """What samples are read against: held-out text, the same with its words shuffled, nonsense tuned to its entropy."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mcd.data.languages.known import LANGUAGES
 from mcd.data.loader import open_loader, spread_rows
+from mcd.data.manifest import read_manifest
 from mcd.data.text import Borders, Documents, Writer
 from mcd.data.tokenizer import load_tokenizer
+from mcd.data.tokens import read_tokens
 from mcd.errors import UsageError
 from mcd.eval.control import CONTROLS, tuned
 from mcd.eval.diversity import Ids, sample_entropy
@@ -17,16 +22,17 @@ from mcd.eval.features import Features
 from mcd.eval.known_language import truth_metrics
 from mcd.eval.laboratory.measure import check_scorer
 from mcd.eval.mauve import Reference, reference_of
+from mcd.eval.memorisation import PART, TrainingText, overlapping
 from mcd.eval.metrics import PLAIN, Scoring, measure, shuffled
 from mcd.eval.protocol import Protocol
-from mcd.eval.scorer import Scorer
+from mcd.eval.scorer import Scorer, Text
 
 
 class HeldOut:
     """The held-out rows of `folder`, prepared data, of `length` tokens (None: as it was prepared)."""
 
     def __init__(self, folder: Path, length: int | None, seed: int, borders: Borders = "kept"):
-        self.loader = open_loader(folder, "valid", 1, length)
+        self.folder, self.loader = folder, open_loader(folder, "valid", 1, length)
         self.tokenizer = load_tokenizer(folder)
         self.writer = Writer(self.tokenizer, self.loader.eos_id, borders)
         self.seed = seed
@@ -79,6 +85,24 @@ class HeldOut:
             )
         return reference_of(name, [self.writer.documents(row) for row in ids], by, self.seed)
 
+    def training(self, name: str, num: int) -> TrainingText:
+        """The training part of the data, to look for copies in; beside it at most `num` held-out rows, which lie
+        between those of `text` if there are so many. Both are cut by the data's own tokenizer."""
+        ids = spread_rows(self.loader, 2 * num)
+        held_out = ids[1::2] if len(ids) > 1 else ids
+
+        def ids_of(text: Text) -> list[int]:
+            return self.writer.ids((text,) if isinstance(text, str) else tuple(text))
+
+        return TrainingText(
+            name,
+            partial(training_parts, self.folder),
+            ids_of,
+            self.tokenizer.get_vocab_size(),
+            [ids_of(self.writer.documents(row)) for row in held_out.tolist()],
+            self.seed,
+        )
+
     def _row(
         self,
         name: str,
@@ -92,3 +116,16 @@ class HeldOut:
         frame = True if self.loader.frame else None
         protocol = Protocol(borders=self.writer.borders, length=self.loader.length, frame=frame, seed=self.seed)
         return measure(ids, texts, scorer, protocol, model=name, scoring=scoring, extra=extra, seed=self.seed).row
+
+
+def training_parts(folder: Path, overlap: int) -> Iterator[NDArray]:
+    """The training part of prepared data in parts of ids that overlap by so many; of instruction data, all text of the
+    rows, one after the other."""
+    recipe, tokens = read_manifest(folder), read_tokens(folder, "train")
+    if recipe["packing"] != "rows":
+        yield from overlapping(tokens, overlap)
+        return
+    stride = recipe["recipe"]["length"] + 2
+    rows = max(1, PART // stride)
+    for part in overlapping(tokens, overlap=stride * -(-overlap // stride), part=stride * rows):
+        yield part.reshape(-1, stride)[:, 2:].reshape(-1)
