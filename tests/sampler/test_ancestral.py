@@ -141,7 +141,7 @@ def test_many_revealed_tokens_go_through_the_head_in_equal_parts(tiny_denoiser, 
     model = tiny_denoiser(V=V, length=40).requires_grad_(False)
     shapes = []
     original = model.logits
-    monkeypatch.setattr(model, "logits", lambda h: shapes.append(tuple(h.shape)) or original(h))
+    monkeypatch.setattr(model, "logits", lambda h, n=None: shapes.append(tuple(h.shape)) or original(h, n))
     sample(Ancestral(1, rows_per_call=8), model, 8, 40)
     assert shapes == [(FEW, 16)] * -(-8 * 40 // FEW)
 
