@@ -26,7 +26,7 @@ class FrontierArgs(Options):
     entropy that each other model has at temperature 1 (and at every --entropy). Models of a synthetic language are
     measured by its exact likelihood and by the total variation of their bigrams instead of Gen PPL.
 
-    Writes frontier.json and frontier.png; the same command resumes where it was stopped.
+    Writes frontier.json, frontier.png and frontier.svg; the same command resumes where it was stopped.
 
     Examples:
       mcd frontier demo runs/student --steps 4 8 --num 128 --out runs/frontier
@@ -37,7 +37,7 @@ class FrontierArgs(Options):
     """Models: folders, hub ids, or demo; or exact:LANGUAGE, the exact posterior of a synthetic language; no teacher is
     better."""
     out: Path
-    """Folder for frontier.json, frontier.png, and the measured cells, from which the command resumes."""
+    """Folder for frontier.json, its figure, and the measured cells, from which the command resumes."""
     steps: tuple[Steps, ...] = (4, 8, 16)
     """Numbers of steps."""
     temperatures: tuple[Positive, ...] = (0.7, 0.8, 0.9, 1.0, 1.1)

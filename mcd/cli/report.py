@@ -15,9 +15,10 @@ from mcd.options import Options, check_distinct
 class ReportArgs(Options):
     """Make one HTML page of runs: what the student gained and what it cost, in words, figures, tables and samples.
 
-    A RUN is a folder with any of metrics.json (of `mcd eval`), samples_*.jsonl (of `mcd sample --out`, by that name),
-    trajectory.jsonl, stats.jsonl and run.json, in it or in its subfolders; other files are not read. The page says what
-    is missing. It loads nothing and needs no JavaScript.
+    A RUN is a folder with any of metrics.json (of `mcd eval`), frontier.json (of `mcd frontier`), samples_*.jsonl (of
+    `mcd sample --out`, by that name), trajectory.jsonl, stats.jsonl and run.json, in it or in its subfolders; other
+    files are not read. Several runs are drawn together, round by round. The page says what is missing. It loads
+    nothing; JavaScript serves only to drag the time of a trajectory.
 
     Examples:
       mcd report runs/demo --out report.html

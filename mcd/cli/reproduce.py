@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 def _planned(args: ReproduceArgs) -> dict[str, Any]:
     if args.name in ALONE:
-        what = {"what": EXPERIMENTS[args.name], "trainings": [], "writes": f"{args.name}.json, .png"}
+        what = {"what": EXPERIMENTS[args.name], "trainings": [], "writes": f"{args.name}.json, .png, .svg"}
         return {"experiment": args.name, **what}
     from mcd.reproduce.scales import SCALES
 

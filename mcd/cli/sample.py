@@ -1,5 +1,6 @@
 """`mcd sample`: draw text, or fill in a template."""
 
+import contextlib
 import json
 import os
 import sys
@@ -65,7 +66,7 @@ class SampleArgs(Options):
     """A message to the model, instead of a template. It is formatted by the model's chat template, and the model
     writes the answer."""
     watch: bool = False
-    """Show every intermediate state of row 0 (on stderr)."""
+    """Show every intermediate state of row 0 (on stderr): a terminal redraws it in place, elsewhere each is a line."""
     compile: bool = False
     """Compile the blocks of the network with torch.compile, once for the shape of a network call; this takes a minute,
     and changes the last bits (needs a C++ compiler on CPUs)."""
@@ -162,7 +163,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     done = broadcast(_rows_done(args.out, record, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
     if args.watch and first_process:
-        _print_states(model.states(request, seed=args.seed))
+        _show_states(model.states(request, seed=args.seed))
     with progress_bar("sample") as update:
         group = max(GROUP, sampler.rows_for(denoiser, inside) * world_size())
         for first in range(done, args.num, group):
@@ -238,15 +239,23 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[in
     return len(rows)
 
 
-def _print_states(states: Iterable[Any]) -> None:
-    """Print every state of a row on stderr, one line per state, with newly revealed tokens in green."""
+def _show_states(states: Iterable[Any]) -> None:
+    """Show every state of a row on stderr, with the tokens in green that are new: on a terminal in place of the one
+    before, elsewhere a line for each."""
     from rich.console import Console
+    from rich.live import Live
     from rich.text import Text
 
     console, before = Console(stderr=True), None
-    for state in states:
-        line, (tokens,) = Text(f"t = {state.t:.3f}  ", style="dim"), state.tokens
-        for old, new in zip(before or [None] * len(tokens), tokens, strict=True):
-            line.append("·" if new is None else new, style="bold green" if old is None and new is not None else "")
-        console.print(line)
-        before = tokens
+    redraws = console.is_terminal and not console.is_dumb_terminal
+    live = Live(console=console, auto_refresh=False, vertical_overflow="crop") if redraws else None
+    with live or contextlib.nullcontext():
+        for state in states:
+            line, (tokens,) = Text().append(f"t = {state.t:.3f}  ", style="dim"), state.tokens
+            for old, new in zip(before or [None] * len(tokens), tokens, strict=True):
+                line.append("·" if new is None else new, style="bold green" if old is None and new is not None else "")
+            if live:
+                live.update(line, refresh=True)
+            else:
+                console.print(line, soft_wrap=True)
+            before = tokens

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 import mcd
-from mcd.report import figures, texts, training
+from mcd.report import figures, sweeps, texts, training
 from mcd.report.claims import NONE, claims, number, tiles
 from mcd.report.comparison import comparisons, differences, sign
 from mcd.report.plotting import PAGE
@@ -31,6 +31,7 @@ def page(runs: Sequence[Run], title: str) -> str:
     distilled = training.distilled_runs(runs)
     widest = max(distilled, key=training.last_delta, default=None)
     gap = training.last_delta(widest) if widest else 0.0
+    by_round = sweeps.rounds(rows)
     return _template().render(
         title=title,
         marker=MARKER,
@@ -42,6 +43,9 @@ def page(runs: Sequence[Run], title: str) -> str:
         compared=compared,
         series=series,
         figures=_figures(series),
+        by_round=by_round,
+        round_figures=[one for name in ("gen_ppl", "entropy") if (one := sweeps.rounds_figure(by_round, name))],
+        frontiers=[(run, _sweeps(run, number)) for number, run in enumerate(runs) if run.frontier],
         unlike=_unlike(rows),
         protocols=_protocols(rows),
         samples=side_by_side([one for run in runs for one in run.samples]),
@@ -96,6 +100,12 @@ def _figures(series: Sequence[figures.Series]) -> dict[str, Any]:
     if both:
         drawn["frontier"] = figures.frontier(both, "Gen PPL against entropy")
     return drawn
+
+
+def _sweeps(run: Run, number: int) -> list[tuple[int, list[sweeps.Line], Any]]:
+    """(steps, lines, figure) of a run's temperature sweeps."""
+    found = sweeps.sweeps(run.frontier)
+    return [(steps, lines, sweeps.sweep_figure(lines, steps, number)) for steps, lines in found.items()]
 
 
 def _unlike(rows: Sequence[MeasuredRow]) -> dict[str, list[str]]:

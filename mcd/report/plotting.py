@@ -118,7 +118,8 @@ def colour_of(label: str, i: int = 0) -> str:
 def figure(
     path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (6.0, 4.0), **ratios: list[float]
 ) -> "Iterator[list[Axes]]":
-    """The panels (row by row) of a figure, which is written to `path` (.png or .svg) when the block ends.
+    """The panels (row by row) of a figure, which is written when the block ends: to `path`, an .svg or a .png, and a
+    .png also as an .svg beside it.
 
     size: width and height in inches; ratios: width_ratios, height_ratios of the panels. The style holds inside the
     block only.
@@ -132,10 +133,9 @@ def figure(
         FigureCanvasAgg(drawing)
         yield list(drawing.subplots(rows, columns, squeeze=False, gridspec_kw=ratios).flat)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".svg":
-            drawing.savefig(path, metadata={"Date": None, "Creator": None})
-        else:
+        if path.suffix == ".png":
             _save_png(drawing, path)
+        drawing.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
 
 
 def _save_png(drawing: "Figure", path: Path) -> None:

@@ -65,6 +65,20 @@ class LikelihoodRow:
     remarks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class MatchedRow:
+    """A row of `mcd frontier`: the Gen PPL of a model and of its teacher at one entropy, in nats, that `entropy_of`
+    names. None: this entropy was not reached."""
+
+    model: str
+    teacher: str
+    steps: int | None
+    entropy: float | None
+    entropy_of: str
+    own: Estimate | None
+    of_teacher: Estimate | None
+
+
 def is_likelihood(row: Any) -> bool:
     """Whether a row is of the likelihood of a text, and not of samples."""
     return isinstance(row, dict) and "valid_nelbo" in row
@@ -99,6 +113,21 @@ def likelihood_row(run: str, row: Any, where: str) -> LikelihoodRow:
         row.get("exact") is True,
         tuple(str(remark) for remark in remarks if remark),
     )
+
+
+def matched_row(row: Any, where: str) -> MatchedRow | None:
+    """A row at equal entropy; None for another measure than Gen PPL. Raises UsageError for one that is damaged."""
+    cells = _Cells(row, where)
+    if row.get("measure") != "gen_ppl":
+        return None
+    own, teacher = (
+        None
+        if (value := cells.number(f"{prefix}value")) is None
+        else Estimate(value, cells.number(f"{prefix}lo"), cells.number(f"{prefix}hi"))
+        for prefix in ("", "teacher_")
+    )
+    names = str(row.get("teacher", "teacher")), str(row.get("entropy_of", ""))
+    return MatchedRow(row["model"], names[0], cells.whole("steps"), cells.number("entropy"), names[1], own, teacher)
 
 
 def mapping(value: Any) -> dict[str, Any]:

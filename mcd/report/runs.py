@@ -2,19 +2,28 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mcd.errors import UsageError
 from mcd.files import JSONError, json_lines, parse_json, read_json
-from mcd.report.rows import LikelihoodRow, MeasuredRow, is_likelihood, likelihood_row, mapping, measured_row
+from mcd.report.rows import (
+    LikelihoodRow,
+    MatchedRow,
+    MeasuredRow,
+    is_likelihood,
+    likelihood_row,
+    mapping,
+    matched_row,
+    measured_row,
+)
 from mcd.training.run_folder import read_stats
 
 DEPTH = 3
 """Levels of subfolders in which further runs are looked for."""
 SKIPPED = ("checkpoints", "data", "rounds")
-FILES = ("metrics.json", "stats.jsonl", "run.json", "trajectory.jsonl")
+FILES = ("metrics.json", "frontier.json", "stats.jsonl", "run.json", "trajectory.jsonl")
 SAMPLES = re.compile(r"samples_(?P<model>.+?)(?:_r(?P<round>\d+))?(?:_s(?P<steps>\d+))?\.jsonl")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -40,6 +49,16 @@ class Trajectory:
     states: list[dict[str, Any]]
     round: int | None = None
 
+    @property
+    def times(self) -> dict[int, float]:
+        """The time t after each step: as recorded, or evenly from 1 to 0."""
+        found = {}
+        for state in self.states:
+            t, step = state.get("t"), state["step"]
+            known = isinstance(t, int | float) and 0.0 <= t <= 1.0
+            found[step] = float(t) if known else min(1.0, max(0.0, 1.0 - step / max(1, self.steps)))
+        return found
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,6 +74,9 @@ class Run:
     environment: dict[str, Any]
     schedule: dict[str, Any] | None
     command: str | None
+    frontier: list[MeasuredRow] = field(default_factory=list)
+    """The rows of its temperature sweeps (`mcd frontier`)."""
+    matched: list[MatchedRow] = field(default_factory=list)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -69,8 +91,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         found = list(_run_folders(folder))
         if not found:
             raise UsageError(
-                f"RUN {folder}: holds nothing to report (metrics.json, samples_*.jsonl, stats.jsonl, trajectory.jsonl "
-                "or run.json); name a folder written by mcd train, distill, sample, eval or demo"
+                f"RUN {folder}: holds nothing to report (metrics.json, frontier.json, samples_*.jsonl, stats.jsonl, "
+                "trajectory.jsonl or run.json); name a folder written by mcd train, distill, sample, eval or demo"
             )
         for path in found:
             if path.resolve() not in runs:
@@ -94,13 +116,11 @@ def _run_folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
 
 def _read_run(folder: Path) -> Run:
     run = _read_object(folder / "run.json")
-    metrics = _read_object(folder / "metrics.json")
-    rows = metrics.get("rows", [])
-    if not isinstance(rows, list):
-        raise UsageError(f'{folder / "metrics.json"}: "rows" is not a list')
+    metrics, frontier = _read_object(folder / "metrics.json"), _read_object(folder / "frontier.json")
     name = printable(folder.as_posix())
-    command = metrics.get("command") or run.get("command")
-    numbered = [(f"{folder / 'metrics.json'}: row {i}", row) for i, row in enumerate(rows)]
+    command = metrics.get("command") or run.get("command") or frontier.get("command")
+    numbered = _rows(folder / "metrics.json", metrics, "rows")
+    matched = [matched_row(row, where) for where, row in _rows(folder / "frontier.json", frontier, "matched")]
     return Run(
         name=name,
         measured=[measured_row(name, row, where) for where, row in numbered if not is_likelihood(row)],
@@ -112,7 +132,17 @@ def _read_run(folder: Path) -> Run:
         environment=mapping(run.get("environment")),
         schedule=mapping(_read_object(folder / "config.json").get("schedule")) or None,
         command=command and str(command),
+        frontier=[measured_row(name, row, where) for where, row in _rows(folder / "frontier.json", frontier, "rows")],
+        matched=[one for one in matched if one is not None],
     )
+
+
+def _rows(path: Path, value: dict[str, Any], name: str) -> list[tuple[str, Any]]:
+    """The rows of a file below a name, each with the words that a complaint of it begins with."""
+    rows = value.get(name, [])
+    if not isinstance(rows, list):
+        raise UsageError(f'{path}: "{name}" is not a list')
+    return [(f"{path}: row {i}", row) for i, row in enumerate(rows)]
 
 
 def _samples(path: Path) -> SampleFile | None:

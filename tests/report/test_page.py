@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from mcd.errors import UsageError
 from mcd.report.runs import read_runs
+from mcd.report.sweeps import rounds as rounds_of
 from mcd.report.training import loss_terms, losses_figure
 
 
@@ -13,7 +15,8 @@ def test_complete_page_and_the_same_bytes_again(demo, page_of):
     options = ("--title", "A <b>title</b>")
     page = page_of(demo, *options)
     assert page_of(demo, *options).source == page.source
-    assert page.tags.isdisjoint({"script", "link", "iframe", "img", "object"})
+    assert page.tags.isdisjoint({"link", "iframe", "img", "object"})
+    assert page.source.count("<script>") == 1 and "<script " not in page.source  # what drags the time
     assert all(load.startswith("#") for load in page.loads)
     assert {link for link in page.links if not link.startswith("#")} == {"https://arxiv.org/abs/2602.00792"}
     assert page.source.count("http") == 1 and "url(http" not in page.source and "@import" not in page.source
@@ -21,7 +24,7 @@ def test_complete_page_and_the_same_bytes_again(demo, page_of):
     assert all(link[1:] in page.ids for link in page.links if link.startswith("#"))
     assert all(f'id="{load[1:]}"' in page.source for load in page.loads)
     assert "<script>alert('student & 8')</script>" in page.text and "A <b>title</b>" in page.text
-    assert page.source.count("<svg") == 7  # curves, entropy, frontier, theory, counts, two runs' losses
+    assert page.source.count("<svg") == 9  # curves, entropy, frontier, two by round, theory, counts, two runs' losses
     assert "#0a0b" not in page.source
     for words in (
         "The largest saving is",
@@ -32,6 +35,41 @@ def test_complete_page_and_the_same_bytes_again(demo, page_of):
         "mcd distill mcd --teacher demo --out runs/student",
     ):
         assert words in page.text
+
+
+def sweep(model, steps, temperature, gen_ppl, entropy):
+    row = {"model": model, "steps": steps, "temperature": temperature, "gen_ppl": gen_ppl, "entropy": entropy}
+    return row | {"gen_ppl_lo": gen_ppl * 0.9, "gen_ppl_hi": gen_ppl * 1.1}
+
+
+@pytest.mark.heavy
+def test_the_frontier_is_drawn_for_each_number_of_steps(tmp_path, page_of):
+    rows = [sweep(m, n, t, 100 * t + n, 4 + t) for m in ("a<b", "student") for n in (4, 8) for t in (0.8, 1.0)]
+    words = {"model": "student", "steps": 4, "measure": "gen_ppl", "entropy": 4.9, "entropy_of": "student at T = 1"}
+    matched = [words | {"value": 91.0, "lo": None, "hi": None, "teacher": "a<b", "teacher_value": None}]
+    exact = words | {"measure": "nll", "value": 1.0}
+    (tmp_path / "frontier.json").write_text(json.dumps({"rows": rows, "matched": [*matched, exact]}))
+    page = page_of(tmp_path)
+    assert page.source.count('aria-label="Gen PPL against entropy at ') == 2
+    assert "a<b" in page.text and "91.0" in page.text
+    assert page.text.count("student at T = 1") == 1  # Gen PPL alone
+    (tmp_path / "frontier.json").write_text(json.dumps({"rows": [{"model": "a", "gen_ppl": "many"}]}))
+    with pytest.raises(UsageError, match=r"frontier.json: row 0: gen_ppl is 'many', not a number"):
+        read_runs([tmp_path])
+
+
+@pytest.mark.heavy
+def test_several_runs_are_drawn_round_by_round_at_the_steps_with_most_rounds(row, metrics, page_of):
+    for name, rounds in (("one", 3), ("two", 2), ("three", 1)):
+        rows = [row("student", 8, 200 - 20 * n, 4.4, n) for n in range(1, rounds + 1)]
+        folder = metrics([*rows, row("student", 2, 300, 4.4, rounds)], name)
+    lines = rounds_of([one for run in read_runs([folder.parent]) for one in run.measured])
+    assert [(line.label.split("/")[-1], [one.round for one in line.rows]) for line in lines] == [
+        ("one, 8 steps", [1, 2, 3]),
+        ("two, 8 steps", [1, 2]),
+    ]
+    assert lines[0].colour != lines[1].colour
+    assert "a line for each run" in page_of(folder.parent).text
 
 
 @pytest.mark.heavy

@@ -168,8 +168,8 @@ def test_figure2_shows_what_each_view_sees(tmp_path):
     assert len(first) <= 200_000
 
 
-def test_figures_are_written_as_their_suffix_says(tmp_path):
-    for name, start in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml")):
+def test_figures_are_written_as_their_suffix_says_and_a_png_also_as_svg(tmp_path):
+    for name, start in (("a.png", b"\x89PNG"), ("b.svg", b"<?xml")):
         kept = []
         for folder in ("one", "two"):
             with figure(tmp_path / folder / name, 1, 2, (3.0, 1.5)) as axes:
@@ -179,6 +179,7 @@ def test_figures_are_written_as_their_suffix_says(tmp_path):
         assert kept[0].startswith(start)
         assert kept[0] == kept[1]
         assert b"<dc:date>" not in kept[0]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["a.png", "a.svg", "b.svg"]
 
 
 def test_zipf_law_is_even_on_groups():
