@@ -121,11 +121,11 @@ class HeldOut:
 def training_parts(folder: Path, overlap: int) -> Iterator[NDArray]:
     """The training part of prepared data in parts of ids that overlap by so many; of instruction data, all text of the
     rows, one after the other."""
-    recipe, tokens = read_manifest(folder), read_tokens(folder, "train")
-    if recipe["packing"] != "rows":
+    manifest, tokens = read_manifest(folder), read_tokens(folder, "train")
+    if manifest["packing"] != "rows":
         yield from overlapping(tokens, overlap)
         return
-    stride = recipe["recipe"]["length"] + 2
-    rows = max(1, PART // stride)
-    for part in overlapping(tokens, overlap=stride * -(-overlap // stride), part=stride * rows):
+    length = manifest["recipe"]["length"]
+    stride = length + 2
+    for part in overlapping(tokens, overlap=stride * -(-overlap // length), part=stride * max(1, PART // stride)):
         yield part.reshape(-1, stride)[:, 2:].reshape(-1)
