@@ -77,10 +77,6 @@ UNIFORM_TRAINING = (
     *("--recipe", "sotu", "--lr", "1e-3", "--length", "128", "--batch-size", "32"),
     *("--steps", "1400", "--valid-every", "200", "--threads", "1"),
 )
-AUTOREGRESSIVE_TRAINING = (
-    *("--recipe", "sotu", "--hidden", "256", "--layers", "6", "--heads", "4"),
-    *(*ROWS, "--steps", "800"),
-)
 OWN_BUDGET = {
     "ltd": (
         *"--rounds 1 --steps-per-round 400 --batch-size 8 --lr 5e-4".split(),
@@ -109,12 +105,6 @@ def text_teachers(scale: Scale) -> list[Training]:
         return []
     uniform = ("train", "--method", "duo", "--init", "demo", "--data", "sotu", *UNIFORM_TRAINING)
     return [*text_data(scale), Training("text/duo", uniform)]
-
-
-def autoregressive(scale: Scale) -> list[Training]:
-    """The autoregressive model that Table 1 shows for comparison."""
-    command = ("train", "--method", "ar", "--data", "@data/sotu", *AUTOREGRESSIVE_TRAINING)
-    return [Training("text/ar", command)] if scale.name == "cpu" else []
 
 
 def text_student(scale: Scale, method: str, size: str = "text", rounds: int = ROUNDS) -> Training:

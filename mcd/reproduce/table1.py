@@ -5,13 +5,12 @@ from typing import Any
 
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, autoregressive, text_student, text_teachers
+from mcd.reproduce.scales import METHODS, ROUNDS, TEACHER_OF, Scale, text_student, text_teachers
 from mcd.reproduce.text import reference_rows, shared_protocol, text_cell, write_samples
 
-BETWEEN = (8, 32)
-"""Steps of rounds 1 to 4 on two cores: with 64 tokens per row, a masked model makes at most 64 calls."""
-MOST_UNIFORM = 64
-"""Most steps of uniform models on two cores: each step is a call for every row."""
+AFFORDABLE = {"mdlm": (8, 16, 32, 64, 512), "duo": (8, 32), "duo-dcd": (8, 32)}
+"""Steps on two cores: a uniform model makes a call for every row and step. Other models have 8, 32 and 64 steps: with
+64 tokens per row, a masked model makes at most 64 calls. Rounds 1 to 4 have 8 steps."""
 
 
 def plan(scale: Scale) -> Experiment:
@@ -26,17 +25,13 @@ def plan(scale: Scale) -> Experiment:
         for steps in scale.steps
         if scale.name != "cpu" or _is_affordable(label, round, steps)
     ]
-    if scale.name == "cpu":
-        cells.append(text_cell(scale, "text/ar", scale.length, "ar"))
     students = [text_student(scale, method) for method in METHODS]
-    return Experiment([*text_teachers(scale), *autoregressive(scale), *students], cells)
+    return Experiment([*text_teachers(scale), *students], cells)
 
 
 def _is_affordable(label: str, round: int | None, steps: int) -> bool:
     """Whether two cores measure the cell in reasonable time."""
-    if round not in (None, ROUNDS) and steps not in BETWEEN:
-        return False
-    return label not in ("duo", "duo-dcd") or steps <= MOST_UNIFORM
+    return steps in (AFFORDABLE.get(label, (8, 32, 64)) if round in (None, ROUNDS) else (8,))
 
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
