@@ -128,35 +128,34 @@ def test_watch_ends_with_the_text_of_the_row(capsys, sampler):
 
 
 def watched(stderr):
-    """The exit status of `mcd sample --watch` in three steps, in a process of its own."""
+    """`mcd sample --watch` in three steps, in a process of its own."""
     words = [sys.executable, "-m", "mcd", *SAMPLE, "--template", "peace [MASK:3]", "--watch"]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "60", "LINES": "20"}
-    return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=stderr, env=environment, check=False).returncode
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
 
 
 @pytest.mark.heavy
 def test_watch_prints_a_line_per_state_on_a_pipe_and_redraws_a_terminal(tmp_path):
     with (tmp_path / "lines").open("w+") as lines:
-        assert watched(lines) == 0
+        assert watched(lines).wait(300) == 0
         lines.seek(0)
         shown = lines.read().splitlines()
     assert [line[:9] for line in shown] == ["t = 1.000", "t = 0.667", "t = 0.333", "t = 0.000"]
     assert "\x1b" not in "".join(shown)
 
     reader, terminal = os.openpty()
-    assert watched(terminal) == 0
+    process = watched(terminal)
     os.close(terminal)
     drawn = b""
     with contextlib.suppress(OSError):  # EIO: nobody writes any more
         while part := os.read(reader, 65536):
             drawn += part
     os.close(reader)
+    assert process.wait(300) == 0
     before, last = drawn.decode().split("t = 0.000", 1)  # after it comes the progress of all rows
     assert re.findall(r"t = \d\.\d+", before) == ["t = 1.000", "t = 0.667", "t = 0.333"]
-    assert (
-        before.count("\x1b[2K") >= 3 and "peace" in last
-    )  # lines are erased, and the cursor goes up where it went down
-    assert before.count("\n") == before.count("\x1b[1A")
+    assert before.count("\x1b[2K") >= 3 and "peace" in last
+    assert before.count("\n") == before.count("\x1b[1A")  # the cursor goes up again where it went down
 
 
 CHAT = """\
