@@ -32,7 +32,7 @@ class Locked:
     """A text and its noise, which settle the whole trajectory.
 
     words: each token's share of the text; x0 (L,): the ids; eps (L, K): the noise, of K = all ids and the mask;
-    u (L,): F_Y of each token's noise margin (paper, Theorem 3.3).
+    u (L,): F_Y of each token's noise margin (`u_of_noise`).
     """
 
     words: list[str]
@@ -60,8 +60,8 @@ class Level:
 @dataclass(frozen=True)
 class Seen:
     """What is seen of a locked text at a level, per token: its own coordinate (L,) and the largest rivals (L, R), the
-    very largest first, in units of the noise; and whether the projection of the latent (Eq. 8) and the scalar rule
-    u <= alpha (Eq. 13) show it, (L,). In these units the rivals stand still, and the own coordinate falls."""
+    very largest first, in units of the noise; and whether the projection of the latent (`project`) and the scalar rule
+    u <= alpha (`mask`) show it, (L,). In these units the rivals stand still, and the own coordinate falls."""
 
     level: Level
     own: Tensor
@@ -87,7 +87,7 @@ def locked(model: Model, text: str, seed: int) -> Locked:
 
 
 def level_of_time(one: Locked, t: float) -> Level:
-    """The calibrated level of a time (paper, Lemma 3.1)."""
+    """The calibrated level of a time (`calibrated_snr_root`)."""
     alpha = one.schedule.alpha(torch.tensor(t, dtype=torch.float64))
     return Level(t, alpha.item(), calibrated_snr_root(alpha, one.K).item())
 
