@@ -31,7 +31,7 @@ from mcd.reproduce.text import reference_rows, text_cell
 
 BEST: dict[str, Any] = {"order": "low-discrepancy"}
 WAYS: dict[str, list[dict[str, Any]]] = {
-    "mdlm": [BEST | {"temperature": T} for T in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1)],
+    "mdlm": [BEST | {"temperature": T} for T in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)],
     "duo": [{"temperature": T} for T in (0.8, 0.9, 1.0)],
     "nelbo": [BEST | {"temperature": T} for T in (0.8, 1.0)],
     "ltd": [BEST | {"temperature": T} for T in (0.8, 1.0)],
