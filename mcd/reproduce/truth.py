@@ -110,7 +110,7 @@ def findings(halved: list[dict[str, Any]]) -> list[str]:
         if row["value"] is not None and row["teacher_value"] is not None:
             groups[row["language"], row["model"], row["steps"], row["measure"]].append(row)
     return [
-        f"{language}, {model}: {steps} calls are as good as {2 * steps} of the exact denoiser in {measure} in "
+        f"{language}, {model}, {measure}: calls {steps} as good as {2 * steps} of the exact denoiser in "
         f"{sum(row['value'] <= row['teacher_value'] for row in rows)} of {len(rows)} seeds "
         f"({np.mean([row['value'] for row in rows]):.3f} and {np.mean([row['teacher_value'] for row in rows]):.3f})"
         for (language, model, steps, measure), rows in groups.items()
