@@ -55,8 +55,9 @@ class Trajectory:
         found = {}
         for state in self.states:
             t, step = state.get("t"), state["step"]
-            known = isinstance(t, int | float) and 0.0 <= t <= 1.0
-            found[step] = float(t) if known else min(1.0, max(0.0, 1.0 - step / max(1, self.steps)))
+            if not isinstance(t, int | float) or not 0.0 <= t <= 1.0:
+                t = min(1.0, max(0.0, 1.0 - step / max(1, self.steps)))
+            found[step] = float(t)
         return found
 
 
