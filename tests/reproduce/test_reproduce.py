@@ -67,6 +67,7 @@ def test_a_plan_holds_together(name, scale):
         assert cell.model in runs or cell.model in hub or cell.model.startswith("exact:"), cell
         assert (cell.scorer is None) != (cell.language is None)
         assert cell.num >= 64
+        assert cell.scorer is None or scale.text[0] in runs  # the text whose held-out part it is compared with
 
 
 def test_table_1_is_the_papers_grid():
