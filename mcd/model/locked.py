@@ -7,6 +7,7 @@ it is the token that the position would become if it were drawn now, the inverse
 """
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 import torch
@@ -18,9 +19,13 @@ from mcd.process.transfer import send
 Shown = Literal["draft", "word", "when", "value"]
 """draft: the token that the position would become now, as a row of a table. word: the same token, as a linear map of
 its embedding. when: u. value: v itself."""
-DRAFTED: frozenset[Shown] = frozenset(("draft", "word"))
 FREQUENCIES = (0.5, 1.0, 2.0, 4.0)
 """Of the waves in which u ("when") and v ("value") are shown, each a sine and a cosine."""
+
+
+def shows_drafts(shown: Collection[Shown]) -> bool:
+    """Whether drafts are shown, in one way or both."""
+    return "draft" in shown or "word" in shown
 
 
 class LockedInput(nn.Module):
@@ -35,17 +40,12 @@ class LockedInput(nn.Module):
 
     def __init__(self, shown: tuple[Shown, ...], V: int, width: int):
         super().__init__()
-        self.shown = shown
         self.table = nn.Parameter(torch.zeros(V, width)) if "draft" in shown else None
         self.map = nn.Parameter(torch.zeros(width, width)) if "word" in shown else None
-        waves = 2 * len(FREQUENCIES) * len(set(shown) - DRAFTED)
+        self.scalars = tuple(name for name in shown if name in ("when", "value"))
+        waves = 2 * len(FREQUENCIES) * len(self.scalars)
         self.waves = nn.Parameter(torch.zeros(waves, width)) if waves else None
         self.register_buffer("prior", torch.zeros(V))
-
-    @property
-    def drafts(self) -> bool:
-        """Whether drafts are shown, in one way or both."""
-        return bool(DRAFTED & set(self.shown))
 
     def first_drafts(self, v: Tensor) -> Tensor:
         """The drafts where nothing is predicted yet: the inverse CDF of the prior at v, (B, L) to ids (B, L)."""
@@ -65,7 +65,7 @@ class LockedInput(nn.Module):
             assert words is not None
             added = added + words.to(self.map.dtype) @ self.map * shown
         if self.waves is not None:
-            scalars = [{"when": u, "value": v}[name].double() for name in self.shown if name not in DRAFTED]
+            scalars = [{"when": u, "value": v}[name].double() for name in self.scalars]
             turns = [frequency * scalar % 1.0 for scalar in scalars for frequency in FREQUENCIES]
             angles = (2.0 * math.pi * torch.stack(turns, -1)).to(self.waves.dtype)
             added = added + (torch.cat((angles.sin(), angles.cos()), -1) @ self.waves) * shown

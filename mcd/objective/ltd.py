@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser, Process
-from mcd.model.locked import DRAFTED, Shown
+from mcd.model.locked import Shown, shows_drafts
 from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import likeliest, locked_trajectory
@@ -98,11 +98,11 @@ class LTD(Objective):
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """What a row of the batch costs, in forwards of the network."""
         later = sum((N - 1) / N for N in self.student_steps) / len(self.student_steps)
-        redrafts = self.redraft * later if DRAFTED & set(self.shown) else 0.0
+        redrafts = self.redraft * later if shows_drafts(self.shown) else 0.0
         return {"forwards": self.trajectory_steps + self.pairs * (3.0 + redrafts)}
 
     def idle_options(self, rounds: int) -> dict[str, str]:
-        if not DRAFTED & set(self.shown):
+        if not shows_drafts(self.shown):
             return {"--redraft": "--shown has no draft"}
         return {"--redraft": "the first step has no step before"} if set(self.student_steps) == {1} else {}
 
@@ -123,7 +123,7 @@ class LTD(Objective):
         j, N, again = (a.flatten() for a in (j, N, again))
         x, u, v = (a.repeat_interleave(K, dim=0) for a in (x, u, v))
         draft = student.locked.first_drafts(v)
-        if student.locked.drafts and self.redraft and max(self.student_steps) > 1:
+        if shows_drafts(self.shown) and self.redraft and max(self.student_steps) > 1:
             asked = again.clone()
             asked[0] |= not again.any()  # so that all processes make the same calls
             of = flat_rows(asked)

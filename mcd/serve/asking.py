@@ -55,6 +55,13 @@ class Pause:
     size, kind = 1, ("pause",)
 
 
+def ask(request: Call | Projection | Pause) -> Any:
+    """Hand the request of this greenlet to the scheduler that runs it; returns what it answers."""
+    parent = getcurrent().parent
+    assert parent is not None
+    return parent.switch(request)
+
+
 class Asking(Denoiser):
     """A denoiser of the same network, whose calls are made by the scheduler that runs the greenlet."""
 
@@ -73,15 +80,11 @@ class Asking(Denoiser):
     ) -> Tensor:
         """As of `Denoiser`, for one row; positions are made in groups, so that their number changes no bit."""
         rows = torch.arange(z_t.shape[1]) if rows is None else rows
-        parent = getcurrent().parent
-        assert parent is not None
         z_t, t, rows = (send(x, self.device) for x in (z_t, t, rows))
-        return parent.switch(Call(z_t, t, noise, rows, group or self.shapes.few_rows))
+        return ask(Call(z_t, t, noise, rows, group or self.shapes.few_rows))
 
     def logits(self, hidden: Tensor, first: int | None = None) -> Tensor:
         """As of `Denoiser`; where not all are wanted, those of other rows take the place of the others."""
         if first is None:
             return super().logits(hidden)
-        parent = getcurrent().parent
-        assert parent is not None
-        return parent.switch(Projection(hidden[:first], len(hidden)))
+        return ask(Projection(hidden[:first], len(hidden)))

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import GreenletExit, greenlet
 from torch import Tensor
 
 from mcd.api.model import Request
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Step, states
 from mcd.sampler.base import padded, parts
-from mcd.serve.asking import Asking, Call, Pause, Projection
+from mcd.serve.asking import Asking, Call, Pause, Projection, ask
 
 
 class Busy(Exception):
@@ -156,7 +156,7 @@ class Scheduler:
         for step in states(sampler, self._asking, 1, *args):
             job.tell(number, step)
             if alone:
-                getcurrent().parent.switch(Pause())  # type: ignore[union-attr]
+                ask(Pause())
 
     def _batch(self) -> list[_Row]:
         """The row that has waited longest, and the next ones whose calls are of its kind, as many as a call has."""
