@@ -17,7 +17,7 @@ test: .venv/.dev
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-# For daily work, in less than two minutes: without the tests that take half a second or more.
+# For daily work, in about two minutes: without the tests that take half a second or more.
 test-fast: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not heavy"
 
