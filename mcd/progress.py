@@ -40,7 +40,9 @@ def progress_bar(title: str) -> Iterator[Update]:
     else:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-        with Progress(*columns, *times, console=console) as progress:
+        # rich would write what is printed meanwhile to stderr, above the bar; a file or a pipe would never get it
+        above = sys.stdout.isatty()
+        with Progress(*columns, *times, console=console, redirect_stdout=above) as progress:
             task = progress.add_task(title, total=1.0, note="")
             yield lambda fraction, note="": progress.update(task, completed=fraction, note=note)
 

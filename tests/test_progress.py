@@ -66,3 +66,14 @@ def test_a_part_that_fails_is_not_counted(clock, capsys):
         with whole.part(1.0) as update:
             update(1.0)
     assert "100%" not in capsys.readouterr().err
+
+
+def test_what_is_printed_under_a_bar_stays_on_stdout(monkeypatch, capsys):
+    """`mcd sample demo > texts` on a terminal: the bar is there, and the texts are in the file."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # stderr is a terminal for rich; stdout is none
+    with progress_bar("work") as update:
+        update(0.5)
+        print("a text")
+    shown = capsys.readouterr()
+    assert shown.out == "a text\n"
+    assert "work" in shown.err and "a text" not in shown.err

@@ -187,7 +187,7 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
                     for i, (row, calls) in enumerate(zip(drawn.tolist(), nfe.tolist(), strict=True))
                 ],
             )
-            if args.out:
+            if args.out or sys.stderr.isatty():  # a bar ends full; a line of it would stand between the texts
                 update((first + num) / args.num, f"{first + num} rows")
     if args.out and first_process:
         if done > args.num:
@@ -248,7 +248,8 @@ def _show_states(states: Iterable[Any]) -> None:
 
     console, before = Console(stderr=True), None
     redraws = console.is_terminal and not console.is_dumb_terminal
-    live = Live(console=console, auto_refresh=False, vertical_overflow="crop") if redraws else None
+    how: dict[str, Any] = {"auto_refresh": False, "vertical_overflow": "crop", "redirect_stdout": False}
+    live = Live(console=console, **how) if redraws else None
     with live or contextlib.nullcontext():
         for state in states:
             line, (tokens,) = Text().append(f"t = {state.t:.3f}  ", style="dim"), state.tokens
