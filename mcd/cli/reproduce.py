@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "frontier": "all methods on text at equal entropy, in the best order: does distillation beat a cooler teacher?",
     "frontier_languages": "the same on synthetic languages, in the usual order",
     "truth": "LTD with the exact denoiser as teacher: do half of the calls suffice?",
+    "truth_longer": "the same with longer training, and with a vocabulary of 2,048 tokens (english)",
     "languages": "all methods on synthetic languages with exact likelihood, three seeds",
     "ablations": "coupling, weights, temperatures, gaps, masks, the teacher's update, size",
     "orders": "what structured reveal orders gain",
@@ -33,7 +34,7 @@ EXPERIMENTS = {
 """Names of modules of `mcd.reproduce`, and what each is about."""
 ALONE = {"figure1", "figure2", "duality", "precision"}
 """Experiments that train nothing: their modules have `run(out)`; all others have `plan` and `result`."""
-ONE_SCALE = ALONE | {"languages", "frontier_languages", "truth", "ablations", "orders", "table2"}
+ONE_SCALE = ALONE | {"languages", "frontier_languages", "truth", "truth_longer", "ablations", "orders", "table2"}
 """Experiments to which a GPU has nothing to add."""
 
 

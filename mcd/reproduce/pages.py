@@ -253,5 +253,6 @@ _BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "frontier": _frontier,
     "frontier_languages": _frontier,
     "truth": _truth,
+    "truth_longer": _truth,
     "ablations": _ablations,
 }

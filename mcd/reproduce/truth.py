@@ -13,7 +13,7 @@ import numpy as np
 
 from mcd.eval.equal_entropy import at_entropy
 from mcd.eval.laboratory.curves import Curve, curves_of, matched_rows, point_row
-from mcd.eval.laboratory.experiment import Experiment, Training
+from mcd.eval.laboratory.experiment import Cell, Experiment, Training
 from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.report.curves import draw_curves
 from mcd.reproduce.languages import language_cells
@@ -24,58 +24,67 @@ STEPS = (1, 2, 4, 8)
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 ORDER = "low-discrepancy"
 NETWORK = ("--hidden", "96", "--layers", "3", "--heads", "4")
+STUDENT_STEPS = 500
 
 
 def plan(scale: Scale) -> Experiment:
     """A network that knows the language a little, its student of the truth, and the truth at many temperatures."""
     trainings, cells = [], []
     for language in LANGUAGES:
-        data = language_data(language)
-        trainings.append(data)
+        trainings.append(language_data(language))
         for seed in SEEDS:
-            cells += language_cells(f"exact:{language}", language, STEPS, "exact", seed, TEMPERATURES, order=ORDER)
-            start, student = _start(language, seed), _student(language, seed)
-            trainings += [start, student]
-            cells += language_cells(student.name, language, STEPS, "ltd", seed, (0.8, 1.0), order=ORDER)
-            cells += language_cells(student.name, language, STEPS, "ltd-greedy", seed, order=ORDER, greedy=True)
+            student = student_of_the_truth(language, seed, STUDENT_STEPS)
+            trainings += [start(language, seed), student]
+            cells += exact_cells(language, seed)
+            cells += student_cells(student, language, seed, "ltd", (0.8, 1.0))
     return Experiment(trainings, cells)
 
 
-def _start(language: str, seed: int) -> Training:
-    options = ("--recipe", "cpu", "--data", f"@data/{language}", *NETWORK, *ROWS, "--steps", "400")
+def exact_cells(language: str, seed: int) -> list[Cell]:
+    """The exact denoiser at all temperatures."""
+    return language_cells(f"exact:{language}", language, STEPS, "exact", seed, TEMPERATURES, order=ORDER)
+
+
+def student_cells(
+    student: Training, language: str, seed: int, label: str, temperatures: tuple[float, ...]
+) -> list[Cell]:
+    """A student drawn afresh at some temperatures, and as `label`-greedy the likeliest tokens."""
+    drawn = language_cells(student.name, language, STEPS, label, seed, temperatures, order=ORDER)
+    return drawn + language_cells(student.name, language, STEPS, f"{label}-greedy", seed, order=ORDER, greedy=True)
+
+
+def start(language: str, seed: int, network: tuple[str, ...] = NETWORK) -> Training:
+    """A network that knows the language a little, from which a student begins."""
+    options = ("--recipe", "cpu", "--data", f"@data/{language}", *network, *ROWS, "--steps", "400")
     return Training(f"{language}/start-s{seed}", ("train", *options, "--valid-every", "0", "--seed", str(seed)))
 
 
-def _student(language: str, seed: int) -> Training:
-    models = ("--teacher", f"exact:{language}", "--init", f"@{language}/start-s{seed}", "--length", "64")
-    budget = ("--rounds", "1", "--steps-per-round", "500", "--batch-size", "8", "--lr", "1e-3", "--warmup-steps", "50")
-    rest = (
-        "--lr-decay",
-        "0.5",
-        "--trajectory-steps",
-        "16",
-        "--valid-every",
-        "0",
-        "--threads",
-        "1",
-        "--seed",
-        str(seed),
-    )
-    return Training(f"{language}/ltd-s{seed}", ("distill", "ltd", *models, *budget, *rest))
+def student_of_the_truth(language: str, seed: int, steps: int) -> Training:
+    """A student of LTD whose teacher is the exact denoiser, after so many steps of 8 trajectories."""
+    models = ("--teacher", f"exact:{language}", "--init", f"@{start(language, seed).name}", "--length", "64")
+    budget = ("--rounds", "1", "--steps-per-round", str(steps), "--batch-size", "8", "--lr", "1e-3")
+    rest = "--warmup-steps 50 --lr-decay 0.5 --trajectory-steps 16 --valid-every 0 --threads 1".split()
+    name = f"{language}/ltd{'' if steps == STUDENT_STEPS else f'-{steps}'}-s{seed}"
+    return Training(name, ("distill", "ltd", *models, *budget, *rest, "--seed", str(seed)))
 
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
     """The points, the rows at equal entropy and equal calls, and those against twice the calls."""
+    protocol = {"temperatures": TEMPERATURES, "order": ORDER, "seeds": SEEDS}
+    return {"protocol": protocol} | judged(measured, out, "truth")
+
+
+def judged(measured: list[MeasuredCell], out: Path, name: str) -> dict[str, Any]:
+    """Its parts but the protocol; draws NAME_LANGUAGE.png of the first seed."""
     curves = curves_of(measured)
     matched = []
     for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
         matched += matched_rows([curve for curve in curves if (curve.language, curve.seed) == domain])
-    for language in LANGUAGES:
+    for language in dict.fromkeys(curve.language for curve in curves):
         drawn = [curve for curve in curves if (curve.language, curve.seed) == (language, SEEDS[0])]
-        draw_curves(drawn, out / f"truth_{language}.png")
+        draw_curves(drawn, out / f"{name}_{language}.png")
     halved = against_twice_the_calls(curves)
     return {
-        "protocol": {"temperatures": TEMPERATURES, "order": ORDER, "seeds": SEEDS},
         "rows": [point_row(one) for one in measured],
         "matched": matched,
         "halved": halved,

@@ -27,10 +27,23 @@ from mcd.reproduce import (
     table2,
     table3,
     truth,
+    truth_longer,
 )
 from mcd.reproduce.scales import CPU, METHODS, OWT, ROUNDS
 
-MODULES = (ablations, figure3, frontier, frontier_languages, languages, orders, table1, table2, table3, truth)
+MODULES = (
+    ablations,
+    figure3,
+    frontier,
+    frontier_languages,
+    languages,
+    orders,
+    table1,
+    table2,
+    table3,
+    truth,
+    truth_longer,
+)
 PLANNED = {module.__name__.split(".")[-1]: module for module in MODULES}
 
 
