@@ -182,7 +182,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
 
 def print_matched(rows: list[dict[str, Any]]) -> None:
     """The rows at matched entropy as a table on the terminal."""
-    short = {"gen_ppl": "PPL", "nll": "NLL", "tv_bigram": "TV-2"}
+    short = {"gen_ppl": "PPL", "nll": "NLL", "tv_bigram": "TV-2", "tv_class_bigram": "class TV-2"}
 
     def cells(row: dict[str, Any], prefix: str) -> tuple[str, str]:
         form = ".0f" if row["measure"] == "gen_ppl" else ".3f"

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcd.data.languages.hidden_markov import HiddenMarkov
 from mcd.data.languages.known import Language
 from mcd.eval.agreement import pairs_of
 from mcd.eval.bootstrap import mean_interval, ratio_interval
@@ -34,6 +35,8 @@ def truth_metrics(ids: Tensor, language: Language, seed: int = 0) -> dict[str, A
     nll, nll_lo, nll_hi: exact -log p, nats per token, with its bootstrap interval over rows; `entropy_true` is what the
         truth itself has, with standard error `entropy_true_se` (0 when exact).
     tv_unigram, tv_bigram, tv_trigram: total variation of the samples' n-grams (all positions) from the exact law.
+    tv_class_bigram, tv_class_trigram: the same of the classes of the tokens; None for a language without classes. With
+        a vocabulary as large as that of text they say what n-grams of tokens cannot, which hardly ever come twice.
     bigram_entropy: H(X_2 | X_1) of the samples' own bigrams, nats; `bigram_entropy_true` is the language's.
     grammatical: share of rows that are text without noise; None for a language without grammar.
     agree_near, agree_far: share of closing brackets that are of the kind of the bracket they close, where that is fewer
@@ -91,18 +94,26 @@ def _nll(ids: Tensor, language: Language) -> Tensor:
 def _point_metrics(ids: Tensor, language: Language) -> dict[str, float | None]:
     names, metrics, bigram_entropy = {1: "tv_unigram", 2: "tv_bigram", 3: "tv_trigram"}, dict[str, float | None](), 0.0
     for n, name in names.items():
-        grams, which = ngrams(ids, n, language.vocab_size)
-        share = which.flatten().bincount().double() / which.numel()
-        metrics[name] = (share - language.ngram_at(grams)).clamp(min=0.0).sum().item()
+        grams, share, metrics[name] = _against_law(ids, n, language)
         if n == 2:
             first = torch.zeros(language.vocab_size, dtype=torch.float64).index_add_(0, grams[:, 0], share)
             bigram_entropy = (torch.special.entr(share).sum() - torch.special.entr(first).sum()).item()
+    for n, name in {2: "tv_class_bigram", 3: "tv_class_trigram"}.items():
+        coarse, classes = language.of_classes, language.classes
+        metrics[name] = None if coarse is None or classes is None else _against_law(classes[ids], n, coarse)[2]
     return {
         **metrics,
         "bigram_entropy": bigram_entropy,
         "grammatical": None if language.noiseless is None else language.grammatical(ids).double().mean().item(),
         "coverage": _coverage(ids, language),
     }
+
+
+def _against_law(ids: Tensor, n: int, law: HiddenMarkov) -> tuple[Tensor, Tensor, float]:
+    """The different n-grams of some rows (M, n), the share of each (M,), and their total variation from the law."""
+    grams, which = ngrams(ids, n, law.vocab_size)
+    share = which.flatten().bincount().double() / which.numel()
+    return grams, share, (share - law.ngram_at(grams)).clamp(min=0.0).sum().item()
 
 
 def _agreement(ids: Tensor, language: Language, seed: int = 0) -> dict[str, float | None]:

@@ -12,7 +12,12 @@ from mcd.report.plotting import colour_of, figure
 def draw_curves(curves: list[Curve], path: Path) -> None:
     """Quality against entropy: a column for each number of steps, a row for each measure, a line for each model."""
     steps, measures = sorted({curve.steps for curve in curves}), list(curves[0].points)
-    titles = {"gen_ppl": "Gen PPL", "nll": "exact NLL (nats a token)", "tv_bigram": "bigram total variation"}
+    titles = {
+        "gen_ppl": "Gen PPL",
+        "nll": "exact NLL (nats a token)",
+        "tv_bigram": "bigram total variation",
+        "tv_class_bigram": "total variation of class bigrams",
+    }
     with figure(path, len(measures), len(steps), (3.4 * len(steps), 3.0 * len(measures))) as axes:
         for row, measure in enumerate(measures):
             for column, n in enumerate(steps):

@@ -60,6 +60,21 @@ def test_metrics_against_counting(language):
 
 
 @pytest.mark.heavy
+def test_classes_against_counting(language):
+    """Total variation of the n-grams of classes is that from the law of n symbols, added up over their classes."""
+    ids, classes = truth(language, 40), torch.arange(language.vocab_size) % 5
+    measured = truth_metrics(ids, replace(language, classes=classes))
+    for n, name in ((2, "tv_class_bigram"), (3, "tv_class_trigram")):
+        law = language.ngram(n)
+        for axis in range(n):
+            law = torch.zeros(*law.shape[:axis], 5, *law.shape[axis + 1 :]).double().index_add_(axis, classes, law)
+        grams = Counter(tuple(row[i : i + n]) for row in classes[ids].tolist() for i in range(LENGTH - n + 1))
+        excess = sum(max(0.0, count / grams.total() - law[gram].item()) for gram, count in grams.items())
+        assert measured[name] == pytest.approx(excess)
+    assert truth_metrics(ids, language)["tv_class_bigram"] is None
+
+
+@pytest.mark.heavy
 def test_the_truth_is_at_its_floor(language):
     measured, floor = truth_metrics(truth(language), language), sampling_floor(language, ROWS, LENGTH)
     assert floor.keys() - {"entropy"} <= measured.keys()

@@ -31,14 +31,15 @@ def quantised(transition: Tensor, emission: Tensor, classes: Tensor) -> dict[str
     }
 
 
-def tables(folder: Path = ASSETS) -> tuple[Tensor, Tensor]:
-    """transition (S, S) and emission (S, V), float64, of the file in a folder."""
+def tables(folder: Path = ASSETS) -> tuple[Tensor, Tensor, Tensor]:
+    """transition (S, S) and emission (S, V), float64, and the class of each token (V,), of the file in a folder."""
     stored = load_file(folder / FILE)
     transition, said = stored["transition"].double(), stored["emission"].double()
     (V, k), S = said.shape, len(transition)
-    states = stored["classes"].long()[:, None] * k + torch.arange(k)
+    classes = stored["classes"].long()
+    states = classes[:, None] * k + torch.arange(k)
     emission = torch.zeros(S, V, dtype=torch.float64).index_put((states, torch.arange(V)[:, None]), said)
-    return _laws(transition), _laws(emission)
+    return _laws(transition), _laws(emission), classes
 
 
 def _units(share: Tensor) -> Tensor:

@@ -24,12 +24,14 @@ class Language(HiddenMarkov):
 
     noiseless: the emissions of a grammar without its noise, for `grammatical`; None where there is no such thing.
     tokens_of: the tokenizer.json of which the symbols are the tokens; None where they are words of their own.
+    classes: (V,) int64, the class of each symbol; None where symbols are in no classes.
     """
 
     name: str
     symbols: tuple[str, ...]
     noiseless: Tensor | None = None
     tokens_of: Path | None = None
+    classes: Tensor | None = None
 
     def tokenizer(self) -> Tokenizer:
         """What reads and writes the symbols as text."""
@@ -43,6 +45,17 @@ class Language(HiddenMarkov):
         if self.noiseless is None:
             raise ValueError(f"the language {self.name} calls no text ungrammatical")
         return self._log_likelihood(ids, self.noiseless).isfinite()
+
+    @functools.cached_property
+    def of_classes(self) -> HiddenMarkov | None:
+        """The law of the classes of what the language says, a hidden Markov model too; None without classes.
+
+        Where symbols are many, samples hold few of their n-grams, but many of those of their classes.
+        """
+        if self.classes is None:
+            return None
+        emission = self.emission.new_zeros(len(self.start), int(self.classes.max()) + 1)
+        return HiddenMarkov(self.transition, emission.index_add(1, self.classes, self.emission), self.start)
 
     def brackets(self) -> list[tuple[int, int]]:
         """The ids of the opening and the closing bracket of each kind that the grammar has; none without a grammar."""
@@ -143,9 +156,10 @@ def english() -> Language:
     words, and has no sense; but its law is known exactly, which that of text is not.
     """
     path = ASSETS / "tokenizer.json"
-    tokenizer, (transition, emission) = load_tokenizer(path), tables()
+    tokenizer, (transition, emission, classes) = load_tokenizer(path), tables()
     symbols = tuple(str(tokenizer.id_to_token(i)) for i in range(emission.shape[1]))
-    return Language(transition, emission, stationary_law(transition), "english", symbols, tokens_of=path)
+    start = stationary_law(transition)
+    return Language(transition, emission, start, "english", symbols, tokens_of=path, classes=classes)
 
 
 LANGUAGES: dict[str, Callable[[], Language]] = {"markov": markov, "hmm": hmm, "grammar": grammar, "english": english}

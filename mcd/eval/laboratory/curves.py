@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mcd.data.languages.hidden_markov import HiddenMarkov
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.diversity import sample_entropies
-from mcd.eval.equal_entropy import Match, Point, at_entropy, ratio, total_variation
+from mcd.eval.equal_entropy import Match, Point, Quality, at_entropy, ratio, total_variation
 from mcd.eval.known_language import ngrams
 from mcd.eval.laboratory.lab import MeasuredCell
 
@@ -44,15 +46,21 @@ def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
         else:
             language, rows = LANGUAGES[cell.language](), torch.from_numpy(ids).long()
             nll = -language.log_likelihood(rows).numpy()
-            bigrams, which = ngrams(rows, 2, language.vocab_size)
-            law = language.ngram_at(bigrams).numpy()
             qualities = {
                 "nll": ratio(nll, np.full(len(ids), float(ids.shape[1]))),
-                "tv_bigram": total_variation(which.numpy(), law),
+                "tv_bigram": _from_law(rows, language),
             }
+            if language.of_classes is not None and language.classes is not None:
+                qualities["tv_class_bigram"] = _from_law(language.classes[rows], language.of_classes)
         for name, quality in qualities.items():
             points.setdefault(name, []).append(Point(temperature, entropy, quality))
     return Curve(label, steps, cell.language, cell.seed, points)
+
+
+def _from_law(rows: Tensor, law: HiddenMarkov) -> Quality:
+    """Total variation of the bigrams of rows (N, L) from their law."""
+    bigrams, which = ngrams(rows, 2, law.vocab_size)
+    return total_variation(which.numpy(), law.ngram_at(bigrams).numpy())
 
 
 def curves_of(measured: Sequence[MeasuredCell]) -> list[Curve]:

@@ -30,7 +30,8 @@ def small():
 def test_tables_survive_the_file(tmp_path):
     transition, emission = small()
     save_file(quantised(transition, emission, CLASSES), tmp_path / FILE)
-    read_transition, read_emission = tables(tmp_path)
+    read_transition, read_emission, read_classes = tables(tmp_path)
+    assert torch.equal(read_classes, CLASSES)
     torch.testing.assert_close(read_transition, transition, rtol=1e-3, atol=1e-5)
     for state, token in product(range(C * k), range(V)):
         expected = emission[token, state % k].item() if CLASSES[token] == state // k else 0.0
@@ -62,6 +63,15 @@ def test_its_law_is_a_law(english):
     assert ((english.emission > 0).sum(0) == 8).all()  # the states of one class
     assert english.noiseless is None and english.name == "english"
     assert english.sha256() == LANGUAGES["english"].__wrapped__().sha256()  # type: ignore[attr-defined]
+
+
+def test_the_law_of_its_classes(english):
+    """It is a law of 64 symbols, and the class of a token is that of the states that say it."""
+    law = english.of_classes
+    assert law.vocab_size == 64 and english.classes.shape == (2048,)
+    torch.testing.assert_close(law.emission, torch.eye(64, dtype=torch.float64).repeat_interleave(8, 0))
+    assert torch.equal(english.classes, english.emission.argmax(0) // 8)
+    assert LANGUAGES["hmm"]().of_classes is None
 
 
 def test_it_reads_as_english(english):
