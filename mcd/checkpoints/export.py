@@ -6,15 +6,17 @@ from typing import Any, Literal
 
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mcd.checkpoints import smollm
 from mcd.checkpoints.config import NOTES, config_to_json, read_config
-from mcd.checkpoints.folder import copy_companions, from_pretrained
+from mcd.checkpoints.folder import copy_companions, from_pretrained, save_pretrained
 from mcd.checkpoints.public_config import MDLM_EPS
 from mcd.checkpoints.public_layout import ROTARY, Sizes, own_name, rotary_buffer
 from mcd.checkpoints.weights import WEIGHTS, Stored, checked, open_safetensors, write_streamed
 from mcd.errors import ModelError
 from mcd.files import optional_object, write_json
+from mcd.model.adapted.config import AdaptedConfig
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
 from mcd.process.schedule import LogLinear
@@ -61,19 +63,23 @@ def export_transformers(model: Path, out: Path, weights: Literal["ema", "raw"] =
     """Write the model in the folder `model` to the new folder `out` for `transformers`, with the code of its network.
 
     The code is a copy of `mcd.checkpoints.modeling_mcd`, which needs nothing of mcd; the tensors keep their names. A
-    tokenizer.json and its companions go along. weights: "ema" or "raw". Raises ModelError for a model that this code
-    does not run, and for weights that are missing or do not fit.
+    network whose class `transformers` has (BERT) needs none. A tokenizer.json and its companions go along. weights:
+    "ema" or "raw". Raises ModelError for a model that neither runs, and for weights that are missing or do not fit.
     """
     config = read_config(model)
     backbone = config.backbone
-    if not isinstance(backbone, DiTConfig):
-        raise ModelError(f"{model}: is a network of Hugging Face already; its folder needs no export")
     if config.process not in ("masked", "uniform"):
         raise ModelError(
             f"{model}: is a model of {config.process} kind; only masked and uniform diffusion are exported"
         )
     out.mkdir(parents=True, exist_ok=True)
-    tensors = from_pretrained(str(model), weights).state_dict()
+    denoiser = from_pretrained(str(model), weights)
+    if isinstance(backbone, AdaptedConfig):
+        _check_known(backbone, str(model))
+        save_pretrained(denoiser, out)
+        _copy_tokenizer(model, out)
+        return
+    tensors = denoiser.state_dict()
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
     _write_tokenizer(model, out, config.mask_id)
     shutil.copyfile(Path(__file__).with_name(f"{MODELING}.py"), out / f"{MODELING}.py")
@@ -90,6 +96,15 @@ def export_transformers(model: Path, out: Path, weights: Literal["ema", "raw"] =
     code = {"AutoConfig": f"{MODELING}.MCDConfig", "AutoModelForMaskedLM": f"{MODELING}.MCDForMaskedLM"}
     named = {"architectures": ["MCDForMaskedLM"], "auto_map": code, "model_type": "mcd", "dtype": "float32"}
     write_json(out / "config.json", {**named, **sizes})
+
+
+def _check_known(backbone: AdaptedConfig, source: str) -> None:
+    """Raise ModelError for a network that `transformers` has no masked language model of."""
+    kind = backbone.settings["model_type"]
+    if backbone.family.causal or kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"{source}: transformers has no masked language model of the kind {kind}; mcd reads this folder"
+        )
 
 
 def _write_tokenizer(model: Path, out: Path, mask_id: int | None) -> None:

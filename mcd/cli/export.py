@@ -16,7 +16,7 @@ class ExportArgs:
 
     --layout mdlm writes what MDLM's own code reads, and `mcd import` of the result gives back the same model. --layout
     transformers adds one file of code: AutoModelForMaskedLM.from_pretrained(OUT, trust_remote_code=True) then loads the
-    model where mcd is not installed. Networks of Hugging Face (BERT and others) are read by transformers without it.
+    model where mcd is not installed. A network that transformers knows (BERT and others) is written without it.
 
     Examples:
       mcd export runs/student --out exported/student
@@ -28,7 +28,7 @@ class ExportArgs:
     """MODEL: a folder, a hub id, or demo."""
     out: Path
     """Folder to write; it must be new or empty."""
-    layout: Literal["mdlm", "transformers"] = "mdlm"
+    layout: Annotated[Literal["mdlm", "transformers"], tyro.conf.arg(aliases=("--to",))] = "mdlm"
     """Layout to write: that of MDLM's code, or a folder for transformers."""
     weights: Literal["ema", "raw"] = "ema"
     """Which weights of a run: the moving average, or the raw weights."""

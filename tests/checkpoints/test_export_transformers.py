@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mcd.api.model import load
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.cli.main import main
 
@@ -29,7 +30,7 @@ model.eval()
 with torch.no_grad():
     found["logits"] = model(**given).logits
 if model.config.mask_token_id is not None and not model.config.time_conditioned:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)  # without it, it asks on a terminal
     assert tokenizer.mask_token_id == model.config.mask_token_id
     z = tokenizer("Fellow citizens, [MASK][MASK][MASK] peace", return_tensors="pt").input_ids
     found["asked"], found["filled"] = z, model.fill(z, steps=3, seed=1)
@@ -68,6 +69,36 @@ def test_the_logits_are_ours(kind, tiny_denoiser, tmp_path):
         assert (found["logits"][..., V] < -1e30).all()
         asked, filled = found["asked"], found["filled"]
         assert (asked == V).sum() == 3 and (filled < V).all() and torch.equal(filled[asked < V], asked[asked < V])
+
+
+BERT_THERE = """
+import sys
+sys.modules["mcd"] = None
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer("Fellow citizens,[MASK][MASK] peace", return_tensors="pt").input_ids
+with torch.no_grad():
+    save_file({"ids": ids, "logits": AutoModelForMaskedLM.from_pretrained(sys.argv[1]).eval()(ids).logits}, sys.argv[2])
+"""
+
+
+@pytest.mark.heavy
+def test_the_bundled_teacher_and_its_tokenizer_are_read_there(tmp_path):
+    """Its students have its files, and the README exports one. `BertTokenizer`, as of its network, cannot read them."""
+    assert main(["export", "demo", "--to", "transformers", "--out", str(tmp_path / "out")]) == 0
+    argv = [sys.executable, "-c", BERT_THERE, str(tmp_path / "out"), str(tmp_path / "found")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    found, model = load_file(tmp_path / "found"), load("demo", device="cpu")
+    before, after = (model.tokenizer.encode(text).ids for text in ("Fellow citizens,", " peace"))
+    assert found["ids"].tolist() == [[*before, model.denoiser.mask_id, model.denoiser.mask_id, *after]]
+    with torch.no_grad():
+        expected = model.denoiser.logits(model.denoiser.hidden(found["ids"], torch.ones(1)))
+    text = found["logits"][0, :, : model.tokenizer.get_vocab_size() - 1]
+    torch.testing.assert_close(text, expected[:, : text.shape[1]], atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_not_exported(tiny_denoiser, tmp_path, capsys):
