@@ -14,6 +14,14 @@ Neutral = Annotated[float, Field(ge=0, le=0)]
 Stop = Annotated[str, Field(min_length=1)]
 
 
+class StreamOptions(BaseModel):
+    """What clients ask of a stream. The usage is in the last event, asked for or not."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = None
+
+
 class CompletionRequest(BaseModel):
     """The body of a request. Fields that are not known are refused."""
 
@@ -46,9 +54,9 @@ class CompletionRequest(BaseModel):
     presence_penalty: Neutral | None = None
     frequency_penalty: Neutral | None = None
     logprobs: None = Field(None, description="A token that is not written from left to right has no such number.")
-    logit_bias: None = None
-    best_of: None = None
-    stream_options: None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = Field(None, description="As many as n.")
+    stream_options: StreamOptions | None = None
 
 
 class Choice(BaseModel):
@@ -85,6 +93,8 @@ class Completion(BaseModel):
 
 def blanks_of(body: CompletionRequest, model: Model) -> list[Blank]:
     """The prompts of a request, read and checked. Raises RequestError."""
+    if body.best_of not in (None, body.n):
+        raise UsageError("best_of: all n rows are given back; leave it out")
     how: dict[str, object] = {"steps": body.steps, "sampler": body.sampler, "order": body.order, "top_p": body.top_p}
     if body.temperature == 0.0:
         how |= {"sampler": body.sampler or "confidence", "greedy": True}

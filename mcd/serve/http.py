@@ -22,7 +22,7 @@ from mcd.api.model import Model
 from mcd.errors import RequestError
 from mcd.serve.completions import Completion, CompletionRequest, blanks_of
 from mcd.serve.limits import Limits
-from mcd.serve.refusal import BodyLimit, Refusal
+from mcd.serve.refusal import BodyLimit, Counted, Refusal, in_fields
 from mcd.serve.scheduler import Scheduler
 from mcd.serve.work import Work
 
@@ -51,6 +51,11 @@ class Service:
         ):
             Gauge(name_of, text, registry=self.registry).set_function(read)
 
+    def count(self, status: int, seconds: float) -> None:
+        """An answer to a completion request has begun."""
+        self.requests.labels(str(status)).inc()
+        self.seconds.observe(seconds)
+
     def prepared(self, body: CompletionRequest) -> list[Blank]:
         """The rows to draw. Raises Refusal."""
         if body.model != self.name:
@@ -59,7 +64,9 @@ class Service:
         try:
             blanks = blanks_of(body, self.model)
         except RequestError as error:
-            raise Refusal(400, str(error)) from None
+            message = in_fields(str(error))
+            named = message.split(":")[0].split(" ")[0]
+            raise Refusal(400, message, named if named in CompletionRequest.model_fields else None) from None
         longest = self.limits.max_length or self.model.length
         if (length := max(blank.request.length for blank in blanks)) > longest:
             message = f"a row of {length} tokens, with the prompt, is longer than the {longest} that the server accepts"
@@ -154,12 +161,14 @@ def app_of(service: Service, api_key: str | None = None, cors: tuple[str, ...] =
     }
     app = _App(title="mcd", version=mcd.__version__, lifespan=lifespan)
     app.add_middleware(BodyLimit, limit=service.limits.max_body)
+    app.add_middleware(Counted, path="/v1/completions", count=service.count)
     if cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=["*"], allow_headers=["*"])
 
     def allowed(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.encode(), (api_key or "").encode())
+        if api_key is not None and not (same and scheme.lower() == "bearer"):
             raise Refusal(401, "the API key is missing or wrong", code="invalid_api_key")
 
     @app.exception_handler(Refusal)
@@ -169,8 +178,14 @@ def app_of(service: Service, api_key: str | None = None, cors: tuple[str, ...] =
     @app.exception_handler(RequestValidationError)
     async def unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str))
-        return Refusal(400, f"{where or 'body'}: {first['msg']}", where or None).response()
+        kind, where = request.headers.get("content-type", ""), str(first["loc"][1]) if len(first["loc"]) > 1 else None
+        said = "has no meaning here; leave it out" if first["type"] == "none_required" else first["msg"]
+        if where is None and not kind.startswith("application/json"):
+            said = "must be JSON, with the header Content-Type: application/json"
+        field = where if where in CompletionRequest.model_fields else None
+        return Refusal(
+            400, f"{where if field or first['type'] == 'extra_forbidden' else 'body'}: {said}", field
+        ).response()
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
@@ -210,20 +225,8 @@ def app_of(service: Service, api_key: str | None = None, cors: tuple[str, ...] =
     @app.post("/v1/completions", dependencies=[Depends(allowed)], responses=errors, response_model=Completion)
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """Fill in a blank after a prompt, before a suffix, or the blanks of a template."""
-        status, started = 500, time.monotonic()
-        try:
-            if body.stream:
-                events = await service.stream(body)
-                status = 200
-                return StreamingResponse(events, media_type="text/event-stream")
-            completion = await service.complete(body, request)
-            status = 200
-            return completion
-        except Refusal as refusal:
-            status = refusal.status
-            raise
-        finally:
-            service.requests.labels(str(status)).inc()
-            service.seconds.observe(time.monotonic() - started)
+        if body.stream:
+            return StreamingResponse(await service.stream(body), media_type="text/event-stream")
+        return await service.complete(body, request)
 
     return app

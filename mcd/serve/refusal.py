@@ -1,4 +1,8 @@
-"""Answers that are errors, in OpenAI's form; and the limit of the bytes of a request's body."""
+"""Answers that are errors, in OpenAI's form; the limit of the bytes of a request's body; and the count of answers."""
+
+import re
+import time
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -41,3 +45,39 @@ class BodyLimit:
             return message
 
         await self.app(scope, limited, send)
+
+
+class Counted:
+    """Middleware: calls `count` with the status of every answer to `path` and the seconds until it began, also of those
+    that no route gave: a wrong key, a body that cannot be read."""
+
+    def __init__(self, app: ASGIApp, path: str, count: Callable[[int, float], None]):
+        self.app, self.path, self.count = app, path, count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope.get("path") != self.path:
+            await self.app(scope, receive, send)
+            return
+        started, begun = time.monotonic(), False
+
+        async def seen(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                self.count(message["status"], time.monotonic() - started)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, seen)
+        except Exception:
+            if not begun:
+                self.count(500, time.monotonic() - started)
+            raise
+
+
+def in_fields(message: str) -> str:
+    """A message of the command line in the words of a request: `--top-p` is its field top_p. It has no length."""
+    return re.sub(
+        r"--([a-z][a-z-]*)", lambda option: option[1].replace("-", "_"), message.replace(", or give --length", "")
+    )

@@ -86,12 +86,15 @@ def test_a_stop_cuts_the_text(serving):
         ({"colour": "red"}, 400, "colour"),
         ({"logprobs": 2}, 400, "logprobs"),
         ({"sampler": "cda"}, 400, "did you mean 'cad'"),
-        ({"order": "iid", "sampler": "cad"}, 400, "--order: is no option of --sampler cad"),
+        ({"order": "iid", "sampler": "cad"}, 400, "order: is no option of sampler cad"),
+        ({"prompt": None, "max_tokens": None, "template": "none"}, 400, "template: has no [MASK]"),
+        ({"n": 2, "best_of": 3}, 400, "best_of"),
+        ({"logit_bias": {"1": 2.0}}, 400, "logit_bias"),
         ({"template": "a [mask]"}, 400, "next to a template"),
         ({"prompt": None, "max_tokens": None, "template": "a [mask]"}, 400, "is no mask"),
         ({"suffix": "b", "stop": "c"}, 400, "stop"),
         ({"n": 65}, 400, "65 rows are more than the 64"),
-        ({"prompt": [1, 2]}, 400, "prompt"),
+        ({"prompt": [1, 2]}, 400, "prompt: "),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_the_form_of_openai(serving, fields, status, words):
@@ -99,6 +102,28 @@ def test_what_makes_no_sense_is_refused_in_the_form_of_openai(serving, fields, s
     found, _, answer = raw(serving(queue=64, max_length=16), json.dumps(body).encode())
     assert found == status and words in answer["error"]["message"], answer
     assert answer["error"].keys() == {"message", "type", "param", "code"}
+    message, param = answer["error"]["message"], answer["error"]["param"]
+    assert "--" not in message and (param is None or "." not in param)
+    assert param == "order" or "order" not in fields
+
+
+def test_what_asks_for_nothing_is_taken(serving):
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 2, "n": 2, "best_of": 2, "logit_bias": {}, "steps": 1}
+    assert raw(serving(), json.dumps(body | {"stream_options": {"include_usage": True}}).encode())[0] == 200
+
+
+def test_every_answer_is_counted_and_a_body_that_is_no_json_is_told_so(serving):
+    running = serving("secret", max_body=1000)
+    assert [raw(running, body)[0] for body in (b"{}", b" " * 2000)] == [401, 413]
+    url, lines = f"http://127.0.0.1:{running.port}/v1/completions", []
+    for key in ("Bearer secret", "bearer secret", "secret"):  # the scheme has no case, and is not left out
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, b"{}", {"Authorization": key}), timeout=60)
+        except urllib.error.HTTPError as error:
+            lines.append((error.code, "Content-Type: application/json" in error.read().decode()))
+    assert lines == [(400, True), (400, True), (401, False)]
+    counted = get(running, "/metrics")[1]
+    assert all(f'mcd_requests_total{{status="{s}"}} {n}.0' in counted for s, n in ((400, 2), (401, 2), (413, 1)))
 
 
 def test_limits_and_keys(serving):
