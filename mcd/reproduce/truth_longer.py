@@ -1,7 +1,7 @@
 """LTD with the truth as teacher: what longer training gives, and what a vocabulary as large as that of text costs.
 
-`truth` has students of 500 steps on languages of 32 symbols. Here are one of 2,000 steps on `hmm`, and
-one on `english` (2,048 tokens, 512 hidden states), each beside the exact denoiser in the same order.
+`truth` has students of 500 steps on languages of 32 symbols. Here are one of 2,000 steps on `hmm`, and one on `english`
+(2,048 tokens, 512 hidden states), each beside the exact denoiser in the same order.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from mcd.reproduce.truth import (
 from mcd.reproduce.truth import TEMPERATURES as EXACT_TEMPERATURES
 
 HMM_STEPS = (STUDENT_STEPS, 2_000)
-ENGLISH_STEPS = STUDENT_STEPS
+ENGLISH_STEPS = 300
 ENGLISH_NETWORK = ("--hidden", "192", "--layers", "4", "--heads", "4")
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0)
 
