@@ -33,10 +33,16 @@ def load(name: str, weights: Literal["ema", "raw"] = "ema", device: str | torch.
     """A model by its name: a folder (ours, a run's, or one of Hugging Face), a hub id, or "demo", the bundled teacher.
 
     weights: which of a run folder, the average of training ("ema") or the last ones ("raw"). device: where to compute;
-    by default a CUDA device if there is one, else the CPU. Raises ModelError or DataError, which say what is wrong.
+    by default a CUDA device if there is one, else the CPU. Raises UsageError, ModelError or DataError, which say
+    what is wrong.
     """
-    denoiser = from_pretrained(name, weights)
-    return Model(denoiser.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    if weights not in ("ema", "raw"):
+        raise UsageError(f"weights={weights!r}: must be 'ema' or 'raw'")
+    try:  # before the weights are read
+        torch.empty(0, device=(where := device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise UsageError(f"device={device!r}: cannot be used here ({str(error).splitlines()[0]})") from None
+    return Model(from_pretrained(str(name), weights).to(where))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -44,7 +44,7 @@ class State:
     ids: Tensor
     nfe: list[int]
     blank_id: int
-    writer: Writer
+    writer: Writer = field(repr=False)  # its tokenizer would fill a page
 
     @property
     def tokens(self) -> list[list[str | None]]:

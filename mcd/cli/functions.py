@@ -27,11 +27,11 @@ def train(*, out: str | Path, **options: Any) -> Model:
     return _run(train_command.main, [], out, options)
 
 
-def distill(method: str = "mcd", *, out: str | Path, teacher: str | Path = "demo", **options: Any) -> Model:
+def distill(method: str = "mcd", *, out: str | Path, teacher: str | Path | Model = "demo", **options: Any) -> Model:
     """Distil `teacher` by a method into a student in the run folder `out`, and return the student.
 
-    options: those of `mcd distill METHOD`, such as rounds=2, steps_per_round=50, data="data/mine", lr=1e-4; as of
-    `train`.
+    teacher: a name, or a model, which stands for its folder. options: those of `mcd distill METHOD`, such as
+    rounds=2, steps_per_round=50, data="data/mine", lr=1e-4; as of `train`.
     """
     return _run(distill_command.main, [method], out, {"teacher": teacher, **options})
 
@@ -48,6 +48,7 @@ def words_of(options: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         option = option_name(name)
+        value = value.denoiser.folder if isinstance(value, Model) else value
         if name in _OF_THE_SHELL:
             raise UsageError(f"{option}: is for the command line")
         if isinstance(value, bool):

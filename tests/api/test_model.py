@@ -127,3 +127,10 @@ def test_the_public_names_are_there():
     assert all(getattr(mcd, name) is not None for name in mcd.__all__)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         mcd.lode  # noqa: B018
+
+
+def test_a_state_is_shown_in_few_words_and_a_place_that_is_not_there_is_refused(model):
+    (*_, last) = model.stream(None, steps=1, length=2)
+    assert len(repr(last)) < 300
+    with pytest.raises(UsageError, match="device='attic': cannot be used here"):
+        mcd.load("demo", device="attic")

@@ -28,3 +28,8 @@ def test_what_the_commands_refuse_is_raised_and_nothing_is_written(tmp_path):
         with pytest.raises(UsageError, match=words):
             call()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_stands_for_its_folder(tmp_path):
+    demo = mcd.load("demo", device="cpu")
+    assert words_of({"teacher": demo}) == ["--teacher", str(demo.denoiser.folder)]
