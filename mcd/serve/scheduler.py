@@ -56,7 +56,7 @@ class Job:
     left: int = 0
 
     def cancel(self) -> None:
-        """Let no row of it make another network call. `end` is not called then."""
+        """Let no row of it make another network call, and others be accepted in its place. `end` is not called then."""
         self.cancelled = True
 
 
@@ -89,15 +89,16 @@ class Scheduler:
         self._asking = Asking(denoiser)
         self._new: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock, self._open = threading.Lock(), True
-        self._accepted, self._row_s = 0, 0.0
+        self._jobs, self._row_s = set[Job](), 0.0  # that are accepted and not done
         self._waiting: list[_Row] = []
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
     @property
     def accepted(self) -> int:
-        """Rows that are accepted and not done."""
-        return self._accepted
+        """Rows that are accepted and not done; none of a cancelled job, though the call that it is in goes on."""
+        with self._lock:
+            return self._count()
 
     @property
     def ready(self) -> bool:
@@ -110,10 +111,11 @@ class Scheduler:
         with self._lock:
             if not self.ready:
                 raise Closed("the server is shutting down")
-            if self._accepted + num > self.capacity:
-                raise Busy(max(1, math.ceil(min(self._accepted, num) * self._row_s)))
-            self._accepted += num
+            if (accepted := self._count()) + num > self.capacity:
+                raise Busy(max(1, math.ceil(min(accepted, num) * self._row_s)))
             for job in jobs:
+                job.left = job.num
+                self._jobs.add(job)
                 self._new.put(job)
 
     def close(self, wait_s: float | None = None) -> None:
@@ -123,6 +125,9 @@ class Scheduler:
                 self._open = False
                 self._new.put(None)
         self._thread.join(wait_s)
+
+    def _count(self) -> int:
+        return sum(job.left for job in self._jobs if not job.cancelled)
 
     def _run(self) -> None:
         with torch.inference_mode():  # whole, since greenlets enter and leave it in turns
@@ -142,7 +147,10 @@ class Scheduler:
             if job is None:
                 closing = True
                 continue
-            job.left = job.num
+            if job.cancelled:
+                with self._lock:
+                    self._jobs.discard(job)
+                continue
             for number in range(job.num):
                 row = _Row(job, greenlet(self._draw))
                 self._go_on(row, job, number)
@@ -246,7 +254,8 @@ class Scheduler:
 
     def _done(self, job: Job) -> None:
         with self._lock:
-            self._accepted -= 1
-        job.left -= 1
+            job.left -= 1
+            if job.left == 0:
+                self._jobs.discard(job)
         if job.left == 0 and not job.cancelled:
             job.end(None)

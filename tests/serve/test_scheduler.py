@@ -110,16 +110,44 @@ def test_it_accepts_as_many_rows_as_it_may_and_nothing_once_it_is_closed(model):
     with pytest.raises(Busy) as busy:
         scheduler.submit(Kept(model.request(length=4), 1, 0).job)
     assert busy.value.retry_after_s >= 1
+    while not long.states:
+        pass
     long.job.cancel()
     short = Kept(model.request(length=4, steps=2), 4, 0)
-    while scheduler.accepted:
-        pass
     scheduler.submit(short.job)
     scheduler.close(60.0)  # what was accepted is finished
     assert short.errors == [None] and scheduler.accepted == 0 and not scheduler.ready
     assert long.errors == [] and len(long.states[0]) < 2000  # a cancelled job ends in silence
     with pytest.raises(Closed):
         scheduler.submit(Kept(model.request(length=4), 1, 0).job)
+
+
+def test_a_cancelled_job_makes_room_at_once_though_its_network_call_goes_on(model, monkeypatch):
+    hidden, inside, go_on = type(model.denoiser).hidden, threading.Event(), threading.Event()
+
+    def slow(*args, **named):
+        inside.set()
+        assert go_on.wait(60)
+        return hidden(*args, **named)
+
+    monkeypatch.setattr(type(model.denoiser), "hidden", slow)
+    scheduler = Scheduler(model.denoiser, capacity=4)
+    left, unseen, next_one = (Kept(model.request(length=4, steps=2), 4, 0) for _ in range(3))
+    scheduler.submit(left.job)
+    assert inside.wait(60)
+    for job in (left.job, unseen.job):  # one that is in a call, and one that the thread has not seen yet
+        if job is unseen.job:
+            scheduler.submit(job)
+        assert scheduler.accepted == 4
+        job.cancel()
+        assert scheduler.accepted == 0
+    scheduler.submit(next_one.job)
+    with pytest.raises(Busy):
+        scheduler.submit(Kept(model.request(length=4), 1, 0).job)
+    go_on.set()
+    assert next_one.ended.wait(60) and next_one.errors == [None]
+    scheduler.close(60.0)
+    assert scheduler.accepted == 0 and left.errors == unseen.errors == []
 
 
 def test_a_failure_ends_its_own_job_and_no_other(model, scheduler, monkeypatch):
