@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
             )
         notes = {**source.notes[0], "mask_token": made.mask.token}
         student.folder = tokenizer_folder(cache, args.model, made.tokenizer, notes, source.folder, source.chat_template)
-        folder = prepared(args.data, cache, student.folder / "tokenizer.json")
+        folder = prepared(args.data, cache, student.folder / "tokenizer.json", args.train.length or longest)
     if rank() == 0:
         print(f"mcd: {_choices(made)}", file=sys.stderr, flush=True)
     length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)

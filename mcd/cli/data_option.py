@@ -9,7 +9,7 @@ from typing import Any
 from mcd.cli.data_checks import check_name, check_words
 from mcd.data.languages.known import LANGUAGES, language_of_data
 from mcd.data.manifest import FORMATS, is_prepared, notes_of, read_manifest
-from mcd.data.prepare.corpus import files_of, source_sha256
+from mcd.data.prepare.corpus import BUNDLED, files_of, source_sha256
 from mcd.data.prepare.pipeline import prepare
 from mcd.data.recipe import Recipe
 from mcd.data.tokenizer import load_tokenizer, tokenizer_sha256
@@ -18,11 +18,14 @@ from mcd.machine import usable_cores
 from mcd.progress import notice, progress_bar
 
 
-def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: Any) -> Path:
+def prepared(
+    data: str, cache: Path, tokenizer: Path | None = None, row_length: int | None = None, **options: Any
+) -> Path:
     """The prepared folder of `data`: itself if it is one, else text prepared into a folder below `cache`.
 
     The folder's name is a hash of the recipe and the text, so that edited text is prepared again.
-    tokenizer: a model's tokenizer.json, which then also checks a folder prepared before. options: fields of `Recipe`.
+    tokenizer: a model's tokenizer.json, which then also checks a folder prepared before. row_length: tokens
+    of the rows that will be read: where they are short, little text is enough. options: fields of `Recipe`.
     Raises UsageError when the folder's tokenizer is not the model's, or one of the two is a language and not both;
     and for a name that is nothing here and near something that is.
     """
@@ -38,6 +41,8 @@ def prepared(data: str, cache: Path, tokenizer: Path | None = None, **options: A
             )
         return Path(data)
     check_name(data)
+    if row_length is not None and data not in (*BUNDLED, *LANGUAGES):
+        options["length"] = min(row_length, Recipe.length)
     recipe = Recipe(data, tokenizer=None if tokenizer is None else str(tokenizer), **options)
     fingerprint = source_sha256(recipe)
     identity = {**recipe.identity(), "format": FORMATS[-1]}

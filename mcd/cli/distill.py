@@ -152,7 +152,8 @@ def main(argv: list[str]) -> int:
     data = data_of_model(student.folder) if args.data is None else args.data
     check_language(f"{option} {start}", student, data)
     with first_alone():
-        folder = prepared(data, args.out.parent / "data", student.folder / "tokenizer.json")
+        tokenizer = student.folder / "tokenizer.json"
+        folder = prepared(data, args.out.parent / "data", tokenizer, args.train.length or longest)
     length = args.train.length or min(read_manifest(folder)["recipe"]["length"], longest)
     teacher = None if exact is None else _exact_teacher(exact, student, data, length, args)
     if teacher is not None:

@@ -250,16 +250,15 @@ class Evaluation:
         from mcd.cli.data_option import prepared
         from mcd.data.manifest import is_prepared
         from mcd.data.prepare.corpus import BUNDLED
-        from mcd.data.recipe import Recipe
 
-        options = {}
+        row_length = None
         if is_prepared(name):
             tokenizer = None
         elif name not in BUNDLED:
             tokenizer = tokenizer or locate("demo") / "tokenizer.json"
-            options = {"length": min(length or self.args.sampling.length or Recipe.length, Recipe.length)}
+            row_length = length or self.args.sampling.length
         try:
-            return prepared(name, self.data, tokenizer, vocab_size=VOCAB_SIZE, **options)
+            return prepared(name, self.data, tokenizer, row_length, vocab_size=VOCAB_SIZE)
         except (DataError, UsageError) as error:
             raise UsageError(str(error).replace("--data", option, 1)) from None
 

@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
             student = _long_enough(student, args.train.length, args)
     with first_alone():
         tokenizer = None if student is None else student.folder / "tokenizer.json"  # type: ignore[operator]
-        folder = prepared(args.data, args.out.parent / "data", tokenizer, vocab_size=args.vocab_size)
+        folder = prepared(args.data, args.out.parent / "data", tokenizer, args.train.length, vocab_size=args.vocab_size)
     manifest = read_manifest(folder)
     length = args.train.length or manifest["recipe"]["length"]
     if student is None:

@@ -28,6 +28,19 @@ def test_edited_text_is_prepared_anew(text_file, tmp_path):
     assert documents == [60, 61]
 
 
+def test_short_rows_need_little_text_and_are_the_same_data(text_file, tmp_path):
+    """So a run on text that was prepared for rows of 128 goes on, and one on less text than two of them begins."""
+    text, cache, options = tmp_path / "a.txt", tmp_path / "cache", {"vocab_size": 270}
+    text.write_bytes(text_file.read_bytes())
+    folders = [prepared(str(text), cache, row_length=length, **options) for length in (None, 256, 16)]
+    assert folders[0] == folders[1] != folders[2]
+    assert read_manifest(folders[0])["splits"] == read_manifest(folders[2])["splits"]
+    text.write_text("A few words.\n\nAnd a few more of them.")
+    with pytest.raises(DataError, match="too few for two rows of --length 128"):
+        prepared(str(text), cache, **options)
+    assert read_manifest(prepared(str(text), cache, row_length=4, **options))["recipe"]["length"] == 4
+
+
 def test_an_empty_name_is_not_the_current_folder(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tiny_data)
     with pytest.raises(DataError, match="names nothing"):
