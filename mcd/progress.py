@@ -28,7 +28,8 @@ def progress_bar(title: str) -> Iterator[Update]:
 
     Inside a part of a `whole_progress` it moves the bar of the whole.
     """
-    console, part = Console(stderr=True), _PART.get()
+    part = _PART.get()
+    console = Console(stderr=True, soft_wrap=True)  # only the terminal breaks the lines of a text above the bar
     if part is not None:
         yield lambda fraction, note="": part(fraction, f"{title} {note}".rstrip())
     elif os.environ.get("RANK", "0") != "0":

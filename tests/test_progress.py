@@ -1,5 +1,7 @@
 """Progress: lines where there is no terminal, and one bar over the parts of some work."""
 
+import re
+
 import pytest
 
 import mcd.progress
@@ -77,3 +79,17 @@ def test_what_is_printed_under_a_bar_stays_on_stdout(monkeypatch, capsys):
     shown = capsys.readouterr()
     assert shown.out == "a text\n"
     assert "work" in shown.err and "a text" not in shown.err
+
+
+def test_a_text_above_a_bar_keeps_its_lines(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    text = "of the people " * 10
+    with progress_bar("work") as update:
+        print(text)
+        update(0.5, "a note that is too long for a line of this terminal")
+    shown = capsys.readouterr().err
+    assert text in shown
+    bars = [re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown) if "work" in line]
+    assert bars and all(len(line) <= 40 for line in bars)
