@@ -116,8 +116,12 @@ def why_unreadable(argv: Sequence[str], arguments: Iterable[Argument], owners: M
     missing += [one.name for one in options.values() if one.required and one.name not in named]
     if missing:
         return f"{', '.join(missing)}: must be given"
-    if all(one.values is not None for one in unnamed) and len(loose) > len(unnamed):
-        return f"{loose[len(unnamed)]}: belongs to no option"
+    if all(one.values is not None for one in unnamed):
+        if len(loose) > len(unnamed):
+            return f"{loose[len(unnamed)]}: belongs to no option"
+        for one, word in zip(unnamed, loose, strict=False):
+            if wanted := one.fault([word]):
+                return f"{one.name} {word}: must be {wanted}"
     return None
 
 

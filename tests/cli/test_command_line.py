@@ -8,7 +8,7 @@ import pytest
 import tyro
 
 from mcd.cli.arguments import Flat, parse
-from mcd.cli.command_line import arguments_of, options_of, owners_of, why_unreadable
+from mcd.cli.command_line import Argument, arguments_of, options_of, owners_of, why_unreadable
 from mcd.cli.main import COMMANDS, main
 from mcd.errors import UsageError
 from mcd.options import Count, Options
@@ -91,6 +91,12 @@ def test_the_first_fault_is_told_in_one_line(words, why, capsys):
         parse(Args, words.split(), "test", DEFAULT, {"--k": "another"})
     assert str(refusal.value) == f"{why} (mcd test --help)"
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_argument_without_a_name_is_told_too():
+    shell = Argument("SHELL", Literal["bash", "zsh"], True, True)
+    assert why_unreadable(["fish"], [shell], {}) == "SHELL fish: must be bash or zsh"
+    assert why_unreadable(["bash"], [shell], {}) is None
 
 
 @pytest.mark.parametrize(
