@@ -9,6 +9,7 @@ message of the refusal and the line of `--help` are all made from it.
 import math
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -52,6 +53,10 @@ class Options:
                 value = getattr(self, field.name)
                 shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise UsageError(f"{option_name(field.name)} {shown}: must be {wanted}")
+            value = getattr(self, field.name)
+            if isinstance(value, Real) and not isinstance(value, int | float):  # NumPy's, which JSON does not write
+                plain = int(value) if isinstance(value, Integral) else float(value)
+                object.__setattr__(self, field.name, plain)
             if get_origin(field.type) is tuple and get_args(field.type)[-1] is Ellipsis:
                 check_distinct(option_name(field.name), getattr(self, field.name))
 
@@ -92,13 +97,13 @@ def fault(value: Any, hint: Any, infinite: bool = False) -> str | None:
         return None
     if kind is bool:
         return None if isinstance(value, bool) else "true or false"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = kind is int and not isinstance(value, int)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    broken = kind is int and not isinstance(value, Integral)
     is_inside = is_number and all(_holds(value, bound) for bound in bounds)
-    if is_inside and not whole and ((infinite and not math.isnan(value)) or math.isfinite(value)):
+    if is_inside and not broken and ((infinite and not math.isnan(value)) or math.isfinite(value)):
         return None
     kind_words = "a whole number" if kind is int else "a number" if bounds or infinite or not is_number else "finite"
-    if not is_number or whole or not bounds:
+    if not is_number or broken or not bounds:
         return ", ".join(filter(None, (kind_words, interval(hint))))
     return interval(hint) + (" and finite" if kind is float and math.isinf(value) else "")
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -115,3 +116,9 @@ def test_help_shows_bounds_and_a_command_line_is_held_to_them(capsys):
 def test_a_field_of_another_type_takes_any_value():
     assert fault({"a": 1}, dict[str, int]) is None
     assert fault((1, 2), Annotated[tuple[Annotated[int, Ge(2)], ...], "note"]) == "at least 2, each"
+
+
+def test_numbers_of_numpy_are_numbers():
+    share, count = Inner(numpy.float32(0.25)).share, numpy.int64(3)  # type: ignore[arg-type]
+    assert type(share) is float and share == 0.25 and fault(count, Count) is None
+    assert fault(numpy.float32(3), Count) == "a whole number, at least 1" and fault(-count, Count) == "at least 1"

@@ -1,7 +1,8 @@
 """`Model`: a model to use, with its tokenizer. Each method is a few lines around the samplers and the bound."""
 
+import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ def load(name: str, weights: Literal["ema", "raw"] = "ema", device: str | torch.
     by default a CUDA device if there is one, else the CPU. Raises UsageError, ModelError or DataError, which say
     what is wrong.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UsageError(f"name={name!r:.100}: must be a folder, a hub id, or 'demo'")
     if weights not in ("ema", "raw"):
         raise UsageError(f"weights={weights!r}: must be 'ema' or 'raw'")
     try:  # before the weights are read
@@ -133,8 +136,9 @@ class Model:
         request = _told(self.request(template, special_tokens=special_tokens, **how))
         if candidates is None:
             return self._drawn(request, num, seed, first_row)
-        if wanted := fault(candidates, Count):
-            raise UsageError(f"--candidates {candidates}: must be {wanted}")
+        for option, value in (("--num", num), ("--candidates", candidates)):
+            if wanted := fault(value, Count):
+                raise UsageError(f"{option} {value}: must be {wanted}")
         if candidates < num:
             raise UsageError(f"--candidates {candidates}: must be at least the {num} rows to return")
         check_has_likelihood(self.denoiser)
@@ -177,10 +181,14 @@ class Model:
         check_has_likelihood(self.denoiser)
         if wanted := fault(draws, Count):
             raise UsageError(f"--draws {draws}: must be {wanted}")
+        if not isinstance(texts, Iterable):
+            raise UsageError(f"texts={texts!r:.100}: must be a text or a list of texts")
         encoder, scores = Encoder(self.tokenizer.to_str()), []
         for number, text in enumerate([texts] if isinstance(texts, str) else texts):
+            if not isinstance(text, str):
+                raise UsageError(f"text {number}: must be text, not {text!r:.100}")
             ids = self._ids_of_text(encoder, text, f"text {number}")
-            nats, error = bound_of_row(self.denoiser, ids, torch.ones_like(ids, dtype=torch.bool), draws, seed)
+            nats, error = bound_of_row(self.denoiser, ids, torch.ones_like(ids, dtype=torch.bool), int(draws), seed)
             exact = self.process == "autoregressive"
             scores.append(Score(nats, error, len(ids), len(text.encode()), exact))
         return scores
@@ -202,6 +210,8 @@ class Model:
         template. Raises UsageError and DataError."""
         if wanted := fault(length, RowLength | None):
             raise UsageError(f"--length {length}: must be {wanted}")
+        if template is not None and not _is_template(template):
+            raise UsageError(f"--template {template!r:.100}: must be text, or texts and numbers of blank tokens")
         if isinstance(sampler, Sampler):
             if given := [name for name, value in {"steps": steps, **options}.items() if value is not None]:
                 raise UsageError(f"--{given[0]}: is a field of the sampler that was given; set it there")
@@ -257,6 +267,13 @@ class Model:
         if never := [i for i in ids if i in self.denoiser.config.forbidden]:
             raise DataError(f"{name}: holds {self.tokenizer.id_to_token(never[0])}, which the model never says")
         return torch.tensor(ids)
+
+
+def _is_template(value: Any) -> bool:
+    """Whether it is text or its parts, since whoever calls from Python may give anything."""
+    return isinstance(value, str) or (
+        isinstance(value, Sequence) and all(isinstance(part, str | int) for part in value)
+    )
 
 
 def _told(request: Request) -> Request:

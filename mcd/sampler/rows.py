@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser
 from mcd.options import Count, Natural, RowLength, Seed, fault
 from mcd.process.transfer import checks_later, send
@@ -49,12 +50,12 @@ def states(
     sampler's steps; its time falls from 1 to 0 over all of them, and its network calls add up. The first window is
     drawn from `seed`, each later one from a seed of its own that is made of `seed` and its number.
 
-    Raises ValueError for a model of another process than the sampler's, for numbers out of their bounds, and for a
+    Raises UsageError for a model of another process than the sampler's, for numbers out of their bounds, and for a
     template of another length or with ids that the model does not know.
     """
     config, around = denoiser.config, 0 if frame is None else 2
     if sampler.process != config.process:
-        raise ValueError(f"--sampler {sampler.name}: draws from {sampler.process} models, not {config.process}")
+        raise UsageError(f"--sampler {sampler.name}: draws from {sampler.process} models, not {config.process}")
     for option, value, kind in (
         ("--num", num, Count),
         ("--length", length, RowLength),
@@ -62,9 +63,10 @@ def states(
         ("--first-row", first_row, Natural),
     ):
         if wanted := fault(value, kind):
-            raise ValueError(f"{option} {value}: must be {wanted}")
+            raise UsageError(f"{option} {value}: must be {wanted}")
+    num, length, seed, first_row = map(int, (num, length, seed, first_row))  # they may be NumPy's
     if min(length, config.backbone.length) <= around:
-        raise ValueError(f"--length {length}: must be at least {around + 1} with --frame, of the model too")
+        raise UsageError(f"--length {length}: must be at least {around + 1} with --frame, of the model too")
     row = start_row(denoiser, length - around, template)
     places = list(windows(row == denoiser.blank_id, config.backbone.length - around))
     z, nfe = send(row.repeat(num, 1), denoiser.device), torch.zeros(num, dtype=torch.int64)
@@ -106,13 +108,13 @@ def sample(
 
 
 def start_row(denoiser: Denoiser, length: int, template: Tensor | None = None) -> Tensor:
-    """The ids (L,) that a row starts from, on the CPU. Raises ValueError for a template of another kind."""
+    """The ids (L,) that a row starts from, on the CPU. Raises UsageError for a template of another kind."""
     row = torch.full((length,), denoiser.blank_id) if template is None else template
     if row.shape != (length,):
-        raise ValueError(f"--template of {row.numel()} tokens: --length is {length}")
+        raise UsageError(f"--template of {row.numel()} tokens: --length is {length}")
     ids = max(denoiser.config.vocab_size, denoiser.blank_id + 1)
     if not ((row >= 0) & (row < ids)).all():
-        raise ValueError(f"--template: holds ids outside the model's {ids}")
+        raise UsageError(f"--template: holds ids outside the model's {ids}")
     return row
 
 
