@@ -162,33 +162,35 @@ def _sample(args: SampleArgs, argv: list[str], sampler: Any) -> None:
     given = {place: token for place, token in enumerate(request.ids.tolist()) if token != denoiser.blank_id}
     done = broadcast(_rows_done(args.out, record, protocol, given) if args.out and first_process else 0)
     started = time.monotonic()
+
+    def write(first: int, drawn: list[list[int]], nfe: list[int]) -> None:
+        pairs = zip(nfe, drawn, strict=True)
+        fields = [record | {"nfe": calls, "ids": row} | writer.fields(row) for calls, row in pairs]
+        _write(args.out, [{"row": first + i, **row, "protocol": protocol.as_dict()} for i, row in enumerate(fields)])
+
     if args.watch and first_process:
-        _show_states(model.states(request, seed=args.seed))
-    with progress_bar("sample") as update:
-        group = max(GROUP, sampler.rows_for(denoiser, inside) * world_size())
-        for first in range(done, args.num, group):
-            num = min(group, args.num - first)
+        last = _show_states(model.states(request, seed=args.seed))
+        if done == 0 and world_size() == 1:  # nobody waits for this process to draw it
+            write(0, last.ids.tolist(), last.nfe)
+            done = 1
+    if done < args.num:
+        with progress_bar("sample") as update:
+            group = max(GROUP, sampler.rows_for(denoiser, inside) * world_size())
+            for first in range(done, args.num, group):
+                num = min(group, args.num - first)
 
-            def tell(share: float, first: int = first, num: int = num) -> None:
-                if share < 1.0:
-                    update((first + share * num) / args.num, f"{first} rows")
+                def tell(share: float, first: int = first, num: int = num) -> None:
+                    if share < 1.0:
+                        update((first + share * num) / args.num, f"{first} rows")
 
-            drawn, nfe = sample_in_shares(
-                sampler, denoiser, num, request.length, args.seed, first, request.ids, tell, request.frame
-            )
-            if not first_process:
-                continue
-            _write(
-                args.out,
-                [
-                    {"row": first + i, **record, "nfe": calls, "ids": row}
-                    | writer.fields(row)
-                    | {"protocol": protocol.as_dict()}
-                    for i, (row, calls) in enumerate(zip(drawn.tolist(), nfe.tolist(), strict=True))
-                ],
-            )
-            if args.out or sys.stderr.isatty():  # a bar ends full; a line of it would stand between the texts
-                update((first + num) / args.num, f"{first + num} rows")
+                drawn, nfe = sample_in_shares(
+                    sampler, denoiser, num, request.length, args.seed, first, request.ids, tell, request.frame
+                )
+                if not first_process:
+                    continue
+                write(first, drawn.tolist(), nfe.tolist())
+                if args.out or sys.stderr.isatty():  # a bar ends full; a line of it would stand between the texts
+                    update((first + num) / args.num, f"{first + num} rows")
     if args.out and first_process:
         if done > args.num:
             print(f"{args.out}: holds {done} rows already, more than --num {args.num}; none was drawn", file=sys.stderr)
@@ -239,14 +241,14 @@ def _rows_done(out: Path, request: dict[str, Any], protocol: Any, given: dict[in
     return len(rows)
 
 
-def _show_states(states: Iterable[Any]) -> None:
+def _show_states(states: Iterable[Any]) -> Any:
     """Show every state of a row on stderr, with the tokens in green that are new: on a terminal in place of the one
-    before, elsewhere a line for each."""
+    before, elsewhere a line for each. Returns the last one."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    console, before = Console(stderr=True), None
+    console, before, state = Console(stderr=True), None, None
     redraws = console.is_terminal and not console.is_dumb_terminal
     how: dict[str, Any] = {"auto_refresh": False, "vertical_overflow": "crop", "redirect_stdout": False}
     live = Live(console=console, **how) if redraws else None
@@ -260,3 +262,4 @@ def _show_states(states: Iterable[Any]) -> None:
             else:
                 console.print(line, soft_wrap=True)
             before = tokens
+    return state

@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import mcd.api.model
+import mcd.eval.laboratory.shares
 from mcd.checkpoints.locate import locate
 from mcd.cli.main import main
 from mcd.data.loader import open_loader
@@ -125,6 +126,16 @@ def test_watch_ends_with_the_text_of_the_row(capsys, sampler):
     states = "".join(shown.err.split("t = ")[-1].split("  ", 1)[1]).split("\nsample:")[0]
     assert states.replace("\n", " ").split() == text.replace("\n", " ").split()
     assert "peace···" in shown.err
+
+
+@pytest.mark.heavy
+def test_the_watched_row_is_not_drawn_again(tmp_path, monkeypatch):
+    shares, firsts, files = mcd.eval.laboratory.shares, [], [tmp_path / "plain.jsonl", tmp_path / "watched.jsonl"]
+    draw = shares.sample_in_shares
+    monkeypatch.setattr(shares, "sample_in_shares", lambda *args: (firsts.append(args[5]), draw(*args))[1])
+    for path, more in zip(files, ([], ["--watch"]), strict=True):
+        assert main([*SAMPLE, "--num", "2", "--out", str(path), *more]) == 0
+    assert firsts == [0, 1] and rows_of(files[0]) == rows_of(files[1])
 
 
 def watched(stderr):
