@@ -1,6 +1,7 @@
 """A model for lm-evaluation-harness, registered there as `mcd` when this module is imported (`mcd lm-eval`)."""
 
 import dataclasses
+import inspect
 import logging
 from typing import Any, Literal
 
@@ -50,8 +51,12 @@ class HarnessModel(LM):
         device: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        **unknown: Any,
     ):
         super().__init__()
+        if unknown:
+            known = list(inspect.signature(HarnessModel).parameters)[:-1]
+            raise UsageError(f"--model_args {next(iter(unknown))}: is not known; known are {', '.join(known)}")
         for name, value in (("draws", draws), ("steps", steps), ("max_gen_toks", max_gen_toks)):
             if wanted := fault(value, Count):
                 raise UsageError(f"--model_args {name}={value}: must be {wanted}")

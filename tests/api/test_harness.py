@@ -72,6 +72,12 @@ def test_whole_texts_and_generated_ones_are_those_of_the_model(harness):
         harness.generate_until([asked("The", {"top_k": 3})], disable_tqdm=True)
 
 
+def test_an_unknown_name_is_refused():
+    """As the harness calls it, with what --model_args holds."""
+    with pytest.raises(UsageError, match=r"--model_args stepz: is not known; known are model, .* max_batch_size$"):
+        HarnessModel.create_from_arg_string("model=demo,stepz=2", {"batch_size": 1})
+
+
 def test_the_command_runs_local_tasks_and_refuses_unknown_ones(ours, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
