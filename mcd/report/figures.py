@@ -191,7 +191,7 @@ def losses(lines: Sequence[tuple[str, list[float], list[float]]], ends: Sequence
             log_axis(axes)
         axes.set_xlabel("optimiser step")
         axes.set_ylabel(unit)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.grid(axis="y")
 
     return svg(draw, alt, height=2.5)

@@ -36,8 +36,9 @@ def distilled_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def has_gap(run: Run) -> bool:
-    """Whether some tokens were revealed only to the teacher."""
-    return any(row.get("tokens_revealed") for row in run.stats)
+    """Whether the teacher saw more than the student: by the schedule, since few tokens may happen to show none, or, of
+    a method that is not known, by what was counted."""
+    return any(delta(run, round) for round in rounds(run)) or any(row.get("tokens_revealed") for row in run.stats)
 
 
 def rounds(run: Run) -> list[int]:

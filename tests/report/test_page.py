@@ -1,13 +1,15 @@
 """`mcd report`: the page is complete, self-contained and escaped, and says what is missing."""
 
 import json
+import re
 
 import pytest
 
 from mcd.errors import UsageError
-from mcd.report.runs import read_runs
+from mcd.report.figures import losses
+from mcd.report.runs import Run, read_runs
 from mcd.report.sweeps import rounds as rounds_of
-from mcd.report.training import loss_terms, losses_figure
+from mcd.report.training import has_gap, loss_terms, losses_figure
 
 
 @pytest.mark.heavy
@@ -35,6 +37,15 @@ def test_complete_page_and_the_same_bytes_again(demo, page_of):
         "mcd distill mcd --teacher demo --out runs/student",
     ):
         assert words in page.text
+
+
+def test_a_gap_is_one_though_no_token_happened_to_show_it():
+    row = {"step": 2, "round": 1, "tokens_distilled": 27, "tokens_revealed": 0, "tokens_visible": 37}
+    for objective, gap in (({"name": "mcd"}, True), ({"name": "mcd", "delta0": 0.0}, False), ({"name": "new"}, False)):
+        assert has_gap(Run("run", [], [], [], [], [row], {"objective": objective}, {}, None, None)) == gap
+    one = [("distilled", [2.0], [0.0045])]
+    ticks = re.findall(r'middle; fill: var\(--muted\)"[^>]*>([\d.]+)<', losses(one, [], "nats", "one step"))
+    assert ticks == ["2"]  # and no part of a step
 
 
 def sweep(model, steps, temperature, gen_ppl, entropy):
