@@ -181,5 +181,6 @@ def show_dry_run(value: Any) -> int:
 
 def with_names(args: type, names: Mapping[str, str]) -> str:
     """The docstring of a command's options, which is its help, with the list of what NAME may be."""
-    lines = "".join(f"      {name:12}{what}\n" for name, what in names.items())
+    width = max(12, *(len(name) + 2 for name in names))
+    lines = "".join(f"      {name:{width}}{what}\n" for name, what in names.items())
     return f"{args.__doc__ or ''}\n    NAME:\n{lines}"
