@@ -72,10 +72,11 @@ def export_transformers(model: Path, out: Path, weights: Literal["ema", "raw"] =
         raise ModelError(
             f"{model}: is a model of {config.process} kind; only masked and uniform diffusion are exported"
         )
+    if isinstance(backbone, AdaptedConfig):
+        _check_known(backbone, str(model))
     out.mkdir(parents=True, exist_ok=True)
     denoiser = from_pretrained(str(model), weights)
     if isinstance(backbone, AdaptedConfig):
-        _check_known(backbone, str(model))
         save_pretrained(denoiser, out)
         _copy_tokenizer(model, out)
         return

@@ -251,13 +251,12 @@ class Evaluation:
         from mcd.data.manifest import is_prepared
         from mcd.data.prepare.corpus import BUNDLED
 
-        row_length = None
         if is_prepared(name):
             tokenizer = None
         elif name not in BUNDLED:
             tokenizer = tokenizer or locate("demo") / "tokenizer.json"
-            row_length = length or self.args.sampling.length
         try:
+            row_length = length or self.args.sampling.length
             return prepared(name, self.data, tokenizer, row_length, vocab_size=VOCAB_SIZE)
         except (DataError, UsageError) as error:
             raise UsageError(str(error).replace("--data", option, 1)) from None

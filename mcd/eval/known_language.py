@@ -98,9 +98,9 @@ def _point_metrics(ids: Tensor, language: Language) -> dict[str, float | None]:
         if n == 2:
             first = torch.zeros(language.vocab_size, dtype=torch.float64).index_add_(0, grams[:, 0], share)
             bigram_entropy = (torch.special.entr(share).sum() - torch.special.entr(first).sum()).item()
+    coarse = language.in_classes(ids)
     for n, name in {2: "tv_class_bigram", 3: "tv_class_trigram"}.items():
-        coarse, classes = language.of_classes, language.classes
-        metrics[name] = None if coarse is None or classes is None else _against_law(classes[ids], n, coarse)[2]
+        metrics[name] = None if coarse is None else _against_law(coarse[0], n, coarse[1])[2]
     return {
         **metrics,
         "bigram_entropy": bigram_entropy,

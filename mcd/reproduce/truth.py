@@ -75,7 +75,7 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
 
 
 def judged(measured: list[MeasuredCell], out: Path, name: str) -> dict[str, Any]:
-    """Its parts but the protocol; draws NAME_LANGUAGE.png of the first seed."""
+    """The parts of a result without its protocol. It draws the first seed, to NAME_LANGUAGE.png."""
     curves = curves_of(measured)
     matched = []
     for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):

@@ -1,12 +1,15 @@
 """Experiments: plans hold together and can be typed; the laboratory does each thing once; the frontier's table."""
 
+import importlib
 import json
+import pkgutil
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import mcd.reproduce
 from mcd.checkpoints.folder import save_pretrained
 from mcd.cli.main import main
 from mcd.cli.reproduce import ALONE, EXPERIMENTS
@@ -16,35 +19,13 @@ from mcd.eval.equal_entropy import Point, ratio
 from mcd.eval.laboratory.curves import Curve, matched_rows
 from mcd.eval.laboratory.experiment import Cell, Training, sampler_options
 from mcd.eval.laboratory.lab import Lab
-from mcd.reproduce import (
-    ablations,
-    figure3,
-    frontier,
-    frontier_languages,
-    languages,
-    orders,
-    table1,
-    table2,
-    table3,
-    truth,
-    truth_longer,
-)
+from mcd.reproduce import table1
 from mcd.reproduce.scales import CPU, METHODS, OWT, ROUNDS
 
-MODULES = (
-    ablations,
-    figure3,
-    frontier,
-    frontier_languages,
-    languages,
-    orders,
-    table1,
-    table2,
-    table3,
-    truth,
-    truth_longer,
+FILES = (
+    importlib.import_module(f"mcd.reproduce.{found.name}") for found in pkgutil.iter_modules(mcd.reproduce.__path__)
 )
-PLANNED = {module.__name__.split(".")[-1]: module for module in MODULES}
+PLANNED = {module.__name__.split(".")[-1]: module for module in FILES if hasattr(module, "plan")}
 
 
 @pytest.fixture

@@ -57,6 +57,12 @@ class Language(HiddenMarkov):
         emission = self.emission.new_zeros(len(self.start), int(self.classes.max()) + 1)
         return HiddenMarkov(self.transition, emission.index_add(1, self.classes, self.emission), self.start)
 
+    def in_classes(self, ids: Tensor) -> tuple[Tensor, HiddenMarkov] | None:
+        """The classes of ids, of their shape, and the law of classes; None without classes."""
+        if self.classes is None or self.of_classes is None:
+            return None
+        return self.classes[ids], self.of_classes
+
     def brackets(self) -> list[tuple[int, int]]:
         """The ids of the opening and the closing bracket of each kind that the grammar has; none without a grammar."""
         if self.noiseless is None:

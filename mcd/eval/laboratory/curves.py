@@ -50,8 +50,8 @@ def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
                 "nll": ratio(nll, np.full(len(ids), float(ids.shape[1]))),
                 "tv_bigram": _from_law(rows, language),
             }
-            if language.of_classes is not None and language.classes is not None:
-                qualities["tv_class_bigram"] = _from_law(language.classes[rows], language.of_classes)
+            if (coarse := language.in_classes(rows)) is not None:
+                qualities["tv_class_bigram"] = _from_law(*coarse)
         for name, quality in qualities.items():
             points.setdefault(name, []).append(Point(temperature, entropy, quality))
     return Curve(label, steps, cell.language, cell.seed, points)
