@@ -1,10 +1,13 @@
-"""Load of `mcd serve` on this machine: throughput and latency by number of clients, next to the same rows in Python.
+"""Load of `mcd serve` on this machine: what a request costs besides its row, and throughput and latency by number of
+clients, next to the same rows in Python.
 
     mcd serve demo --port 8123 &
     python benchmarks/serve_load.py --url http://127.0.0.1:8123 --model demo --clients 1 8 32
 
 Each request is one row of one of some seeds. Its text is compared with that of the same seed from `Model.request`, so
-that an answer that is lost, or belongs to another seed, ends the run. Some clients leave before their answer.
+that an answer that is lost, or belongs to another seed, ends the run. Some clients leave before their answer. What a
+request costs is the median difference to the row of its seed in Python, drawn right before it, since the speed of a
+machine changes from minute to minute, and a processor that slept is slower than one that did not.
 """
 
 import argparse
@@ -81,20 +84,32 @@ def alone(seed: int) -> tuple[str, float]:
     return model.tokenizer.decode(row), time.perf_counter() - started
 
 
-used = time.process_time()
-expected, times = zip(*(alone(seed) for seed in range(args.seeds)), strict=True)
-one_used = (time.process_time() - used) / args.seeds
+ask(0)
+expected: list[str] = []
+times: list[float] = []
+gaps: list[float] = []
+one_used, served = 0.0, cpu_s()
+for seed in range(args.seeds):
+    used = time.process_time()
+    text, seconds = alone(seed)
+    one_used += (time.process_time() - used) / args.seeds
+    answer, latency = ask(seed)
+    assert answer == text, f"the answer {answer!r} is not of seed {seed}, {text!r}"
+    expected.append(text)
+    times.append(seconds)
+    gaps.append(latency - seconds)
+served = (cpu_s() - served) / args.seeds
 started, used = time.perf_counter(), time.process_time()
 for _ in model.states(request, args.requests, 0):
     pass
 together = args.requests / (time.perf_counter() - started)
 together_used = (time.process_time() - used) / args.requests
-one = statistics.median(times)
 print(
-    f"in Python: one row {1000 * one:.1f} ms (median), {1000 * one_used:.1f} ms of CPU; {args.requests} rows together "
-    f"{together:.2f} rows/s, {1000 * together_used:.1f} ms of CPU a row"
+    f"in Python: one row {1000 * statistics.median(times):.1f} ms (median), {1000 * one_used:.1f} ms of CPU; "
+    f"{args.requests} rows together {together:.2f} rows/s, {1000 * together_used:.1f} ms of CPU a row"
 )
-ask(0)
+more = "" if args.pid is None else f"; {1000 * served:.1f} ms of CPU"
+print(f"the same row over HTTP, in turns: {1000 * statistics.median(gaps):+.2f} ms (median){more}", flush=True)
 for clients in args.clients:
     leavers = [threading.Thread(target=leave, args=(10_000 + i,)) for i in range(args.leavers)]
     started, used = time.perf_counter(), cpu_s()
@@ -107,9 +122,8 @@ for clients in args.clients:
     assert not wrong, f"answers {wrong[:8]} are not of their seeds"
     latencies = [1000 * latency for _, latency in answers]
     shown = ", ".join(f"p{round(100 * share)} {percentile(latencies, share):.0f} ms" for share in (0.5, 0.9, 0.99))
-    more = f"; {statistics.median(latencies) - 1000 * one:+.1f} ms next to Python" if clients == 1 else ""
     rate = args.requests / seconds
-    more += "" if args.pid is None else f"; {1000 * used / args.requests:.1f} ms of CPU a row"
+    more = "" if args.pid is None else f"; {1000 * used / args.requests:.1f} ms of CPU a row"
     print(f"{clients} clients: {rate:.2f} rows/s, {rate / together:.2f} of Python; {shown}{more}", flush=True)
     for thread in leavers:
         thread.join()

@@ -7,6 +7,7 @@ decoded, and the text is divided among its tokens.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from tokenizers import Tokenizer
 
@@ -55,10 +56,12 @@ def token_texts(
     return [None if i == blank_id else share for i, share in zip(ids, shares, strict=True)]
 
 
+@lru_cache(maxsize=4)
 def word_of(tokenizer: Tokenizer) -> int:
     """The id of a token that has the same text everywhere: no space, part of a character or special token.
 
-    If the first tokens contain such a token, a space separates it from another one.
+    If the first tokens contain such a token, a space separates it from another one. The search takes as long as
+    decoding a short row sixty times, so it is made once.
     """
     joined = None
     for i in range(min(tokenizer.get_vocab_size(), _LOOKED_AT)):

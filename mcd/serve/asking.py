@@ -79,8 +79,8 @@ class Asking(Denoiser):
         group: int | None = None,
     ) -> Tensor:
         """As of `Denoiser`, for one row; positions are made in groups, so that their number changes no bit."""
-        rows = torch.arange(z_t.shape[1]) if rows is None else rows
-        z_t, t, rows = (send(x, self.device) for x in (z_t, t, rows))
+        rows, device = torch.arange(z_t.shape[1]) if rows is None else rows, self.device
+        z_t, t, rows = (send(x, device) for x in (z_t, t, rows))
         return ask(Call(z_t, t, noise, rows, group or self.shapes.few_rows))
 
     def logits(self, hidden: Tensor, first: int | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from mcd.api.model import Request
 from mcd.model.denoiser import Denoiser
 from mcd.sampler import Step, states
-from mcd.sampler.base import padded, parts
+from mcd.sampler.base import parts
 from mcd.serve.asking import Asking, Call, Pause, Projection, ask
 
 
@@ -216,10 +216,10 @@ class Scheduler:
 
     def _network(self, calls: list[Call], room: int) -> tuple[Tensor, ...]:
         """The features that each call asks for."""
-        L = calls[0].z_t.shape[1]
-        z, t = (padded(torch.cat(x), room) for x in ([c.z_t for c in calls], [c.t for c in calls]))
-        noises = [call.noise for call in calls if call.noise is not None]
-        noise = padded(torch.cat(noises), room) if noises else None
+        L, filled = calls[0].z_t.shape[1], calls + calls[:1] * (room - len(calls))
+        z, t = torch.cat([call.z_t for call in filled]), torch.cat([call.t for call in filled])
+        noises = [call.noise for call in filled if call.noise is not None]
+        noise = torch.cat(noises) if noises else None
         where = torch.cat([call.rows + i * L for i, call in enumerate(calls)])
         return self.denoiser.hidden(z, t, noise, where, calls[0].group).split([len(call.rows) for call in calls])
 

@@ -38,6 +38,11 @@ class Work:
         except Closed as closed:
             raise Refusal(503, str(closed)) from None
 
+    @property
+    def tokens(self) -> int:
+        """Of all its rows."""
+        return self.body.n * sum(blank.request.length for blank in self.blanks)
+
     @contextlib.asynccontextmanager
     async def within(self, seconds: float) -> AsyncIterator[None]:
         """Around waiting: cancels the rows when the time is over, or whoever waits is gone."""

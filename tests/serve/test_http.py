@@ -12,6 +12,10 @@ from pathlib import Path
 import openai
 import pytest
 
+from mcd.cli.serve import socket_at
+from mcd.serve.http import Service
+from mcd.serve.work import Work
+
 TEMPLATE = "The [MASK:4] of the United States [MASK:2] peace."
 
 
@@ -112,6 +116,21 @@ def test_what_asks_for_nothing_is_taken(serving):
     assert raw(serving(), json.dumps(body | {"stream_options": {"include_usage": True}}).encode())[0] == 200
 
 
+def test_what_is_long_is_read_and_written_in_another_thread(serving, monkeypatch):
+    threads = []
+
+    def noted(whole):
+        return lambda *args: threads.append(threading.current_thread()) or whole(*args)
+
+    monkeypatch.setattr(Service, "prepared", noted(Service.prepared))
+    monkeypatch.setattr(Work, "completion", noted(Work.completion))
+    running = serving()
+    plain = {"model": "tiny", "prompt": "", "max_tokens": 16, "steps": 1}
+    for more in ({"n": 1}, {"n": 65, "user": "u" * 1000}):
+        assert len(raw(running, json.dumps(plain | more).encode())[2]["choices"]) == more["n"]
+    assert [thread is running.thread for thread in threads] == [True, True, False, False]
+
+
 def test_every_answer_is_counted_and_a_body_that_is_no_json_is_told_so(serving):
     running = serving("secret", max_body=1000)
     assert [raw(running, body)[0] for body in (b"{}", b" " * 2000)] == [401, 413]
@@ -185,6 +204,15 @@ def test_a_slow_reader_gets_the_end_and_holds_up_nobody(serving):
         while part := slow.recv(64):
             read += part
     assert b"data: [DONE]" in read and b'"usage"' in read
+
+
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
+    with (
+        socket_at("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_shutting_down_finishes_what_was_accepted(serving):
