@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Ge, Gt, Le
 
-from mcd.cli.arguments import check_out, naming, parse, show_dry_run
+from mcd.cli.arguments import check_out, choose, naming, parse, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.data.text import Borders
 from mcd.errors import UsageError
@@ -31,6 +31,7 @@ class FrontierArgs(Options):
     Examples:
       mcd frontier demo runs/student --steps 4 8 --num 128 --out runs/frontier
       mcd frontier demo runs/mcd runs/sdtt --temperatures 0.6 0.8 1.0 1.2 --out runs/frontier
+      mcd frontier demo --sampler ancestral confidence --order low-discrepancy --top-p 1 0.9 --steps 8 --out runs/ways
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -46,6 +47,12 @@ class FrontierArgs(Options):
     """Values of top-p: tokens are drawn from the smallest set whose probabilities sum to this, and 1 is all of them.
     Every value adds a curve over all temperatures for each model. Give 1 and 0.9, for example, to see whether cutting
     off unlikely tokens does better than cooling."""
+    sampler: tuple[str, ...] = ()
+    """Samplers of the masked models, as of `mcd sample`; every one adds a curve for each of these models. By default
+    each model has its own. The first of the first MODEL is what all are compared with."""
+    order: str | None = None
+    """In which order the tokens of masked models are revealed, by samplers that have this option (see `mcd sample`); by
+    default that of the sampler. low-discrepancy is the best one in few steps, also for the teacher."""
     entropy: tuple[NotNegative, ...] = ()
     """Further entropies (nats) at which models are compared."""
     num: Annotated[int, Ge(2)] = 128
@@ -76,9 +83,10 @@ class FrontierArgs(Options):
             )
         super().__post_init__()
         check_distinct("MODEL", self.models)
+        check_distinct("--sampler", self.sampler)
         if not self.steps or not self.top_p:
             raise ValueError("--steps, --top-p: name at least one of each")
-        if len(self.models) * len(self.top_p) < 2:
+        if len(self.models) * len(self.top_p) * max(1, len(self.sampler)) < 2:
             raise ValueError("MODEL: one model has no other to be compared with; name two or more, the teacher first")
         if len(self.temperatures) < 2:
             raise ValueError("--temperatures: a curve needs at least two")
@@ -91,8 +99,9 @@ class FrontierArgs(Options):
 def main(argv: list[str]) -> int:
     args = parse(FrontierArgs, argv, "frontier")
     check_out(args.out, folder=True)
+    _check_ways(args)
     if args.dry_run:
-        grid = len(args.models) * len(args.steps) * len(args.temperatures) * len(args.top_p)
+        grid = len(args.models) * len(args.steps) * len(args.temperatures) * len(args.top_p) * max(1, len(args.sampler))
         return show_dry_run({"models": args.models, "cells": grid, "samples": grid * args.num})
     from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
     from mcd.eval.laboratory.experiment import Cell, sampler_options
@@ -103,16 +112,21 @@ def main(argv: list[str]) -> int:
     names = {model: model.rstrip("/").split("/")[-1] for model in args.models}
     if len(set(names.values())) < len(names):
         names = {model: model for model in args.models}
-    language = _check_models(args, argv)
+    language, processes = _check_models(args, argv)
+    ways = {
+        (model, sampler): _options(processes[model], sampler, args.order)
+        for model in args.models
+        for sampler in (args.sampler if args.sampler and processes[model] == "masked" else (None,))
+    }
     groups = {
-        (model, steps, top_p): [
+        (model, sampler, steps, top_p): [
             Cell(
                 str(Path(model).resolve()) if Path(model).is_dir() else model,
                 steps,
                 args.num,
                 names[model],
                 length=args.length,
-                options=sampler_options(temperature=temperature, top_p=top_p),
+                options=sampler_options(temperature=temperature, top_p=top_p, **options),
                 seed=args.seed,
                 scorer=args.scorer if language is None else None,
                 scorer_precision=args.scorer_precision,
@@ -122,13 +136,14 @@ def main(argv: list[str]) -> int:
             )
             for temperature in args.temperatures
         ]
-        for model, steps, top_p in itertools.product(args.models, args.steps, args.top_p)
+        for ((model, sampler), options), steps, top_p in itertools.product(ways.items(), args.steps, args.top_p)
     }
     measured = Lab(args.out, args.jobs).measure([cell for cells in groups.values() for cell in cells])
     of_cell = {one.cell: one for one in measured}
     curves = []
-    for (model, steps, top_p), cells in groups.items():
+    for (model, sampler, steps, top_p), cells in groups.items():
         label = names[model] if len(args.top_p) == 1 else f"{names[model]} top-p {top_p}"
+        label += f" {sampler}" if len(args.sampler) > 1 and sampler else ""
         curves.append(curve_of(label, steps, [of_cell[cell] for cell in cells]))
     matched = matched_rows(curves, entropies=args.entropy)
     draw_curves(curves, args.out / "frontier.png")
@@ -139,8 +154,33 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
-    """The synthetic language of all models; None for text. Raises UsageError for models that do not compare."""
+def _check_ways(args: FrontierArgs) -> None:
+    """Raise UsageError for a sampler or an order that is not known, and for an order that no sampler asks for."""
+    from mcd.process.unmasking import ORDERS
+    from mcd.sampler import SAMPLERS
+    from mcd.sampler.ancestral import Ancestral
+
+    masked = {name: kind for name, kind in SAMPLERS.items() if kind.process == "masked"}
+    kinds = [choose(name, masked, "--sampler") for name in args.sampler]
+    if args.order is not None:
+        choose(args.order, ORDERS, "--order")
+        if kinds and not any(issubclass(kind, Ancestral) for kind in kinds):
+            raise UsageError(f"--order: {', '.join(args.sampler)} has an order of its own; leave the option out")
+
+
+def _options(process: str, sampler: str | None, order: str | None) -> dict[str, str]:
+    """How a model of that process is drawn, as options of a cell."""
+    from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
+    from mcd.sampler.ancestral import Ancestral
+
+    kind = SAMPLERS[sampler or DEFAULT_SAMPLER[process]]
+    found = {} if sampler is None else {"sampler": sampler}
+    return found | ({"order": order} if order is not None and issubclass(kind, Ancestral) else {})
+
+
+def _check_models(args: FrontierArgs, argv: list[str]) -> tuple[str | None, dict[str, str]]:
+    """The synthetic language of all models, None for text; and the process of each. Raises UsageError for models that
+    do not compare."""
     from mcd.checkpoints.folder import from_pretrained
     from mcd.eval.exact_denoiser import language_of_exact
     from mcd.machine import device
@@ -148,7 +188,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
 
     if device().type != "cpu":
         refuse_idle(argv, {"--jobs": "there is a GPU, and one process uses it"})
-    languages = {}
+    languages, processes = {}, dict.fromkeys(args.models, "masked")
     for model in args.models:
         with naming("MODEL", model):
             exact = language_of_exact(model)
@@ -161,7 +201,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
             continue
         with naming("MODEL", model):
             denoiser = from_pretrained(model)
-        languages[model] = language_of_model(denoiser.folder)
+        languages[model], processes[model] = language_of_model(denoiser.folder), denoiser.config.process
         if denoiser.config.process == "autoregressive":
             raise UsageError(
                 f"MODEL {model}: is autoregressive and takes one step per token, so that there are no equal numbers of "
@@ -177,12 +217,16 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
     if language is not None:
         why = f"models of {language} are measured by its exact likelihood, without a scorer"
         refuse_idle(argv, dict.fromkeys(("--scorer", "--scorer-precision", "--borders"), why))
-    return language
+    if "masked" not in processes.values():
+        refuse_idle(argv, {"--sampler": "no MODEL is masked"})
+        if "locked" not in processes.values():
+            refuse_idle(argv, {"--order": "no MODEL is masked"})
+    return language, processes
 
 
 def print_matched(rows: list[dict[str, Any]]) -> None:
     """The rows at matched entropy as a table on the terminal."""
-    short = {"gen_ppl": "PPL", "nll": "NLL", "tv_bigram": "TV-2", "tv_class_bigram": "class TV-2"}
+    short = {"gen_ppl": "PPL", "nll": "NLL", "tv_bigram": "TV-2", "tv_trigram": "TV-3", "tv_class_bigram": "class TV-2"}
 
     def cells(row: dict[str, Any], prefix: str) -> tuple[str, str]:
         form = ".0f" if row["measure"] == "gen_ppl" else ".3f"

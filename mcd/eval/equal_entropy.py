@@ -54,28 +54,43 @@ def total_variation(cells: NDArray, law: NDArray) -> Quality:
     return quality
 
 
-def at_entropy(points: Sequence[Point], target: float, *, resamples: int = 300, seed: int = 0) -> Match | None:
-    """Quality at mean entropy `target`, linear between the neighbouring points, with a 95 % bootstrap interval.
+class Sweep:
+    """Points of one model, and what bootstrap resamples of their rows say: drawn once, for any number of targets.
 
     Row n of every point must be drawn from the same random numbers (row n of one seed): a resample takes the same rows
-    of all points. None where `target` is outside what the points reach; the interval's ends are None where too many
-    resamples (over 5 %) do not reach it. Raises ValueError without points or where they differ in N.
+    of all points. Raises ValueError without points or where they differ in N.
     """
-    if not points or len({len(point.entropy) for point in points}) > 1:
-        raise ValueError("need points of one number of samples")
-    n = len(points[0].entropy)
-    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    weights = np.stack([np.ones(n), *(np.bincount(row, minlength=n) for row in drawn)]).astype(np.float64)
-    entropy = np.stack([weights @ point.entropy / n for point in points])  # (T, 1 + R), first the samples themselves
-    quality = np.stack([point.quality(weights) for point in points])
-    temperature = np.array([point.temperature for point in points])
-    values = np.array([_interpolate(entropy[:, r], quality[:, r], target) for r in range(1 + resamples)])
-    if np.isnan(values[0]):
-        return None
-    reached = values[1:][~np.isnan(values[1:])]
-    lo, hi = np.quantile(reached, [0.025, 0.975]) if len(reached) >= 0.95 * resamples > 0 else (None, None)
-    interval = Interval(float(values[0]), None if lo is None else float(lo), None if hi is None else float(hi))
-    return Match(target, interval, float(_interpolate(entropy[:, 0], temperature, target)))
+
+    def __init__(self, points: Sequence[Point], resamples: int = 300, seed: int = 0):
+        if not points or len({len(point.entropy) for point in points}) > 1:
+            raise ValueError("need points of one number of samples")
+        n = len(points[0].entropy)
+        drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+        weights = np.stack([np.ones(n), *(np.bincount(row, minlength=n) for row in drawn)]).astype(np.float64)
+        self._entropy = np.stack([weights @ point.entropy / n for point in points])  # (T, 1 + R): first the samples
+        self._quality = np.stack([point.quality(weights) for point in points])
+        self._temperature = np.array([point.temperature for point in points])
+
+    def at(self, target: float) -> Match | None:
+        """Quality at mean entropy `target`, linear between the neighbouring points, with a 95 % bootstrap interval.
+
+        None where `target` is outside what the points reach; the interval's ends are None where too many resamples
+        (over 5 %) do not reach it.
+        """
+        both = zip(self._entropy.T, self._quality.T, strict=True)
+        values = np.array([_interpolate(entropy, quality, target) for entropy, quality in both])
+        if np.isnan(values[0]):
+            return None
+        resamples = len(values) - 1
+        reached = values[1:][~np.isnan(values[1:])]
+        lo, hi = np.quantile(reached, [0.025, 0.975]) if len(reached) >= 0.95 * resamples > 0 else (None, None)
+        interval = Interval(float(values[0]), None if lo is None else float(lo), None if hi is None else float(hi))
+        return Match(target, interval, float(_interpolate(self._entropy[:, 0], self._temperature, target)))
+
+
+def at_entropy(points: Sequence[Point], target: float, *, resamples: int = 300, seed: int = 0) -> Match | None:
+    """`Sweep.at` of points that are read once."""
+    return Sweep(points, resamples, seed).at(target)
 
 
 def temperature_of_entropy(

@@ -16,6 +16,7 @@ def draw_curves(curves: list[Curve], path: Path) -> None:
         "gen_ppl": "Gen PPL",
         "nll": "exact NLL (nats a token)",
         "tv_bigram": "bigram total variation",
+        "tv_trigram": "trigram total variation",
         "tv_class_bigram": "total variation of class bigrams",
     }
     with figure(path, len(measures), len(steps), (3.4 * len(steps), 3.0 * len(measures))) as axes:
@@ -23,7 +24,7 @@ def draw_curves(curves: list[Curve], path: Path) -> None:
             for column, n in enumerate(steps):
                 axis = axes[row * len(steps) + column]
                 for i, curve in enumerate(c for c in curves if c.steps == n):
-                    points = sorted(curve.points[measure], key=lambda point: point.temperature)
+                    points = sorted(curve.points[measure], key=lambda point: (point.temperature, point.entropy.mean()))
                     y = [float(point.quality(np.ones((1, len(point.entropy))))[0]) for point in points]
                     y = [math.exp(v) for v in y] if measure == "gen_ppl" else y
                     x = [point.entropy.mean() for point in points]

@@ -154,6 +154,7 @@ def test_frontier_of_models_of_a_language(tmp_path, hmm_model, capsys):
     assert {(row["model"], row["teacher"], row["measure"]) for row in result["matched"]} == {
         ("model1", "model0", "nll"),
         ("model1", "model0", "tv_bigram"),
+        ("model1", "model0", "tv_trigram"),
     }
     for changed, said in (
         ([*argv[:2], *argv[1:]], "MODEL: names "),
@@ -162,9 +163,27 @@ def test_frontier_of_models_of_a_language(tmp_path, hmm_model, capsys):
         ([*argv, "--temperatures", "nan", "1"], "--temperatures nan"),
         ([*argv, "--temperatures", "0.8", "0.9"], "add 1"),
         ([*argv[:2], "demo", *argv[3:]], "different languages"),
+        ([*argv, "--sampler", "confident"], "--sampler confident: is not known (did you mean 'confidence'?)"),
+        ([*argv, "--sampler", "uniform"], "--sampler uniform: is not known"),
+        ([*argv, "--sampler", "remdm", "remdm"], "--sampler: names "),
+        ([*argv, "--order", "best"], "--order best"),
+        ([*argv, "--sampler", "remdm", "--order", "iid"], "order of its own"),
     ):
         assert main([*changed, "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.heavy
+def test_samplers_of_one_model_are_compared(tmp_path, hmm_model):
+    """Each sampler adds a curve; the order is for those that have the option."""
+    argv = f"frontier {hmm_model(0)} --sampler ancestral remdm --order stratified --steps 6 --num 16 --jobs 1".split()
+    assert main([*argv, "--temperatures", "0.7", "1.0", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "frontier.json").read_text())
+    assert {(row["model"], row["teacher"]) for row in result["matched"]} == {("model0 remdm", "model0 ancestral")}
+    assert {(row["protocol"]["sampler"], row["protocol"]["order"]) for row in result["rows"]} == {
+        ("ancestral", "stratified"),
+        ("remdm", "iid"),
+    }
 
 
 def test_students_are_read_where_their_teachers_are():

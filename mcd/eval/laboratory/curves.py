@@ -13,14 +13,14 @@ from torch import Tensor
 from mcd.data.languages.hidden_markov import HiddenMarkov
 from mcd.data.languages.known import LANGUAGES
 from mcd.eval.diversity import sample_entropies
-from mcd.eval.equal_entropy import Match, Point, Quality, at_entropy, ratio, total_variation
+from mcd.eval.equal_entropy import Match, Point, Quality, Sweep, ratio, total_variation
 from mcd.eval.known_language import ngrams
 from mcd.eval.laboratory.lab import MeasuredCell
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One model at one number of steps: its points by measure ("gen_ppl", or "nll" and "tv_bigram" of a language)."""
+    """One model at one number of steps: its points by measure ("gen_ppl", or "nll" and n-grams of a language)."""
 
     label: str
     steps: int
@@ -48,19 +48,21 @@ def curve_of(label: str, steps: int, members: Sequence[MeasuredCell]) -> Curve:
             nll = -language.log_likelihood(rows).numpy()
             qualities = {
                 "nll": ratio(nll, np.full(len(ids), float(ids.shape[1]))),
-                "tv_bigram": _from_law(rows, language),
+                "tv_bigram": _from_law(rows, 2, language),
             }
             if (coarse := language.in_classes(rows)) is not None:
-                qualities["tv_class_bigram"] = _from_law(*coarse)
+                qualities["tv_class_bigram"] = _from_law(coarse[0], 2, coarse[1])
+            else:
+                qualities["tv_trigram"] = _from_law(rows, 3, language)
         for name, quality in qualities.items():
             points.setdefault(name, []).append(Point(temperature, entropy, quality))
     return Curve(label, steps, cell.language, cell.seed, points)
 
 
-def _from_law(rows: Tensor, law: HiddenMarkov) -> Quality:
-    """Total variation of the bigrams of rows (N, L) from their law."""
-    bigrams, which = ngrams(rows, 2, law.vocab_size)
-    return total_variation(which.numpy(), law.ngram_at(bigrams).numpy())
+def _from_law(rows: Tensor, n: int, law: HiddenMarkov) -> Quality:
+    """Total variation of the n-grams of rows (N, L) from their law."""
+    grams, which = ngrams(rows, n, law.vocab_size)
+    return total_variation(which.numpy(), law.ngram_at(grams).numpy())
 
 
 def curves_of(measured: Sequence[MeasuredCell]) -> list[Curve]:
@@ -89,7 +91,14 @@ def matched_rows(
     Targets are the entropy that the curve has at temperature 1, that which `common` has, and `entropies`. A row holds
     `value` (Gen PPL, NLL or total variation there) and `teacher_value`, with intervals; None where not reached.
     """
-    rows = []
+    rows, sweeps = list[dict[str, Any]](), dict[tuple[int, str], Sweep]()
+
+    def at(curve: Curve, measure: str, target: float) -> Match | None:
+        key = (id(curve), measure)
+        if key not in sweeps:  # a teacher is read for each of its students
+            sweeps[key] = Sweep(curve.points[measure])
+        return sweeps[key].at(target)
+
     for curve in sorted(curves, key=lambda curve: curve.steps):
         by_label = {other.label: other for other in curves if other.steps == curve.steps}
         teacher = by_label.get(teacher_of.get(curve.label, ""), next(iter(by_label.values())))
@@ -110,9 +119,9 @@ def matched_rows(
                         "measure": measure,
                         "entropy": target,
                         "entropy_of": name,
-                        **_keys("", at_entropy(curve.points[measure], target), measure),
+                        **_keys("", at(curve, measure, target), measure),
                         "teacher": teacher.label,
-                        **_keys("teacher_", at_entropy(teacher.points[measure], target), measure),
+                        **_keys("teacher_", at(teacher, measure, target), measure),
                     }
                 )
     return rows
