@@ -23,6 +23,9 @@ EXPERIMENTS = {
     "figure3": "Gen PPL against steps, round by round",
     "frontier": "all methods on text at equal entropy, in the best order: does distillation beat a cooler teacher?",
     "frontier_languages": "the same on synthetic languages, in the usual order",
+    "frontier_methods": "LTD, IDLM and MMD on synthetic languages, in the best order, three seeds",
+    "mmd": "MMD on text, next to its cooled teacher at equal entropy",
+    "cooling": "top-p next to a temperature, at equal entropy and equal distinct bigrams, on text and exact languages",
     "truth": "LTD with the exact denoiser as teacher: do half of the calls suffice?",
     "truth_longer": "the same with longer training, and with a vocabulary of 2,048 tokens (english)",
     "languages": "all methods on synthetic languages with exact likelihood, three seeds",
@@ -34,7 +37,10 @@ EXPERIMENTS = {
 """Names of modules of `mcd.reproduce`, and what each is about."""
 ALONE = {"figure1", "figure2", "duality", "precision"}
 """Experiments that train nothing: their modules have `run(out)`; all others have `plan` and `result`."""
-ONE_SCALE = ALONE | {"languages", "frontier_languages", "truth", "truth_longer", "ablations", "orders", "table2"}
+ONE_SCALE = ALONE | {
+    *("languages", "frontier_languages", "frontier_methods", "truth", "truth_longer", "ablations", "orders"),
+    "table2",
+}
 """Experiments to which a GPU has nothing to add."""
 
 

@@ -29,7 +29,7 @@ from mcd.reproduce.scales import (
 from mcd.reproduce.text import reference_rows, text_cell
 
 BEST: dict[str, Any] = {"order": "low-discrepancy"}
-USUAL = [BEST | {"temperature": T} for T in (0.8, 1.0)]
+USUAL: list[dict[str, Any]] = [BEST | {"temperature": T} for T in (0.8, 1.0)]
 WAYS: dict[str, list[dict[str, Any]]] = {
     "mdlm": [BEST | {"temperature": T} for T in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)],
     "duo": [{"temperature": T} for T in (0.8, 0.9, 1.0)],

@@ -16,7 +16,9 @@ SEEDS = (0, 1, 2)
 LANGUAGES = ("markov", "hmm", "grammar")
 JUDGED = (*METHODS, "ltd", "idlm")
 """The methods that are compared on text at equal entropy; those of METHODS are the paper's."""
-TEACHER_OF = dict.fromkeys(("mcd", "sdtt", "cd4lm", "ltd", "ltd-greedy", "idlm", "nelbo"), "mdlm") | {"duo-dcd": "duo"}
+TEACHER_OF = dict.fromkeys(("mcd", "sdtt", "cd4lm", "ltd", "ltd-greedy", "idlm", "mmd", "nelbo"), "mdlm") | {
+    "duo-dcd": "duo"
+}
 
 
 ROWS = ("--length", "64", "--batch-size", "32", "--threads", "1")
@@ -91,14 +93,28 @@ OWN_BUDGET = {
         *"--trajectory-steps 16 --valid-every 0".split(),
     ),
     "idlm": tuple("--rounds 2 --steps-per-round 450 --lr 5e-5 --valid-every 90 --min-entropy 2.5".split()),
+    "mmd": tuple("--rounds 1 --steps-per-round 120 --batch-size 64 --lr 1e-4 --valid-every 0".split()),
 }
 """Budgets of methods whose step is another amount of work: a step of `ltd` has 8 trajectories and 64 states of them;
-one step in nine of `idlm` is the student's."""
+one step in nine of `idlm` is the student's; a step of `mmd` is the work of three of `mcd`."""
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
 LANGUAGE_TRAINING = ("--recipe", "sotu", "--layers", "3", "--heads", "4", *ROWS)
 LANGUAGE_SIZE = 64
 LANGUAGE_STEPS = 1000
 LANGUAGE_ROUND = 40
+OWN_LANGUAGE_BUDGET = {
+    "ltd": tuple(
+        "--rounds 1 --steps-per-round 400 --batch-size 8 --lr 1e-3 --warmup-steps 50 --lr-decay 0.5 "
+        "--trajectory-steps 16 --valid-every 0".split()
+    ),
+    "idlm": tuple("--rounds 2 --steps-per-round 450 --lr 1e-4 --warmup-steps 20 --valid-every 0".split()),
+    "mmd": tuple(
+        "--rounds 1 --steps-per-round 300 --batch-size 64 --lr 3e-4 --warmup-steps 20 --valid-every 0".split()
+    ),
+}
+"""Budgets on languages of known law, in place of five rounds of LANGUAGE_ROUND steps; a step is as in OWN_BUDGET."""
+LANGUAGE_CONTROL = 400
+"""Steps of the control of more training."""
 
 
 def text_data(scale: Scale) -> list[Training]:
@@ -169,10 +185,18 @@ def language_student(
 ) -> Training:
     """A student of a synthetic language; `options` override the method's, and `variant` then names the run."""
     teacher = language_teacher(language, seed, TEACHER_OF[method], hidden)
-    budget = (*_budget(rounds, LANGUAGE_ROUND), "--batch-size", "32", "--threads", "1", "--seed", str(seed))
-    command = ("distill", method, "--teacher", f"@{teacher.name}", "--recipe", "cpu", *budget, *_look_ahead(method))
+    rows = ("--batch-size", "32", "--threads", "1", "--seed", str(seed))
+    own = OWN_LANGUAGE_BUDGET.get(method) or (*_budget(rounds, LANGUAGE_ROUND), *_look_ahead(method))
+    command = ("distill", method, "--teacher", f"@{teacher.name}", "--recipe", "cpu", *rows, *own)
     name = f"{language}/{method}{f'-{variant}' if variant else ''}-s{seed}"
     return Training(name, (*command, *options))  # of an option given twice the last one counts
+
+
+def more_training_of_language(language: str, seed: int) -> Training:
+    """The control: a masked teacher of a language, trained further for LANGUAGE_CONTROL steps."""
+    models = ("--init", f"@{language_teacher(language, seed).name}", "--data", f"@data/{language}")
+    options = ("--recipe", "sotu", "--warm-start", "0", *ROWS, "--lr", "3e-4", "--steps", str(LANGUAGE_CONTROL))
+    return Training(f"{language}/nelbo-s{seed}", ("train", *models, *options, "--seed", str(seed)))
 
 
 def _budget(rounds: int, steps_per_round: int) -> tuple[str, ...]:

@@ -1,12 +1,16 @@
 """The findings of Table 1 and the verdicts of the frontier follow from their cells."""
 
+import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from mcd.eval.laboratory.experiment import Cell
+from mcd.eval.laboratory.experiment import Cell, sampler_options
 from mcd.eval.laboratory.lab import MeasuredCell
+from mcd.reproduce.cooling import at_equal_distinct, compared
 from mcd.reproduce.frontier import verdicts
+from mcd.reproduce.frontier_methods import summary
 from mcd.reproduce.scales import ROUNDS
 from mcd.reproduce.table1 import findings
 from mcd.reproduce.text import shared_protocol
@@ -37,3 +41,51 @@ def test_verdicts_count_students_below_their_cooled_teachers():
     rows.append(common | {"entropy_of": "H = 2", "value": 1.0, "teacher_value": 2.0})
     rows.append(common | {"value": None, "teacher_value": 2.0})
     assert verdicts(rows) == ["hmm, 4 steps, nll: mcd below its cooled teacher in 1 of 2"]
+
+
+def test_the_summary_takes_the_seeds_in_which_the_teacher_reaches_the_students_entropy():
+    """The mean of the others would compare a student of three seeds with a teacher of two."""
+    common = {"language": "hmm", "steps": 4, "model": "ltd"}
+    matched = [
+        common | {"measure": "nll", "value": v, "teacher_value": t} for v, t in ((2.0, 2.4), (2.2, 2.1), (9, None))
+    ]
+    matched += [common | {"measure": "tv_bigram", "value": 0.1, "teacher_value": 0.2}]
+    rows = [common | {"bigram_entropy": h, "bigram_entropy_true": 1.5} for h in (1.3, 1.5)]
+    (row,) = summary(matched, [*rows, common | {"model": "mdlm", "bigram_entropy": 0.0, "bigram_entropy_true": 1.5}])
+    assert row == common | {
+        "seeds": 2,
+        "sureness": pytest.approx(-0.1),
+        "nll": pytest.approx(2.1),
+        "nll_teacher": pytest.approx(2.25),
+        "nll_ahead": 1,
+        "tv_bigram": 0.1,
+        "tv_bigram_teacher": 0.2,
+        "tv_bigram_ahead": 1,
+    }
+
+
+def of_text(label: str, gen_ppl: float, entropy_of: int, **options: float) -> MeasuredCell:
+    """64 equal rows of 12 tokens, of which `entropy_of` are different: entropy log(entropy_of)."""
+    row = {"gen_ppl": gen_ppl, "distinct_2": 0.1 * entropy_of, "energy": 0.0, "self_bleu": 0.0}
+    ids = np.tile(np.arange(12) % entropy_of, (64, 1))
+    arrays = {"ids": ids, "nll": np.full(64, 12 * np.log(gen_ppl)), "tokens": np.full(64, 12.0)}
+    cell = Cell("demo", 8, 64, label, options=sampler_options(**options), scorer="s")
+    return MeasuredCell(cell, row | {"model": label, "steps": 8} | options, arrays)
+
+
+def test_ways_of_cooling_are_read_at_equal_entropy_and_at_equal_distinct_bigrams():
+    """top-p is compared with the temperature, and ends where nothing is left out; what was not reached is None."""
+    cells = [of_text("temperature", ppl, n, temperature=T) for T, ppl, n in ((0.8, 100.0, 2), (1.0, 400.0, 4))]
+    cells += [of_text("top-p", 150.0, 3, top_p=0.9), of_text("ltd", 90.0, 3), of_text("ltd", 80.0, 2)]
+    top_p, student, out = compared(cells)
+    between = math.exp(np.interp(math.log(3), [math.log(2), math.log(4)], [math.log(100), math.log(400)]))
+    assert top_p["way"] == "top-p 0.9" and top_p["temperature"] == pytest.approx(between) and top_p["top-p"] is None
+    assert student["value"] == pytest.approx(90.0) and student["top-p"] == pytest.approx(150.0)
+    assert out["temperature"] == pytest.approx(100.0) and out["top-p"] is None
+    points = [one.row for one in cells]
+    assert at_equal_distinct(top_p, points) == {
+        "temperature_at_distinct": pytest.approx(200),
+        "top-p_at_distinct": None,
+    }
+    assert at_equal_distinct(student, points)["top-p_at_distinct"] == pytest.approx(150.0)
+    assert at_equal_distinct(out, points)["top-p_at_distinct"] is None

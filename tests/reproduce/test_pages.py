@@ -50,6 +50,16 @@ def test_the_frontier_page_tells_what_was_not_reached():
     assert cells[3] == "sdtt" and cells[6] == "not reached"
 
 
+def test_the_page_of_languages_begins_with_the_means_over_seeds():
+    row = {"language": "hmm", "steps": 4, "model": "ltd", "seeds": 3, "sureness": -0.25}
+    row |= {"nll": 2.0, "nll_teacher": 2.25, "nll_ahead": 2, "tv_bigram": 0.1, "tv_bigram_teacher": 0.2}
+    text = page("frontier_methods", {"command": "c", "summary": [row | {"tv_bigram_ahead": 3}], "matched": []})
+    assert text is not None
+    assert rows_of(text.split("## Each")[0], "4") == [
+        ["4", "ltd", "2.000 : 2.250 (2 of 3)", "0.100 : 0.200 (3 of 3)", "not reached", "-0.250"]
+    ]
+
+
 def test_samplers_that_choose_their_calls_have_a_table_of_their_own():
     common = {"language": "hmm", "model": "exact", "nll": 2.0, "tv_bigram": 0.1}
     fixed = [common | {"sampler": "remdm", "remasking": "cap", "steps": n, "nfe": n} for n in (2, 4)]

@@ -1,0 +1,137 @@
+"""Pages of the experiments that compare models at equal entropy."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mcd.reproduce.page_parts import Column, Row, by_steps, fixed, interval, sections, table
+
+
+def _drawn(row: Row) -> str:
+    if row.get("greedy"):
+        return "greedy"
+    return f"{row.get('temperature', 1.0)}" + (f", top-p {row['top_p']}" if row.get("top_p", 1.0) < 1.0 else "")
+
+
+_POINT: tuple[Column, ...] = (
+    ("model", "{model}"),
+    ("steps", "{steps}"),
+    ("temperature", _drawn),
+    ("NFE", "{nfe:.1f}"),
+    ("Gen PPL", "{gen_ppl:,.0f} ({gen_ppl_lo:,.0f} to {gen_ppl_hi:,.0f})"),
+    ("entropy", "{entropy:.3f}"),
+    ("energy distance", "{energy:.4f} ({energy_lo:.4f} to {energy_hi:.4f})"),
+    ("self-BLEU", "{self_bleu:.3f}"),
+    ("distinct-2", "{distinct_2:.3f}"),
+    ("rep-4", "{repetition_4:.4f}"),
+)
+
+
+def frontier(result: dict[str, Any]) -> str:
+    """Students against their cooled teachers, a line for each seed, intervals in brackets."""
+    columns = (
+        ("on", lambda row: row["language"] or "text"),
+        ("steps", "{steps}"),
+        ("measure", "{measure}"),
+        ("student", "{model}"),
+        ("seed", "{seed}"),
+        ("at entropy", "{entropy:.3f}"),
+        ("student", lambda row: interval(row, "")),
+        ("teacher, cooled", lambda row: f"{row['teacher']} at T = {fixed(row['teacher_temperature'], 2)}"),
+        ("teacher", lambda row: interval(row, "teacher_")),
+    )
+    rows = result["matched"]
+    own = [row for row in rows if row["entropy_of"] == f"{row['model']} at T = 1"]
+    common = [row for row in rows if row["entropy_of"] == "mcd at T = 1" and row["model"] != "mcd"]
+    parts = {"Each at its own entropy": table(own, *columns)}
+    if common:
+        parts["All at the entropy of MCD"] = table(common, *columns)
+    points = [row for row in result.get("rows", []) if row.get("energy") is not None]
+    return sections(parts | ({"All points": table(points, *_POINT)} if points else {}))
+
+
+def frontier_methods(result: dict[str, Any]) -> str:
+    """Means over seeds, a table for each language; then every seed as on the page of `frontier`."""
+
+    def pair(measure: str) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            if measure not in row:
+                return "not reached"
+            return f"{row[measure]:.3f} : {row[f'{measure}_teacher']:.3f} ({row[f'{measure}_ahead']} of {row['seeds']})"
+
+        return cell
+
+    parts = {}
+    for language in dict.fromkeys(row["language"] for row in result["summary"]):
+        parts[f"{language}, means over seeds"] = table(
+            by_steps(row for row in result["summary"] if row["language"] == language),
+            ("steps", "{steps}"),
+            ("student", "{model}"),
+            ("NLL : cooled teacher's (ahead in)", pair("nll")),
+            ("bigram TV", pair("tv_bigram")),
+            ("trigram TV", pair("tv_trigram")),
+            ("H(X2 given X1) less the truth's", "{sureness:+.3f}"),
+        )
+    return f"{sections(parts)}\n{frontier(result)}"
+
+
+def cooling(result: dict[str, Any]) -> str:
+    """Each way at equal entropy; on text also at equal distinct bigrams, and all points."""
+
+    def sweep(name: str) -> Callable[[Row], str]:
+        return lambda row: interval(
+            {"measure": row["measure"], "value": row[name], "lo": row[f"{name}_lo"], "hi": row[f"{name}_hi"]}, ""
+        )
+
+    common: tuple[Column, ...] = (("steps", "{steps}"), ("way", "{way}"), ("entropy", "{entropy:.3f}"))
+    text = [row for row in result["compared"] if row["language"] is None]
+    parts = {
+        "Text": table(
+            text,
+            *common,
+            ("Gen PPL", "{value:,.0f}"),
+            ("temperature, at that entropy", sweep("temperature")),
+            ("top-p", sweep("top-p")),
+            ("distinct-2", "{distinct_2:.3f}"),
+            ("temperature, at that distinct-2", lambda row: fixed(row["temperature_at_distinct"], 0)),
+            ("top-p", lambda row: fixed(row["top-p_at_distinct"], 0)),
+        )
+    }
+    known = [row for row in result["compared"] if row["language"] is not None]
+    for language in dict.fromkeys(row["language"] for row in known):
+        parts[f"{language}, exact denoiser"] = table(
+            (row for row in known if row["language"] == language),
+            *common,
+            ("measure", "{measure}"),
+            ("value", "{value:.3f}"),
+            ("temperature, at that entropy", sweep("temperature")),
+            ("top-p", sweep("top-p")),
+            ("H(X2 given X1)", "{bigram_entropy:.3f}"),
+        )
+    points = [row for row in result["rows"] if row.get("energy") is not None]
+    return sections(parts | {"All points on text": table(points, *_POINT)})
+
+
+def truth(result: dict[str, Any]) -> str:
+    """Students of the exact denoiser against it, at half of its calls, then at equal calls."""
+    columns: tuple[Column, ...] = (
+        ("language", "{language}"),
+        ("student", "{model}"),
+        ("seed", "{seed}"),
+        ("calls", "{steps}"),
+        ("measure", "{measure}"),
+        ("at entropy", "{entropy:.3f}"),
+    )
+    halved = table(
+        result["halved"],
+        *columns,
+        ("student", lambda row: fixed(row["value"], 3)),
+        ("exact denoiser, twice the calls", lambda row: fixed(row["teacher_value"], 3)),
+    )
+    own = [row for row in result["matched"] if row["entropy_of"] == f"{row['model']} at T = 1"]
+    equal = table(
+        own,
+        *columns,
+        ("student", lambda row: interval(row, "")),
+        ("exact denoiser", lambda row: interval(row, "teacher_")),
+    )
+    return sections({"Half of the calls": halved, "Equal calls": equal})
