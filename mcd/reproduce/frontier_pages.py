@@ -92,8 +92,10 @@ def cooling(result: dict[str, Any]) -> str:
             ("temperature, at that entropy", sweep("temperature")),
             ("top-p", sweep("top-p")),
             ("distinct-2", "{distinct_2:.3f}"),
-            ("temperature, at that distinct-2", lambda row: fixed(row["temperature_at_distinct"], 0)),
-            ("top-p", lambda row: fixed(row["top-p_at_distinct"], 0)),
+            *(
+                (heading, lambda row, key=f"{name}_at_distinct": "" if row[key] is None else f"{row[key]:,.0f}")
+                for heading, name in (("temperature, at that distinct-2", "temperature"), ("top-p", "top-p"))
+            ),
         )
     }
     known = [row for row in result["compared"] if row["language"] is not None]
