@@ -62,7 +62,8 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
     rows = [point_row(one) for one in measured]
     return {
         "protocol": {"temperatures": TEMPERATURES, "order": BEST["order"], "seeds": list(SEEDS)},
-        "rows": rows,
+        "floors": {row["language"]: row["floor"] for row in rows},
+        "rows": [{name: value for name, value in row.items() if name != "floor"} for row in rows],
         "matched": matched,
         "summary": summary(matched, rows),
         "findings": verdicts(matched),
