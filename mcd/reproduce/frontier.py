@@ -64,11 +64,17 @@ def _last_round(label: str) -> int | None:
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
     """Held-out text, the points of every curve with their energy distance to text, and the rows at matched entropy."""
+    return {"protocol": {"ways": WAYS, "usual": USUAL}} | judged(measured, scale, work, out / "frontier.png", "mcd")
+
+
+def judged(
+    measured: list[MeasuredCell], scale: Scale, work: Path, picture: Path, common: str | None = None
+) -> dict[str, Any]:
+    """The parts of a result on text without its protocol; it draws the curves. common: as of `matched_rows`."""
     curves = curves_of(measured)
-    matched = matched_rows(curves, TEACHER_OF, "mcd")
-    draw_curves(curves, out / "frontier.png")
+    matched = matched_rows(curves, TEACHER_OF, common)
+    draw_curves(curves, picture)
     return {
-        "protocol": {"ways": WAYS, "usual": USUAL},
         "rows": [*reference_rows(scale, work), *with_energy(measured, scale, work)],
         "matched": matched,
         "findings": verdicts(matched),

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from mcd.eval.laboratory.curves import curves_of, matched_rows, point_row
+from mcd.eval.laboratory.curves import point_row
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.report.curves import draw_curves
 from mcd.reproduce.frontier import verdicts
-from mcd.reproduce.languages import TEACHERS, language_cells
+from mcd.reproduce.languages import TEACHERS, language_cells, matched_by_language
 from mcd.reproduce.scales import (
     LANGUAGES,
     METHODS,
@@ -43,13 +42,7 @@ def plan(scale: Scale) -> Experiment:
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
     """Points of every curve, then the rows at matched entropy."""
-    curves = curves_of(measured)
-    matched = []
-    for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
-        matched += matched_rows([c for c in curves if (c.language, c.seed) == domain], TEACHER_OF, "mcd")
-    for language in LANGUAGES:
-        drawn = [curve for curve in curves if curve.language == language and curve.seed == SEEDS[0]]
-        draw_curves(drawn, out / f"frontier_{language}.png")
+    _, matched = matched_by_language(measured, out, "frontier", TEACHER_OF, "mcd")
     return {
         "protocol": {"temperatures": TEMPERATURES},
         "rows": [point_row(one) for one in measured],

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mcd.eval.laboratory.curves import curves_of, matched_rows, point_row
+from mcd.eval.laboratory.curves import point_row
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.report.curves import draw_curves
 from mcd.reproduce.frontier import BEST, verdicts
-from mcd.reproduce.languages import language_cells
+from mcd.reproduce.languages import language_cells, matched_by_language
 from mcd.reproduce.scales import (
     LANGUAGES,
     SEEDS,
@@ -52,13 +51,7 @@ def plan(scale: Scale) -> Experiment:
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
     """Points of every curve, then the rows at matched entropy, and their means over seeds."""
-    curves = curves_of(measured)
-    matched = []
-    for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
-        matched += matched_rows([c for c in curves if (c.language, c.seed) == domain], TEACHER_OF)
-    for language in LANGUAGES:
-        drawn = [curve for curve in curves if curve.language == language and curve.seed == SEEDS[0]]
-        draw_curves(drawn, out / f"frontier_methods_{language}.png")
+    _, matched = matched_by_language(measured, out, "frontier_methods", TEACHER_OF)
     rows = [point_row(one) for one in measured]
     return {
         "protocol": {"temperatures": TEMPERATURES, "order": BEST["order"], "seeds": list(SEEDS)},

@@ -1,8 +1,9 @@
 """All methods on languages whose truth is known, three seeds: exact likelihood, total variation, coverage."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 
 from mcd.checkpoints.folder import from_pretrained
 from mcd.data.languages import known
+from mcd.eval.laboratory.curves import Curve, curves_of, matched_rows
 from mcd.eval.laboratory.experiment import Cell, Experiment, sampler_options
 from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.eval.likelihood import nelbo
 from mcd.model.denoiser import Denoiser
+from mcd.report.curves import draw_curves
 from mcd.report.plotting import colour_of, figure, steps_axis
 from mcd.reproduce.scales import LANGUAGES, METHODS, SEEDS, Scale, language_data, language_student, language_teacher
 
@@ -71,6 +74,25 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
         "rows": rows,
         "likelihoods": likelihoods,
     }
+
+
+def matched_by_language(
+    measured: Sequence[MeasuredCell],
+    out: Path,
+    name: str,
+    teacher_of: Mapping[str, str] = MappingProxyType({}),
+    common: str | None = None,
+) -> tuple[list[Curve], list[dict[str, Any]]]:
+    """The curves of some cells, and their rows at matched entropy (`matched_rows`), each language and seed by itself.
+    Draws the curves of the first seed, to NAME_LANGUAGE.png."""
+    curves, matched = curves_of(measured), []
+    for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
+        here = [curve for curve in curves if (curve.language, curve.seed) == domain]
+        matched += matched_rows(here, teacher_of, common)
+        language, seed = domain
+        if seed == SEEDS[0]:
+            draw_curves(here, out / f"{name}_{language}.png")
+    return curves, matched
 
 
 def likelihood_row(denoiser: Denoiser, name: str, model: str, seed: int, rows: int = 2048) -> dict[str, Any]:

@@ -6,13 +6,11 @@ The method is slow to learn at this scale (docs/mmd.md), so it stands alone and 
 from pathlib import Path
 from typing import Any
 
-from mcd.eval.laboratory.curves import curves_of, matched_rows
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.report.curves import draw_curves
-from mcd.reproduce.frontier import BEST, USUAL, verdicts, with_energy
-from mcd.reproduce.scales import TEACHER_OF, Scale, text_data, text_student
-from mcd.reproduce.text import reference_rows, text_cell
+from mcd.reproduce.frontier import BEST, USUAL, judged
+from mcd.reproduce.scales import Scale, text_data, text_student
+from mcd.reproduce.text import text_cell
 
 STEPS = (2, 4, 8, 16)
 TEACHER: list[dict[str, Any]] = [BEST | {"temperature": T} for T in (0.7, 0.8, 0.9, 1.0)]
@@ -32,12 +30,5 @@ def plan(scale: Scale) -> Experiment:
 
 def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) -> dict[str, Any]:
     """As in `frontier`."""
-    curves = curves_of(measured)
-    matched = matched_rows(curves, TEACHER_OF)
-    draw_curves(curves, out / "mmd.png")
-    return {
-        "protocol": {"teacher": TEACHER, "student": USUAL, "order": BEST["order"]},
-        "rows": [*reference_rows(scale, work), *with_energy(measured, scale, work)],
-        "matched": matched,
-        "findings": verdicts(matched),
-    }
+    protocol = {"teacher": TEACHER, "student": USUAL, "order": BEST["order"]}
+    return {"protocol": protocol} | judged(measured, scale, work, out / "mmd.png")

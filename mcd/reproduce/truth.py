@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from mcd.eval.equal_entropy import at_entropy
-from mcd.eval.laboratory.curves import Curve, curves_of, matched_rows, point_row
+from mcd.eval.laboratory.curves import Curve, point_row
 from mcd.eval.laboratory.experiment import Cell, Experiment, Training
 from mcd.eval.laboratory.lab import MeasuredCell
-from mcd.report.curves import draw_curves
-from mcd.reproduce.languages import language_cells
+from mcd.reproduce.languages import language_cells, matched_by_language
 from mcd.reproduce.scales import ROWS, SEEDS, Scale, language_data
 
 LANGUAGES = ("hmm", "grammar")
@@ -76,13 +75,7 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
 
 def judged(measured: list[MeasuredCell], out: Path, name: str) -> dict[str, Any]:
     """The parts of a result without its protocol. It draws the first seed, to NAME_LANGUAGE.png."""
-    curves = curves_of(measured)
-    matched = []
-    for domain in dict.fromkeys((curve.language, curve.seed) for curve in curves):
-        matched += matched_rows([curve for curve in curves if (curve.language, curve.seed) == domain])
-    for language in dict.fromkeys(curve.language for curve in curves):
-        drawn = [curve for curve in curves if (curve.language, curve.seed) == (language, SEEDS[0])]
-        draw_curves(drawn, out / f"{name}_{language}.png")
+    curves, matched = matched_by_language(measured, out, name)
     halved = against_twice_the_calls(curves)
     return {
         "rows": [point_row(one) for one in measured],
