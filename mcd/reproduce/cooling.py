@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mcd.eval.equal_entropy import Match, Sweep
-from mcd.eval.laboratory.curves import Curve, curve_of, point_row
+from mcd.eval.equal_entropy import Sweep
+from mcd.eval.laboratory.curves import Curve, curve_of, match_keys, point_row
 from mcd.eval.laboratory.experiment import Cell, Experiment
 from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.report.curves import draw_curves
@@ -86,8 +86,7 @@ def sweeps_of(measured: list[MeasuredCell]) -> dict[tuple[str | None, int], dict
 def compared(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
     """Each point of top-p and of LTD, next to the sweeps at its entropy: a row for each measure.
 
-    A sweep's value is under its name, with `..._lo` and `..._hi`; None where it does not reach the entropy. A point of
-    top-p is compared with the temperature alone.
+    What a sweep says is under its name (`match_keys`). A point of top-p is compared with the temperature alone.
     """
     rows: list[dict[str, Any]] = []
     for (language, steps), sweeps in sweeps_of(measured).items():
@@ -101,28 +100,21 @@ def compared(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
             for one, points in others:
                 (point,) = points[measure]
                 entropy = float(point.entropy.mean())
+                value = float(point.quality(np.ones((1, len(point.entropy))))[0])
                 row: dict[str, Any] = {
                     "language": language,
                     "steps": steps,
                     "way": _said(one.cell),
                     "measure": measure,
                     "entropy": entropy,
-                    "value": _scaled(float(point.quality(np.ones((1, len(point.entropy))))[0]), measure),
+                    "value": math.exp(value) if measure == "gen_ppl" else value,
                 }
                 row |= {key: one.row.get(key) for key in ("self_bleu", "distinct_2", "bigram_entropy")}
                 for name, sweep in read.items():
-                    row |= _at(name, None if name == one.cell.label else sweep.at(entropy), measure)
+                    match = None if name == one.cell.label else sweep.at(entropy)
+                    row |= match_keys(f"{name}_", match, measure)
                 rows.append(row)
     return rows
-
-
-def _at(name: str, match: Match | None, measure: str) -> dict[str, float | None]:
-    """What a sweep says, under its name; None where it does not reach the entropy."""
-    keys = {"value": name, "lo": f"{name}_lo", "hi": f"{name}_hi"}
-    if match is None:
-        return dict.fromkeys(keys.values())
-    ends = {key: getattr(match.quality, end) for end, key in keys.items()}
-    return {key: None if end is None else _scaled(end, measure) for key, end in ends.items()}
 
 
 def _said(cell: Cell) -> str:
@@ -148,7 +140,3 @@ def at_equal_distinct(row: dict[str, Any], points: list[dict[str, Any]]) -> dict
         inside = x[0] <= row["distinct_2"] <= x[-1] and not row["way"].startswith(name)
         found[f"{name}_at_distinct"] = math.exp(float(np.interp(row["distinct_2"], x, y))) if inside else None
     return found
-
-
-def _scaled(value: float, measure: str) -> float:
-    return math.exp(value) if measure == "gen_ppl" else value

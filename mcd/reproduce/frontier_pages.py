@@ -78,9 +78,7 @@ def cooling(result: dict[str, Any]) -> str:
     """Each way at equal entropy; on text also at equal distinct bigrams, and all points."""
 
     def sweep(name: str) -> Callable[[Row], str]:
-        return lambda row: interval(
-            {"measure": row["measure"], "value": row[name], "lo": row[f"{name}_lo"], "hi": row[f"{name}_hi"]}, ""
-        )
+        return lambda row: interval(row, f"{name}_")
 
     common: tuple[Column, ...] = (("steps", "{steps}"), ("way", "{way}"), ("entropy", "{entropy:.3f}"))
     text = [row for row in result["compared"] if row["language"] is None]

@@ -99,6 +99,8 @@ OWN_BUDGET = {
 one step in nine of `idlm` is the student's; a step of `mmd` is the work of three of `mcd`."""
 UNIFORM = ("--method", "duo", "--cond-dim", "64")
 LANGUAGE_TRAINING = ("--recipe", "sotu", "--layers", "3", "--heads", "4", *ROWS)
+MORE = ("--recipe", "sotu", "--warm-start", "0", *ROWS)
+"""How a teacher is trained further."""
 LANGUAGE_SIZE = 64
 LANGUAGE_STEPS = 1000
 LANGUAGE_ROUND = 40
@@ -147,7 +149,7 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
 
 def more_training(scale: Scale) -> Training:
     """The control: the masked teacher, trained further on the data for as many steps as the students."""
-    recipe = {"cpu": ("--recipe", "sotu", "--warm-start", "0", *ROWS), "owt": ("--recipe", "mdlm", "--length", "1024")}
+    recipe = {"cpu": MORE, "owt": ("--recipe", "mdlm", "--length", "1024")}
     options = (
         "--data",
         scale.data,
@@ -195,7 +197,7 @@ def language_student(
 def more_training_of_language(language: str, seed: int) -> Training:
     """The control: a masked teacher of a language, trained further for LANGUAGE_CONTROL steps."""
     models = ("--init", f"@{language_teacher(language, seed).name}", "--data", f"@data/{language}")
-    options = ("--recipe", "sotu", "--warm-start", "0", *ROWS, "--lr", "3e-4", "--steps", str(LANGUAGE_CONTROL))
+    options = (*MORE, "--lr", "3e-4", "--steps", str(LANGUAGE_CONTROL))
     return Training(f"{language}/nelbo-s{seed}", ("train", *models, *options, "--seed", str(seed)))
 
 

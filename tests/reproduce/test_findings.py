@@ -79,9 +79,10 @@ def test_ways_of_cooling_are_read_at_equal_entropy_and_at_equal_distinct_bigrams
     cells += [of_text("top-p", 150.0, 3, top_p=0.9), of_text("ltd", 90.0, 3), of_text("ltd", 80.0, 2)]
     top_p, student, out = compared(cells)
     between = math.exp(np.interp(math.log(3), [math.log(2), math.log(4)], [math.log(100), math.log(400)]))
-    assert top_p["way"] == "top-p 0.9" and top_p["temperature"] == pytest.approx(between) and top_p["top-p"] is None
-    assert student["value"] == pytest.approx(90.0) and student["top-p"] == pytest.approx(150.0)
-    assert out["temperature"] == pytest.approx(100.0) and out["top-p"] is None
+    assert top_p["way"] == "top-p 0.9" and top_p["temperature_value"] == pytest.approx(between)
+    assert top_p["top-p_value"] is None
+    assert student["value"] == pytest.approx(90.0) and student["top-p_value"] == pytest.approx(150.0)
+    assert out["temperature_value"] == pytest.approx(100.0) and out["top-p_value"] is None
     points = [one.row for one in cells]
     assert at_equal_distinct(top_p, points) == {
         "temperature_at_distinct": pytest.approx(200),

@@ -119,16 +119,17 @@ def matched_rows(
                         "measure": measure,
                         "entropy": target,
                         "entropy_of": name,
-                        **_keys("", at(curve, measure, target), measure),
+                        **match_keys("", at(curve, measure, target), measure),
                         "teacher": teacher.label,
-                        **_keys("teacher_", at(teacher, measure, target), measure),
+                        **match_keys("teacher_", at(teacher, measure, target), measure),
                     }
                 )
     return rows
 
 
-def _keys(prefix: str, match: Match | None, measure: str) -> dict[str, float | None]:
-    """A match as keys of a row; all None where the entropy was not reached."""
+def match_keys(prefix: str, match: Match | None, measure: str) -> dict[str, float | None]:
+    """A match as the keys value, lo, hi and temperature behind `prefix`; all None where the entropy was not reached.
+    The qualities of "gen_ppl" are logarithms of it."""
     names = [f"{prefix}{name}" for name in ("value", "lo", "hi", "temperature")]
     if match is None:
         return dict.fromkeys(names)
