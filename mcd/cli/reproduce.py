@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "frontier_methods": "LTD, IDLM and MMD on synthetic languages, in the best order, three seeds",
     "mmd": "MMD on text, next to its cooled teacher at equal entropy",
     "cooling": "top-p next to a temperature, at equal entropy and equal distinct bigrams, on text and exact languages",
+    "guidance": "guidance next to a temperature and top-p, on text and languages, and a student that learns from it",
     "truth": "LTD with the exact denoiser as teacher: do half of the calls suffice?",
     "truth_longer": "the same with longer training, and with a vocabulary of 2,048 tokens (english)",
     "languages": "all methods on synthetic languages with exact likelihood, three seeds",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from mcd.errors import UsageError
@@ -21,7 +21,7 @@ from mcd.model.locked import Shown, shows_drafts
 from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import likeliest, locked_trajectory
-from mcd.options import Count, Share
+from mcd.options import Count, NotNegative, Share
 from mcd.process.draws import Draws
 from mcd.process.transfer import flat_rows, send
 from mcd.process.unmasking import ORDERS
@@ -57,6 +57,10 @@ class LTD(Objective):
     """Steps of the teacher for a trajectory."""
     order: str = "low-discrepancy"
     """Joint distribution of the u of a row (see --order of `mcd sample`). Draw with the same."""
+    teacher_top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Nucleus from which the teacher draws (see --top-p of `mcd sample`). The student then needs none."""
+    teacher_guidance: NotNegative = 0.0
+    """Guidance with which the teacher draws (see --guidance of `mcd sample`). The student then needs none."""
     student_steps: tuple[Count, ...] = (1, 2, 4, 8)
     """Numbers of steps that the student is trained for, equally often."""
     pairs: Count = 8
@@ -75,6 +79,11 @@ class LTD(Objective):
         super().__post_init__()
         if self.order not in ORDERS:
             raise ValueError(f"--order {self.order}: known are {', '.join(ORDERS)}")
+        if self.target == "distribution" and (self.teacher_top_p < 1.0 or self.teacher_guidance):
+            raise ValueError(
+                "--target distribution: compares with the teacher's plain distribution; leave out --teacher-top-p and "
+                "--teacher-guidance, or give --target token"
+            )
         if not self.student_steps:
             raise ValueError("--student-steps: name at least one number")
         if not self.shown:
@@ -87,8 +96,13 @@ class LTD(Objective):
 
     def check(self, student: Denoiser) -> None:
         """Raise UsageError for a student that is shown something else already."""
-        if student.locked is not None and student.config.locked != self.shown:
+        if student.locked is None:
+            return
+        if student.config.locked != self.shown:
             raise UsageError(f"--shown {' '.join(self.shown)}: the teacher is shown {' '.join(student.config.locked)}")
+        given = {"--teacher-top-p": self.teacher_top_p < 1.0, "--teacher-guidance": self.teacher_guidance > 0.0}
+        for option in (option for option, asked in given.items() if asked):
+            raise UsageError(f"{option}: does nothing here: such a teacher takes the likeliest tokens; leave it out")
 
     def equip(self, student: Denoiser, length: int) -> None:
         """Show a plain student its noise."""
@@ -109,14 +123,23 @@ class LTD(Objective):
     def without_gap(self) -> Objective:
         """The teacher's own states as the student's, and its own predictions as targets."""
         same = (self.trajectory_steps,)
-        return replace(self, student_steps=same, target="distribution", region="revealed", redraft=0.0)
+        plain: dict[str, Any] = {"teacher_top_p": 1.0, "teacher_guidance": 0.0}
+        return replace(self, student_steps=same, target="distribution", region="revealed", redraft=0.0, **plain)
 
     def loss(self, student: Denoiser, teacher: Denoiser | None, x0: Tensor, clock: Clock, draws: Draws) -> Loss:
         """The loss of the class; see `Objective.loss`."""
         assert teacher is not None and student.locked is not None
         mask_id, alpha, L, K = student.mask_id, student.config.schedule.alpha, x0.shape[1], self.pairs
         u, v = draws.u(self.order), draws.uniform(L)
-        x, features = locked_trajectory(teacher, x0.masked_fill(u > 0.0, mask_id), u, v, self.trajectory_steps)
+        x, features = locked_trajectory(
+            teacher,
+            x0.masked_fill(u > 0.0, mask_id),
+            u,
+            v,
+            self.trajectory_steps,
+            self.teacher_top_p,
+            self.teacher_guidance,
+        )
         j, N = self._steps_of(draws.uniform(K))
         again = (draws.uniform(K) < self.redraft) & (j > 0)
 

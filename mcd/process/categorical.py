@@ -4,6 +4,7 @@ Shapes: log_p, log_x_theta (n, V), one row per token to draw; ids (n,) int64.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,19 +14,29 @@ from mcd.process.transfer import demand
 _CHUNK_ELEMENTS = 1 << 22  # of one temporary of the race: 32 MiB in float64
 
 
-def sample_inverse_cdf(log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+class Guide(NamedTuple):
+    """What a prediction is moved away from: log-probabilities `prior` (V,), which are finite, and how far, `weight`."""
+
+    prior: Tensor
+    weight: float
+
+
+def sample_inverse_cdf(
+    log_p: Tensor, v: Tensor, temperature: float = 1.0, top_p: float = 1.0, guide: Guide | None = None
+) -> Tensor:
     """The first index whose cumulative probability exceeds v: a draw from softmax(log_p) when v ~ U[0, 1].
 
     log_p (n, V): a constant added to a row has no effect, so raw logits are allowed. v in [0, 1]: (n,), or (n, K) for K
-    draws of each row from its one cumulative sum; the ids have its shape. With a temperature or a nucleus the draw is
-    from `temper(log_p, temperature, top_p)`. Exponentials and sum are float64, in one copy of log_p. An index of
+    draws of each row from its one cumulative sum; the ids have its shape. With a temperature, a nucleus or a guide the
+    draw is from `temper(log_p, temperature, top_p, guide)`. Exponentials and sum are float64, in one copy of log_p. An
+    index of
     probability zero is never returned, not even at v = 0 and v = 1. Raises ValueError for v outside [0, 1], for a row
     without mass (all -inf) or with NaN, and for what `temper` refuses.
     """
     _check_levels(v)
     _check(temperature, top_p)
-    if top_p < 1.0:
-        log_p, temperature = temper(log_p, temperature, top_p), 1.0
+    if top_p < 1.0 or guide is not None:
+        log_p, temperature = temper(log_p, temperature, top_p, guide), 1.0
     return _search(log_p, v[:, None], temperature)[:, 0] if v.ndim == 1 else _search(log_p, v, temperature)
 
 
@@ -53,22 +64,27 @@ def _check_levels(v: Tensor) -> None:
     demand(((v >= 0) & (v <= 1)).all(), ValueError, "v must lie in [0, 1]")
 
 
-def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0, guide: Guide | None = None) -> Tensor:
     """Log-probabilities proportional to p^(1 / temperature), cut to their nucleus; float64 (n, V), normalised.
 
     The nucleus (Holtzman et al., arXiv 1904.09751) is the smallest set of most probable tokens with mass >= top_p,
     after tempering; it holds at least one token, and the rest gets -inf. Between equal tokens the lower id goes first.
-    Raises ValueError unless 0 < temperature < inf and 0 < top_p <= 1.
+    With a guide, what is left of the nucleus is proportional to (p (p / prior)^weight)^(1 / temperature): a token gains
+    by what the prediction says beyond the prior. Raises ValueError unless 0 < temperature < inf and 0 < top_p <= 1.
     """
     _check(temperature, top_p)
     log_p = log_p.double()
     log_p = torch.log_softmax((log_p - log_p.amax(-1, keepdim=True)) / temperature, -1)
-    if top_p == 1.0:
+    if top_p == 1.0 and guide is None:
         return log_p
-    p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
-    p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
-    cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
-    return torch.log_softmax(log_p.masked_fill(cut, -torch.inf), -1)
+    if top_p < 1.0:
+        p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
+        p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
+        cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
+        log_p = log_p.masked_fill(cut, -torch.inf)
+    if guide is not None:
+        log_p = log_p + guide.weight * (log_p - guide.prior / temperature)
+    return torch.log_softmax(log_p, -1)
 
 
 class NoMass(FloatingPointError, ValueError):

@@ -84,7 +84,7 @@ def sweeps_of(measured: list[MeasuredCell]) -> dict[tuple[str | None, int], dict
 
 
 def compared(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
-    """Each point of top-p and of LTD, next to the sweeps at its entropy: a row for each measure.
+    """Each point that is no temperature, next to the sweeps at its entropy: a row for each measure.
 
     What a sweep says is under its name (`match_keys`). A point of top-p is compared with the temperature alone.
     """
@@ -118,12 +118,11 @@ def compared(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
 
 
 def _said(cell: Cell) -> str:
-    """The way of a cell in words: its label, and the knob of a sweep and of LTD."""
+    """The way of a cell in words: its label, and the knobs that it turns."""
     options = dict(cell.options)
-    if cell.label == "top-p":
-        return f"top-p {options['top_p']}"
-    knobs = (("temperature", "T ="), ("top_p", "top-p")) if cell.label == "ltd" else ()
-    return ", ".join([cell.label, *(f"{word} {options[name]}" for name, word in knobs if name in options)])
+    knobs = {"guidance": "guidance", "temperature": "T =", "top_p": "top-p"}
+    said = [f"{word} {options[name]}" for name, word in knobs.items() if name in options]
+    return ", ".join(said if said and said[0].startswith(cell.label) else [cell.label, *said])
 
 
 def at_equal_distinct(row: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, float | None]:

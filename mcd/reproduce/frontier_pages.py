@@ -9,7 +9,8 @@ from mcd.reproduce.page_parts import Column, Row, by_steps, fixed, interval, sec
 def _drawn(row: Row) -> str:
     if row.get("greedy"):
         return "greedy"
-    return f"{row.get('temperature', 1.0)}" + (f", top-p {row['top_p']}" if row.get("top_p", 1.0) < 1.0 else "")
+    said = f"{row.get('temperature', 1.0)}" + (f", top-p {row['top_p']}" if row.get("top_p", 1.0) < 1.0 else "")
+    return said + (f", guidance {row['guidance']}" if row.get("guidance") else "")
 
 
 _POINT: tuple[Column, ...] = (
@@ -76,39 +77,72 @@ def frontier_methods(result: dict[str, Any]) -> str:
 
 def cooling(result: dict[str, Any]) -> str:
     """Each way at equal entropy; on text also at equal distinct bigrams, and all points."""
-
-    def sweep(name: str) -> Callable[[Row], str]:
-        return lambda row: interval(row, f"{name}_")
-
-    common: tuple[Column, ...] = (("steps", "{steps}"), ("way", "{way}"), ("entropy", "{entropy:.3f}"))
-    text = [row for row in result["compared"] if row["language"] is None]
-    parts = {
-        "Text": table(
-            text,
-            *common,
-            ("Gen PPL", "{value:,.0f}"),
-            ("temperature, at that entropy", sweep("temperature")),
-            ("top-p", sweep("top-p")),
-            ("distinct-2", "{distinct_2:.3f}"),
-            *(
-                (heading, lambda row, key=f"{name}_at_distinct": "" if row[key] is None else f"{row[key]:,.0f}")
-                for heading, name in (("temperature, at that distinct-2", "temperature"), ("top-p", "top-p"))
-            ),
-        )
-    }
     known = [row for row in result["compared"] if row["language"] is not None]
+    parts = {"Text": _ways_on_text(result)}
     for language in dict.fromkeys(row["language"] for row in known):
         parts[f"{language}, exact denoiser"] = table(
             (row for row in known if row["language"] == language),
-            *common,
+            *_WAY,
             ("measure", "{measure}"),
             ("value", "{value:.3f}"),
-            ("temperature, at that entropy", sweep("temperature")),
-            ("top-p", sweep("top-p")),
+            ("temperature, at that entropy", _sweep("temperature")),
+            ("top-p", _sweep("top-p")),
             ("H(X2 given X1)", "{bigram_entropy:.3f}"),
         )
-    points = [row for row in result["rows"] if row.get("energy") is not None]
-    return sections(parts | {"All points on text": table(points, *_POINT)})
+    return sections(parts | {"All points on text": _points_on_text(result, *_POINT)})
+
+
+_WAY: tuple[Column, ...] = (("steps", "{steps}"), ("way", "{way}"), ("entropy", "{entropy:.3f}"))
+
+
+def _sweep(name: str) -> Callable[[Row], str]:
+    return lambda row: interval(row, f"{name}_")
+
+
+def _ways_on_text(result: dict[str, Any]) -> str:
+    return table(
+        (row for row in result["compared"] if row["language"] is None),
+        *_WAY,
+        ("Gen PPL", "{value:,.0f}"),
+        ("temperature, at that entropy", _sweep("temperature")),
+        ("top-p", _sweep("top-p")),
+        ("distinct-2", "{distinct_2:.3f}"),
+        *(
+            (heading, lambda row, key=f"{name}_at_distinct": "" if row[key] is None else f"{row[key]:,.0f}")
+            for heading, name in (("temperature, at that distinct-2", "temperature"), ("top-p", "top-p"))
+        ),
+    )
+
+
+def _points_on_text(result: dict[str, Any], *columns: Column) -> str:
+    return table((row for row in result["rows"] if row.get("energy") is not None), *columns)
+
+
+def guidance(result: dict[str, Any]) -> str:
+    """Each way on text, means over seeds on languages, and all points on text."""
+
+    def ahead(name: str) -> Callable[[Row], str]:
+        def cell(row: Row) -> str:
+            if row[f"{name}_value"] is None:
+                return "not reached"
+            return f"{row[f'{name}_value']:.3f} ({row[f'{name}_ahead']} of {row[f'{name}_seeds']})"
+
+        return cell
+
+    parts = {"Text": _ways_on_text(result)}
+    for language, kind in dict.fromkeys((row["language"], row["teacher"]) for row in result["summary"]):
+        parts[f"{language}, {kind} teacher, means over seeds"] = table(
+            (row for row in result["summary"] if (row["language"], row["teacher"]) == (language, kind)),
+            ("steps", "{steps}"),
+            ("way", "{way}"),
+            ("measure", "{measure}"),
+            ("value", "{value:.3f}"),
+            ("temperature, at that entropy (guidance ahead in)", ahead("temperature")),
+            ("top-p", ahead("top-p")),
+        )
+    points = _points_on_text(result, *_POINT, ("-log p(x given masks)", "{surprise:.3f}"))
+    note = f"The tokens of held-out text have {result['surprise_of_text']:.3f} nats of -log p(x given masks).\n\n"
+    return sections(parts | {"All points on text": note + points})
 
 
 def truth(result: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mcd.reproduce.frontier_pages import cooling, frontier, frontier_methods, truth
+from mcd.reproduce.frontier_pages import cooling, frontier, frontier_methods, guidance, truth
 from mcd.reproduce.page_parts import Column, Row, a_column_each_step, by_steps, fixed, sections, table
 
 MEASURES = {
@@ -154,6 +154,7 @@ _BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "frontier_methods": frontier_methods,
     "mmd": frontier,
     "cooling": cooling,
+    "guidance": guidance,
     "truth": truth,
     "truth_longer": truth,
     "ablations": _ablations,

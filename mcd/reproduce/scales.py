@@ -147,6 +147,13 @@ def text_student(scale: Scale, method: str, size: str = "text", rounds: int = RO
     return Training(f"{size}/{method}", ("distill", method, "--teacher", teacher, *options))
 
 
+def text_guided_student(scale: Scale) -> Training:
+    """A student of LTD that learns from guided trajectories, with a learning rate that falls in the second half."""
+    plain = text_student(scale, "ltd")
+    guided = ("--lr-decay", "0.5", "--teacher-top-p", "0.9", "--teacher-guidance", "0.5")
+    return Training("text/ltd-guided", (*plain.command, *guided))
+
+
 def more_training(scale: Scale) -> Training:
     """The control: the masked teacher, trained further on the data for as many steps as the students."""
     recipe = {"cpu": MORE, "owt": ("--recipe", "mdlm", "--length", "1024")}

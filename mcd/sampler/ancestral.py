@@ -13,11 +13,12 @@ from mcd.model.denoiser import Denoiser
 from mcd.process.timestep import descending_grid
 from mcd.process.transfer import send
 from mcd.process.unmasking import ORDERS, sample_u_of_row
-from mcd.sampler.base import Sampler, Step, row_generator, uniforms
+from mcd.sampler.base import Step, row_generator, uniforms
+from mcd.sampler.masked import MaskedSampler
 
 
 @dataclass(frozen=True)
-class Ancestral(Sampler):
+class Ancestral(MaskedSampler):
     """The reverse process (paper, Eq. 6) on a uniform grid from t = 1 to t = 0, driven by locked scalars.
 
     Token i is revealed in the step s < t with alpha_t < u_i <= alpha_s, as the masking operator (Eq. 13) run backwards,
@@ -44,6 +45,7 @@ class Ancestral(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        """The states of the class; see `Sampler.trajectory`."""
         grid = descending_grid(self.steps)
         alpha = denoiser.config.schedule.alpha(grid)
         masked = z.cpu() == denoiser.mask_id

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from mcd.model.denoiser import Denoiser, Process
 from mcd.options import Natural, Options, Positive, Steps
-from mcd.process.categorical import sample_inverse_cdf
-from mcd.process.transfer import flat_rows, send
 
 
 @dataclass(frozen=True)
@@ -112,32 +110,6 @@ class Sampler(Options, ABC):
         rows = self.rows_for(denoiser, z.shape[1])
         z, t = padded(z, rows), padded(t, rows)
         return denoiser.hidden(z, t, noise, rows=where, group=group or denoiser.shapes.few_rows)
-
-    def draw(self, denoiser: Denoiser, hidden: Tensor, v: Tensor) -> Tensor:
-        """Ids (m,) at features (m, D), by inverse CDF at v (m,) in float64, with `temperature` and `top_p`."""
-        drawn, few = [], denoiser.shapes.few_rows
-        for part, v_part in zip(parts(hidden, few), v.split(few), strict=True):
-            logits = denoiser.logits(part, len(v_part))
-            drawn.append(sample_inverse_cdf(logits, v_part, self.temperature, self.top_p))
-        return torch.cat(drawn)
-
-    def reveal(self, denoiser: Denoiser, z: Tensor, revealed: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """z (N, L) with the tokens `revealed` (N, L) drawn at v (N, L) from the predictions at t; z is not changed.
-
-        z is on the denoiser's device, `revealed` and v on the CPU. Rows that reveal nothing do not enter the network.
-        The second value is the calls made per row, 0 or 1, (N,).
-        """
-        calls = revealed.any(dim=1)
-        active = flat_rows(calls)
-        if not len(active):
-            return z.clone(), calls.long()
-        hidden = []
-        for chunk in active.split(self.rows_for(denoiser, z.shape[1])):
-            of_chunk = z[send(chunk, z.device)]
-            hidden.append(self.hidden(denoiser, of_chunk, torch.full((len(chunk),), t), flat_rows(revealed[chunk])))
-        where = flat_rows(revealed)
-        ids = self.draw(denoiser, torch.cat(hidden), send(v.flatten()[where], z.device))
-        return z.flatten().index_copy(0, send(where, z.device), ids).view_as(z), calls.long()
 
 
 def padded(x: Tensor, rows: int) -> Tensor:

@@ -51,7 +51,9 @@ def idle_in_drawing(sampler: Sampler) -> dict[str, str]:
     """The options that a sampler's other options leave without effect, with the reason."""
     idle = {}
     if getattr(sampler, "greedy", False):
-        idle |= dict.fromkeys(("--temperature", "--top-p"), "--greedy takes the likeliest token whatever they say")
+        idle |= dict.fromkeys(
+            ("--temperature", "--top-p", "--guidance"), "--greedy takes the likeliest token whatever they say"
+        )
     if getattr(sampler, "eta", None) == 0.0:
         idle["--remasking"] = "--eta 0 never masks a token again"
     if getattr(sampler, "history", None) == 0:

@@ -12,7 +12,8 @@ from mcd.model.denoiser import Denoiser
 from mcd.options import Natural
 from mcd.process.timestep import descending_grid
 from mcd.process.transfer import flat_rows, send
-from mcd.sampler.base import Sampler, Step, parts, row_generator, uniforms
+from mcd.sampler.base import Step, parts, row_generator, uniforms
+from mcd.sampler.masked import LIKELIEST, MaskedSampler
 
 Score = Literal["top", "margin", "entropy", "random"]
 TIE = 1e-4
@@ -22,7 +23,7 @@ Watch = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Confidence(Sampler):
+class Confidence(MaskedSampler):
     """Parallel decoding in the order of the model's own certainty, equal counts per step.
 
     After MaskGIT (arXiv 2202.04200) and, for blocks, LLaDA (arXiv 2502.09992). A step scores every masked token of the
@@ -44,7 +45,7 @@ class Confidence(Sampler):
     """
 
     name: ClassVar[str] = "confidence"
-    facts: ClassVar = {**Sampler.facts, "grid": "equal counts"}
+    facts: ClassVar = {**MaskedSampler.facts, "grid": "equal counts"}
     likeliest: ClassVar[str] = "--greedy takes the likeliest tokens"
 
     score: Score = "top"
@@ -53,15 +54,15 @@ class Confidence(Sampler):
     block: Natural = 0
     """Masked tokens per block; blocks are filled from left to right. 0: the whole row is one block."""
     greedy: bool = False
-    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say). Rows of
-    such a sampler then differ only in the order of equal scores."""
+    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature, --top-p and --guidance say).
+    Rows of such a sampler then differ only in the order of equal scores."""
 
     def protocol(self) -> dict[str, Any]:
         """The score is the `order`, and a greedy draw has temperature 0."""
         said = super().protocol()
         said["order"] = said.pop("score")
         if said.pop("greedy"):
-            said |= {"temperature": 0.0, "top_p": 1.0}
+            said |= LIKELIEST
         return said
 
     def _choose(self, seen: Tensor, left: int) -> Tensor:
@@ -89,6 +90,7 @@ class Confidence(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        """The states of the class; see `Sampler.trajectory`."""
         masked, device = z.cpu() == denoiser.mask_id, denoiser.device
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         streams = [row_generator(seed, row) for row in rows]

@@ -12,13 +12,14 @@ from mcd.model.denoiser import Denoiser
 from mcd.process.categorical import sample_gumbel_race, temper
 from mcd.process.timestep import descending_grid
 from mcd.process.transfer import send
-from mcd.sampler.base import Sampler, Step, row_generator
+from mcd.sampler.base import Step, row_generator
+from mcd.sampler.masked import MaskedSampler
 
 END_TIME = 1e-5
 
 
 @dataclass(frozen=True)
-class GumbelRace(Sampler):
+class GumbelRace(MaskedSampler):
     """MDLM's `ddpm_cache`: at every step each masked token is redrawn, the mask competing in one Gumbel race.
 
     Grid: t from 1 to 1e-5 in N steps, then one more call that fills what is left ("noise removal", sampled), so up to
@@ -28,17 +29,18 @@ class GumbelRace(Sampler):
     """
 
     name: ClassVar[str] = "gumbel-race"
-    facts: ClassVar = {**Sampler.facts, "grid": f"uniform t, 1 to {END_TIME}, then noise removal"}
+    facts: ClassVar = {**MaskedSampler.facts, "grid": f"uniform t, 1 to {END_TIME}, then noise removal"}
 
     precision: Literal["fp64", "fp32"] = "fp64"
     """Precision of its uniform draws; fp32 shows the effect of low precision."""
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        """The states of the class; see `Sampler.trajectory`."""
         schedule, mask_id = denoiser.config.schedule, denoiser.mask_id
         dtype = torch.float64 if self.precision == "fp64" else torch.float32
         z, rows_per_call = send(z, denoiser.device).clone(), self.rows_for(denoiser, z.shape[1])
-        generators = [row_generator(seed, row) for row in rows]
+        generators, guide = [row_generator(seed, row) for row in rows], self.guide(denoiser)
         nfe = torch.zeros(len(rows), dtype=torch.int64)
         log_x_theta: list[Tensor | None] = [None] * len(rows)
         yield Step(z.clone(), 1.0, nfe.clone())
@@ -53,7 +55,7 @@ class GumbelRace(Sampler):
                 padded = z[chunk + chunk[:1] * (rows_per_call - len(chunk))]
                 hidden = denoiser.hidden(padded, torch.full((len(padded),), t, device=z.device)).view(*padded.shape, -1)
                 for n, hidden_n in zip(chunk, hidden, strict=False):
-                    log_x_theta[n] = temper(denoiser.log_x_theta(hidden_n), self.temperature, self.top_p)
+                    log_x_theta[n] = temper(denoiser.log_x_theta(hidden_n), self.temperature, self.top_p, guide)
                     nfe[n] += 1
             for n, generator in enumerate(generators):
                 masked = (z[n] == mask_id).nonzero(as_tuple=True)[0]

@@ -13,6 +13,7 @@ from mcd.process.timestep import descending_grid
 from mcd.process.transfer import flat_rows, send
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import Step, padded, parts, row_generator, uniforms
+from mcd.sampler.masked import LIKELIEST
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Locked(Ancestral):
 
     order: str = "low-discrepancy"
     greedy: bool = False
-    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature and --top-p say)."""
+    """Take the likeliest id instead of a draw (temperature 0, whatever --temperature, --top-p and --guidance say)."""
 
     def protocol(self) -> dict[str, Any]:
         """A greedy draw has temperature 0."""
         said = super().protocol()
-        return said | {"temperature": 0.0, "top_p": 1.0} if said.pop("greedy") else said
+        return said | LIKELIEST if said.pop("greedy") else said
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
@@ -86,6 +87,7 @@ class Locked(Ancestral):
             now = logits.argmax(-1)
             if not self.greedy and due_part.any():
                 due = send(flat_rows(due_part), z.device)
-                now[due] = sample_inverse_cdf(logits[due], fresh_part[due], self.temperature, self.top_p)
+                law = self.temperature, self.top_p, self.guide(denoiser)
+                now[due] = sample_inverse_cdf(logits[due], fresh_part[due], *law)
             ids.append(now)
         return draft.flatten().index_copy(0, at, torch.cat(ids)).view_as(draft)

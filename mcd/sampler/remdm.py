@@ -12,11 +12,12 @@ from mcd.model.denoiser import Denoiser
 from mcd.options import Share
 from mcd.process.timestep import descending_grid
 from mcd.process.transfer import send
-from mcd.sampler.base import Sampler, Step, row_generator, uniforms
+from mcd.sampler.base import Step, row_generator, uniforms
+from mcd.sampler.masked import MaskedSampler
 
 
 @dataclass(frozen=True)
-class ReMDM(Sampler):
+class ReMDM(MaskedSampler):
     """The remasking sampler (ReMDM, arXiv 2503.00307, Sections 3.1 and 4.1) on a uniform grid from t = 1 to t = 0.
 
     In a step s < t a generated token is masked again with probability sigma, and a masked one is revealed, drawn from
@@ -43,6 +44,7 @@ class ReMDM(Sampler):
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:
+        """The states of the class; see `Sampler.trajectory`."""
         mask_id = denoiser.mask_id
         wanted = masked = z.cpu() == mask_id
         z, nfe = send(z, denoiser.device).clone(), torch.zeros(len(rows), dtype=torch.int64)

@@ -8,6 +8,7 @@ import torch
 
 from mcd.data.languages.hidden_markov import stationary_law
 from mcd.data.languages.known import Language
+from mcd.errors import UsageError
 from mcd.eval.exact_denoiser import exact_denoiser
 from mcd.eval.known_language import truth_metrics
 from mcd.model.denoiser import Denoiser, DenoiserConfig
@@ -58,6 +59,41 @@ def test_the_trajectory_is_that_of_the_locked_sampler(tiny_denoiser, seeded, bla
     assert torch.equal(x, last.z)
     logits = teacher.logits(features).view(B, L, V)
     assert ((logits.softmax(-1).cumsum(-1) > v[..., None]).float().argmax(-1) == x)[blank == V].all()
+
+
+def test_a_guided_trajectory_is_that_of_the_guided_sampler(tiny_denoiser, seeded, blank):
+    teacher = tiny_denoiser()
+    u, v = noise(seeded)
+    times = descending_grid(5)
+    sampler = Ancestral(5, top_p=0.7, guidance=0.5)
+    step = sampler.steps_of(u, teacher.config.schedule.alpha(times)).masked_fill(blank != V, -1)
+    *_, last = sampler.reveal_locked(teacher, blank, step, v, times)
+    x, _ = locked_trajectory(teacher, blank, u, v, 5, 0.7, 0.5)
+    assert torch.equal(x, last.z)
+    assert not torch.equal(x, locked_trajectory(teacher, blank, u, v, 5)[0])
+
+
+def test_the_loss_is_of_the_trajectory_as_it_was_asked_for(tiny_denoiser, x0):
+    """The student learns other texts from a teacher that is guided, or cut to its nucleus."""
+    student, teacher = tiny_denoiser(process="locked"), tiny_denoiser()
+    losses = [
+        replace(SMALL, **asked)
+        .loss(student, teacher, x0, Clock(0), Draws(torch.Generator().manual_seed(0), B, L))
+        .total
+        for asked in ({}, {"teacher_guidance": 1.0}, {"teacher_top_p": 0.5})
+    ]
+    assert len({loss.item() for loss in losses}) == 3
+
+
+def test_what_a_guided_teacher_cannot_be(tiny_denoiser):
+    with pytest.raises(ValueError, match="--target distribution"):
+        LTD(target="distribution", teacher_guidance=0.5)
+    student = tiny_denoiser(process="locked")
+    shown = student.config.locked
+    LTD(shown=shown).check(student)
+    for asked in ({"teacher_top_p": 0.9}, {"teacher_guidance": 0.5}):
+        with pytest.raises(UsageError, match="takes the likeliest tokens"):
+            LTD(shown=shown, **asked).check(student)
 
 
 @pytest.mark.parametrize("order", ["iid", "low-discrepancy"])

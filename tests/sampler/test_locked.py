@@ -119,14 +119,14 @@ def test_calls_are_fewer_than_in_lockstep(model, carried):
 
 def test_bits_of_a_row_do_not_depend_on_its_company(model, seeded, monkeypatch):
     """Its logits and not just its ids: alone, among 5, among 16, and among rows with other templates."""
-    original, steps = mcd.sampler.base.sample_inverse_cdf, 12
+    original, steps = mcd.sampler.masked.sample_inverse_cdf, 12
     seen = {}
 
     def watched(logits, v, *options):
         seen.update(zip(v.tolist(), logits.clone(), strict=True))
         return original(logits, v, *options)
 
-    monkeypatch.setattr(mcd.sampler.base, "sample_inverse_cdf", watched)
+    monkeypatch.setattr(mcd.sampler.masked, "sample_inverse_cdf", watched)
     sampler = Ancestral(steps, rows_per_call=4)
     z, step, v, times = request_of(seeded, 16, steps)
     z[0], step[0] = V, torch.randint(steps, (L,), generator=seeded(1))
