@@ -13,7 +13,7 @@ from mcd.options import Natural
 from mcd.process.timestep import descending_grid
 from mcd.process.transfer import flat_rows, send
 from mcd.sampler.base import Step, parts, row_generator, uniforms
-from mcd.sampler.masked import LIKELIEST, MaskedSampler
+from mcd.sampler.masked import MaskedSampler, of_likeliest
 
 Score = Literal["top", "margin", "entropy", "random"]
 TIE = 1e-4
@@ -61,9 +61,7 @@ class Confidence(MaskedSampler):
         """The score is the `order`, and a greedy draw has temperature 0."""
         said = super().protocol()
         said["order"] = said.pop("score")
-        if said.pop("greedy"):
-            said |= LIKELIEST
-        return said
+        return of_likeliest(said) if said.pop("greedy") else said
 
     def _choose(self, seen: Tensor, left: int) -> Tensor:
         """Which of a row's candidates to reveal with `left` steps for their block: places (k,) in `seen` (m, c), m > 0.

@@ -13,7 +13,7 @@ from mcd.process.timestep import descending_grid
 from mcd.process.transfer import flat_rows, send
 from mcd.sampler.ancestral import Ancestral
 from mcd.sampler.base import Step, padded, parts, row_generator, uniforms
-from mcd.sampler.masked import LIKELIEST
+from mcd.sampler.masked import of_likeliest
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Locked(Ancestral):
     def protocol(self) -> dict[str, Any]:
         """A greedy draw has temperature 0."""
         said = super().protocol()
-        return said | LIKELIEST if said.pop("greedy") else said
+        return of_likeliest(said) if said.pop("greedy") else said
 
     @torch.inference_mode()
     def trajectory(self, denoiser: Denoiser, z: Tensor, rows: Sequence[int], seed: int) -> Iterator[Step]:

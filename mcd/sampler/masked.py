@@ -13,8 +13,10 @@ from mcd.process.categorical import Guide, sample_inverse_cdf
 from mcd.process.transfer import flat_rows, send
 from mcd.sampler.base import Sampler, parts
 
-LIKELIEST = {"temperature": 0.0, "top_p": 1.0}
-"""What the protocol says of a sampler that takes the likeliest token instead of a draw."""
+
+def of_likeliest(said: dict[str, Any]) -> dict[str, Any]:
+    """The protocol of a sampler that takes the likeliest token instead of a draw, whatever its options say."""
+    return {name: value for name, value in said.items() if name != "guidance"} | {"temperature": 0.0, "top_p": 1.0}
 
 
 @dataclass(frozen=True)

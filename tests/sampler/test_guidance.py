@@ -104,6 +104,7 @@ def test_bits_of_a_row_do_not_depend_on_its_company(tiny_denoiser):
 def test_the_stamp_says_it_where_there_is_some():
     assert SAMPLERS["ancestral"](guidance=0.5).protocol()["guidance"] == 0.5
     assert all("guidance" not in kind().protocol() for kind in MASKED)
+    assert "guidance" not in SAMPLERS["confidence"](greedy=True, guidance=0.5).protocol()
 
 
 @pytest.mark.parametrize(
