@@ -4,7 +4,7 @@ import itertools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 from annotated_types import Ge, Gt, Le
@@ -15,6 +15,9 @@ from mcd.data.text import Borders
 from mcd.errors import UsageError
 from mcd.options import Count, NotNegative, Options, Positive, Seed, Steps, check_distinct
 from mcd.table import print_table, shown
+
+MASKED = ("masked", "locked")
+"""The processes of masked models."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class FrontierArgs(Options):
     Examples:
       mcd frontier demo runs/student --steps 4 8 --num 128 --out runs/frontier
       mcd frontier demo runs/mcd runs/sdtt --temperatures 0.6 0.8 1.0 1.2 --out runs/frontier
-      mcd frontier demo --sampler ancestral confidence --order low-discrepancy --top-p 1 0.9 --steps 8 --out runs/ways
+      mcd frontier demo --order low-discrepancy --top-p 1 0.9 --guidance 0 0.5 --steps 8 --out runs/ways
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -47,6 +50,9 @@ class FrontierArgs(Options):
     """Values of top-p: tokens are drawn from the smallest set whose probabilities sum to this, and 1 is all of them.
     Every value adds a curve over all temperatures for each model. Give 1 and 0.9, for example, to see whether cutting
     off unlikely tokens does better than cooling."""
+    guidance: tuple[NotNegative, ...] = (0.0,)
+    """How far the masked models' evidence of the visible tokens is sharpened, as of `mcd sample`; 0 does nothing. Every
+    value adds a curve over all temperatures for each of these models, and every --top-p and --sampler."""
     sampler: tuple[str, ...] = ()
     """Samplers of the masked models, as of `mcd sample`; every one adds a curve for each of these models. By default
     each model has its own. The first of the first MODEL is what all are compared with."""
@@ -56,7 +62,7 @@ class FrontierArgs(Options):
     entropy: tuple[NotNegative, ...] = ()
     """Further entropies (nats) at which models are compared."""
     num: Annotated[int, Ge(2)] = 128
-    """Samples per model, number of steps, nucleus and temperature."""
+    """Samples per model, number of steps, way of drawing and temperature."""
     length: int | None = None
     """Tokens per row; the longest each model makes by default."""
     seed: Seed = 0
@@ -84,9 +90,9 @@ class FrontierArgs(Options):
         super().__post_init__()
         check_distinct("MODEL", self.models)
         check_distinct("--sampler", self.sampler)
-        if not self.steps or not self.top_p:
-            raise ValueError("--steps, --top-p: name at least one of each")
-        if len(self.models) * len(self.top_p) * max(1, len(self.sampler)) < 2:
+        if not self.steps or not self.top_p or not self.guidance:
+            raise ValueError("--steps, --top-p, --guidance: name at least one of each")
+        if len(self.models) * len(self.top_p) * len(self.guidance) * max(1, len(self.sampler)) < 2:
             raise ValueError("MODEL: one model has no other to be compared with; name two or more, the teacher first")
         if len(self.temperatures) < 2:
             raise ValueError("--temperatures: a curve needs at least two")
@@ -96,13 +102,23 @@ class FrontierArgs(Options):
             raise ValueError("--scorer none: text cannot be compared without one; leave it out")
 
 
+class _Way(NamedTuple):
+    """How a model is drawn, besides top-p and temperature; None where it has no such option, or its own sampler."""
+
+    model: str
+    sampler: str | None
+    guidance: float | None
+
+
 def main(argv: list[str]) -> int:
     args = parse(FrontierArgs, argv, "frontier")
     check_out(args.out, folder=True)
     _check_ways(args)
+    processes = _processes(args, argv)
+    ways = _ways(args, processes)
     if args.dry_run:
-        grid = len(args.models) * len(args.steps) * len(args.temperatures) * len(args.top_p) * max(1, len(args.sampler))
-        return show_dry_run({"models": args.models, "cells": grid, "samples": grid * args.num})
+        cells = len(ways) * len(args.steps) * len(args.temperatures) * len(args.top_p)
+        return show_dry_run({"models": args.models, "cells": cells, "samples": cells * args.num})
     from mcd.eval.laboratory.curves import curve_of, matched_rows, point_row
     from mcd.eval.laboratory.experiment import Cell, sampler_options
     from mcd.eval.laboratory.lab import Lab
@@ -112,19 +128,14 @@ def main(argv: list[str]) -> int:
     names = {model: model.rstrip("/").split("/")[-1] for model in args.models}
     if len(set(names.values())) < len(names):
         names = {model: model for model in args.models}
-    language, processes = _check_models(args, argv)
-    ways = {
-        (model, sampler): _options(processes[model], sampler, args.order)
-        for model in args.models
-        for sampler in (args.sampler if args.sampler and processes[model] == "masked" else (None,))
-    }
+    language = _check_models(args, argv)
     groups = {
-        (model, sampler, steps, top_p): [
+        (way, steps, top_p): [
             Cell(
-                str(Path(model).resolve()) if Path(model).is_dir() else model,
+                str(Path(way.model).resolve()) if Path(way.model).is_dir() else way.model,
                 steps,
                 args.num,
-                names[model],
+                names[way.model],
                 length=args.length,
                 options=sampler_options(temperature=temperature, top_p=top_p, **options),
                 seed=args.seed,
@@ -136,14 +147,15 @@ def main(argv: list[str]) -> int:
             )
             for temperature in args.temperatures
         ]
-        for ((model, sampler), options), steps, top_p in itertools.product(ways.items(), args.steps, args.top_p)
+        for (way, options), steps, top_p in itertools.product(ways.items(), args.steps, args.top_p)
     }
     measured = Lab(args.out, args.jobs).measure([cell for cells in groups.values() for cell in cells])
     of_cell = {one.cell: one for one in measured}
     curves = []
-    for (model, sampler, steps, top_p), cells in groups.items():
-        label = names[model] if len(args.top_p) == 1 else f"{names[model]} top-p {top_p}"
-        label += f" {sampler}" if len(args.sampler) > 1 and sampler else ""
+    for (way, steps, top_p), cells in groups.items():
+        label = names[way.model] + (f" top-p {top_p}" if len(args.top_p) > 1 else "")
+        label += f" guidance {way.guidance}" if len(args.guidance) > 1 and way.guidance is not None else ""
+        label += f" {way.sampler}" if len(args.sampler) > 1 and way.sampler else ""
         curves.append(curve_of(label, steps, [of_cell[cell] for cell in cells]))
     matched = matched_rows(curves, entropies=args.entropy)
     draw_curves(curves, args.out / "frontier.png")
@@ -168,19 +180,48 @@ def _check_ways(args: FrontierArgs) -> None:
             raise UsageError(f"--order: {', '.join(args.sampler)} has an order of its own; leave the option out")
 
 
-def _options(process: str, sampler: str | None, order: str | None) -> dict[str, str]:
-    """How a model of that process is drawn, as options of a cell."""
+def _ways(args: FrontierArgs, processes: dict[str, str]) -> dict[_Way, dict[str, Any]]:
+    """The ways in which each model is drawn, and what of them is options of a cell."""
     from mcd.sampler import DEFAULT_SAMPLER, SAMPLERS
     from mcd.sampler.ancestral import Ancestral
 
-    kind = SAMPLERS[sampler or DEFAULT_SAMPLER[process]]
-    found = {} if sampler is None else {"sampler": sampler}
-    return found | ({"order": order} if order is not None and issubclass(kind, Ancestral) else {})
+    ways = {}
+    for model, process in processes.items():
+        samplers = args.sampler if args.sampler and process == "masked" else (None,)
+        for sampler, guidance in itertools.product(samplers, args.guidance if process in MASKED else (None,)):
+            ordered = args.order is not None and issubclass(SAMPLERS[sampler or DEFAULT_SAMPLER[process]], Ancestral)
+            options = {"sampler": sampler, "order": args.order if ordered else None, "guidance": guidance}
+            given = {name: value for name, value in options.items() if value is not None}
+            ways[_Way(model, sampler, guidance)] = given
+    return ways
 
 
-def _check_models(args: FrontierArgs, argv: list[str]) -> tuple[str | None, dict[str, str]]:
-    """The synthetic language of all models, None for text; and the process of each. Raises UsageError for models that
-    do not compare."""
+def _processes(args: FrontierArgs, argv: list[str]) -> dict[str, str]:
+    """The process of each model, by its config.json. Raises UsageError for a process that has no frontier, and for
+    options of other processes. In a dry run a model that is not on this machine, or not yet, counts as masked."""
+    from mcd.checkpoints.config import read_config
+    from mcd.checkpoints.locate import FETCHED, locate
+    from mcd.eval.exact_denoiser import language_of_exact
+
+    processes = dict.fromkeys(args.models, "masked")
+    for model in args.models:
+        with naming("MODEL", model):
+            if language_of_exact(model) is None and (model == "demo" or not args.dry_run or Path(model).is_dir()):
+                processes[model] = read_config(locate(model, files=list(FETCHED))).process
+        if processes[model] == "autoregressive":
+            raise UsageError(
+                f"MODEL {model}: is autoregressive and takes one step per token, so that there are no equal numbers of "
+                "steps to compare at; measure it by `mcd eval` at several --temperature"
+            )
+    if "masked" not in processes.values():
+        refuse_idle(argv, {"--sampler": "no MODEL is masked"})
+    if not any(process in MASKED for process in processes.values()):
+        refuse_idle(argv, dict.fromkeys(["--order"] + ["--guidance"] * any(args.guidance), "no MODEL is masked"))
+    return processes
+
+
+def _check_models(args: FrontierArgs, argv: list[str]) -> str | None:
+    """The synthetic language of all models, None for text. Raises UsageError for models that do not compare."""
     from mcd.checkpoints.folder import from_pretrained
     from mcd.eval.exact_denoiser import language_of_exact
     from mcd.machine import device
@@ -188,7 +229,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> tuple[str | None, dict
 
     if device().type != "cpu":
         refuse_idle(argv, {"--jobs": "there is a GPU, and one process uses it"})
-    languages, processes = {}, dict.fromkeys(args.models, "masked")
+    languages = {}
     for model in args.models:
         with naming("MODEL", model):
             exact = language_of_exact(model)
@@ -201,12 +242,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> tuple[str | None, dict
             continue
         with naming("MODEL", model):
             denoiser = from_pretrained(model)
-        languages[model], processes[model] = language_of_model(denoiser.folder), denoiser.config.process
-        if denoiser.config.process == "autoregressive":
-            raise UsageError(
-                f"MODEL {model}: is autoregressive and takes one step per token, so that there are no equal numbers of "
-                "steps to compare at; measure it by `mcd eval` at several --temperature"
-            )
+        languages[model] = language_of_model(denoiser.folder)
         longest = denoiser.config.backbone.length
         if args.length is not None and not 1 <= args.length <= longest:
             raise UsageError(f"--length {args.length}: {model} makes 1 to {longest} tokens")
@@ -217,11 +253,7 @@ def _check_models(args: FrontierArgs, argv: list[str]) -> tuple[str | None, dict
     if language is not None:
         why = f"models of {language} are measured by its exact likelihood, without a scorer"
         refuse_idle(argv, dict.fromkeys(("--scorer", "--scorer-precision", "--borders"), why))
-    if "masked" not in processes.values():
-        refuse_idle(argv, {"--sampler": "no MODEL is masked"})
-        if "locked" not in processes.values():
-            refuse_idle(argv, {"--order": "no MODEL is masked"})
-    return language, processes
+    return language
 
 
 def print_matched(rows: list[dict[str, Any]]) -> None:

@@ -81,5 +81,6 @@ class Experiment:
 
 
 def sampler_options(**options: Any) -> tuple[tuple[str, Any], ...]:
-    """Sampler options as a `Cell` takes them. Temperature 1 is left out, so that equal cells are one."""
-    return tuple(sorted((name, value) for name, value in options.items() if (name, value) != ("temperature", 1.0)))
+    """Sampler options as a `Cell` takes them. Temperature 1 and guidance 0 are left out: so equal cells are one."""
+    plain = (("temperature", 1.0), ("guidance", 0.0))
+    return tuple(sorted(option for option in options.items() if option not in plain))
