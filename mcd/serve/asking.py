@@ -68,6 +68,7 @@ class Asking(Denoiser):
     def __init__(self, denoiser: Denoiser):
         super().__init__(denoiser.config, denoiser.backbone)
         self.locked, self.folder, self.shapes = denoiser.locked, denoiser.folder, denoiser.shapes
+        self.dtype = denoiser.dtype
         self.eval()
 
     def hidden(

@@ -42,6 +42,9 @@ class CompletionRequest(BaseModel):
         None, description="0 takes the likeliest tokens, the surest first: sampler confidence, greedy."
     )
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    guidance: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        None, description="How far the evidence of the visible tokens is sharpened, as of `mcd sample`: 0."
+    )
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = Field(
         None, description="The text ends before the first of these. Not with a suffix or a template."
     )
@@ -95,7 +98,7 @@ def blanks_of(body: CompletionRequest, model: Model) -> list[Blank]:
     """The prompts of a request, read and checked. Raises RequestError."""
     if body.best_of not in (None, body.n):
         raise UsageError("best_of: all n rows are given back; leave it out")
-    how: dict[str, object] = {"steps": body.steps, "sampler": body.sampler, "order": body.order, "top_p": body.top_p}
+    how: dict[str, object] = {name: getattr(body, name) for name in ("steps", "sampler", "order", "top_p", "guidance")}
     if body.temperature == 0.0:
         how |= {"sampler": body.sampler or "confidence", "greedy": True}
     else:

@@ -63,6 +63,17 @@ def test_the_official_client_gets_the_rows_of_the_model(serving, model):
     assert [choice.index for choice in two.choices] == [0, 1, 2, 3]
 
 
+def test_a_request_is_guided_as_the_model_is(serving, model):
+    running = serving()
+    how = {"steps": 3, "top_p": 0.9, "guidance": 1.5}
+    body = {"model": "tiny", "prompt": "The", "max_tokens": 9, "n": 3, "seed": 4}
+    found = raw(running, json.dumps(body | how).encode())[2]["choices"]
+    *_, last = model.states(model.request(["The", 9, ""], **how), 3, 4)
+    assert [choice["text"] for choice in found] == [model.tokenizer.decode(row) for row in last.ids[:, -9:].tolist()]
+    plain = raw(running, json.dumps(body | how | {"guidance": 0}).encode())[2]["choices"]
+    assert plain == raw(running, json.dumps(body | how | {"guidance": None}).encode())[2]["choices"] != found
+
+
 def test_a_stream_shows_the_canvas_and_ends_with_the_text(serving, model):
     running = serving()
     body = {"template": TEMPLATE, "steps": 3, "prompt": None}
@@ -91,6 +102,9 @@ def test_a_stop_cuts_the_text(serving):
         ({"logprobs": 2}, 400, "logprobs"),
         ({"sampler": "cda"}, 400, "did you mean 'cad'"),
         ({"order": "iid", "sampler": "cad"}, 400, "order: is no option of sampler cad"),
+        ({"guidance": 101}, 400, "guidance"),
+        ({"guidance": -0.5}, 400, "guidance"),
+        ({"guidance": 0.5, "temperature": 0}, 400, "guidance: does nothing here, since greedy takes"),
         ({"prompt": None, "max_tokens": None, "template": "none"}, 400, "template: has no [MASK]"),
         ({"n": 2, "best_of": 3}, 400, "best_of"),
         ({"logit_bias": {"1": 2.0}}, 400, "logit_bias"),

@@ -8,9 +8,11 @@ import torch
 
 pytest.importorskip("greenlet")
 
-from mcd.api.model import load
+from mcd.api.model import Request, load
 from mcd.checkpoints.folder import save_pretrained
+from mcd.model.prior import prior
 from mcd.sampler import SAMPLERS, sample
+from mcd.sampler.choice import sampler_of
 from mcd.serve.scheduler import Busy, Closed, Job, Scheduler
 
 
@@ -41,12 +43,14 @@ def scheduler(model):
 
 
 def requests(model):
-    """Lengths, steps, temperatures and samplers of all kinds."""
+    """Lengths, steps, temperatures, guidance and samplers of all kinds."""
     for i, (name, kind) in enumerate(SAMPLERS.items()):
         if kind.process == "masked":
-            yield model.request(f"The [MASK:{3 + i % 3}] of", sampler=name, steps=2 + i % 4, temperature=0.5 + i / 10)
+            how = {"sampler": name, "steps": 2 + i % 4, "temperature": 0.5 + i / 10, "guidance": i % 2 / 2}
+            yield model.request(f"The [MASK:{3 + i % 3}] of", **how)
     yield model.request(length=12, steps=5, order="stratified")
     yield model.request(length=12, steps=3, top_p=0.8)
+    yield model.request(length=12, steps=3, top_p=0.8, guidance=0.5)
     yield model.request(length=24, steps=4)  # in windows
 
 
@@ -84,6 +88,21 @@ def test_rows_of_other_kinds_of_models_are_those_of_the_sampler_too(process, tin
     assert torch.equal(torch.cat([first.ids(), second.ids()]), ids)
     assert told.index("second") < len(told) - 1 - told[::-1].index("first")
     assert (scheduler.counts.calls == 0) == (process == "autoregressive")
+
+
+@pytest.mark.parametrize("process", ["masked", "locked"])
+def test_guided_rows_in_bfloat16_are_those_of_the_sampler(process, tiny_denoiser):
+    """The prior that guides them is of the precision in which the model is served."""
+    denoiser = tiny_denoiser(V=64, process=process).requires_grad_(False)
+    denoiser.dtype = torch.bfloat16
+    sampler = sampler_of(process, steps=4, guidance=2.0)
+    one = Kept(Request(sampler, torch.full((12,), denoiser.mask_id)), 8, 5)
+    scheduler = Scheduler(denoiser)
+    scheduler.submit(one.job)
+    assert one.ended.wait(60) and one.errors == [None]
+    scheduler.close(60.0)
+    assert torch.equal(one.ids(), sample(sampler, denoiser, 8, 12, 5)[0])
+    assert torch.equal(prior(scheduler._asking), prior(denoiser))
 
 
 @pytest.mark.heavy
