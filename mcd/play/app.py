@@ -77,6 +77,7 @@ def _side_by_side(models: Mapping[str, Model]) -> None:
     with gr.Row():
         temperature = gr.Slider(0.1, 2.0, 1.0, step=0.05, label="Temperature")
         top_p = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Top p")
+        guidance = gr.Slider(0.0, 2.0, 0.0, step=0.05, label="Guidance")
         sampler = gr.Dropdown([UNSET, *SAMPLERS], label="Sampler", value=UNSET, elem_id="sampler")
         order = gr.Dropdown([UNSET, *ORDERS], label="Order", value=UNSET, elem_id="order")
     with gr.Row():
@@ -96,13 +97,13 @@ def _side_by_side(models: Mapping[str, Model]) -> None:
                 shown.append(gr.HTML(_lane(Lane()), elem_id=f"lane{n}", elem_classes="lane"))
 
     def write(*values: Any) -> Iterator[list[str]]:
-        template, length, seed, temperature, top_p, sampler, order, *chosen = values
+        template, length, seed, temperature, top_p, guidance, sampler, order, *chosen = values
         entries = [(models[name], int(steps)) for name, steps in zip(chosen[::2], chosen[1::2], strict=True)]
-        how = _how(temperature, top_p, sampler, order) | {"length": _whole(length) or None}
+        how = _how(temperature, top_p, guidance, sampler, order) | {"length": _whole(length) or None}
         for lanes in race(entries, template or None, _whole(seed) or 0, **how):
             yield [_lane(lane) for lane in lanes]
 
-    asked: list[Any] = [template, length, seed, temperature, top_p, sampler, order, *columns]
+    asked: list[Any] = [template, length, seed, temperature, top_p, guidance, sampler, order, *columns]
     drawing: dict[str, Any] = {"show_progress": "hidden", **_NETWORK}
     runs: list[Any] = [
         go.click(write, asked, shown, **drawing),
@@ -131,6 +132,7 @@ def _fill_in(models: Mapping[str, Model]) -> None:
     with gr.Row():
         temperature = gr.Slider(0.1, 2.0, 1.0, step=0.05, label="Temperature")
         top_p = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Top p")
+        guidance = gr.Slider(0.0, 2.0, 0.0, step=0.05, label="Guidance")
         sampler = gr.Dropdown([UNSET, *SAMPLERS], label="Sampler", value=UNSET)
         order = gr.Dropdown([UNSET, *ORDERS], label="Order", value=UNSET)
     go = gr.Button("Fill in", variant="primary", elem_id="fill")
@@ -160,7 +162,7 @@ def _fill_in(models: Mapping[str, Model]) -> None:
 
     text.change(lambda text: ((), _marked(text, ())), text, [blanked, words])
     words.select(toggle, [text, blanked], [blanked, words])
-    asked = [text, blanked, name, steps, num, candidates, seed, temperature, top_p, sampler, order]
+    asked = [text, blanked, name, steps, num, candidates, seed, temperature, top_p, guidance, sampler, order]
     go.click(filled, asked, shown, **_NETWORK)
 
 
@@ -207,17 +209,18 @@ def _duality(models: Mapping[str, Model]) -> None:
     _, root.value, shown.value = draw("t", SENTENCE, next(iter(models)), 4, 0.5, 0.0)
 
 
-def _how(temperature: float, top_p: float, sampler: str, order: str) -> dict[str, Any]:
+def _how(temperature: float, top_p: float, guidance: float, sampler: str, order: str) -> dict[str, Any]:
     """Options of a sampler; what is left at its default is not given, so that any sampler takes it."""
     return {
         "temperature": None if temperature == 1.0 else temperature,
         "top_p": None if top_p == 1.0 else top_p,
+        "guidance": None if guidance == 0.0 else guidance,
         "sampler": None if sampler == UNSET else sampler,
         "order": None if order == UNSET else order,
     }
 
 
-def _whole(number: float | None) -> int | None:
+def _whole(number: float | int | None) -> int | None:
     return None if number is None else int(number)
 
 

@@ -1,5 +1,6 @@
 """What the pages of the playground show, without a browser."""
 
+import asyncio
 import re
 
 import pytest
@@ -44,6 +45,38 @@ def test_a_refused_lane_says_why_and_the_other_goes_on(model):
     *_, lanes = race([(model, 4), (model, 10**7)], "We [MASK:3] peace.")
     assert lanes[0].t == 0.0 and lanes[0].refused is None
     assert lanes[1].canvas is None and "--steps 10000000" in lanes[1].refused
+
+
+@pytest.mark.heavy
+def test_both_pages_have_a_slider_of_guidance_and_none_at_its_start(model):
+    pytest.importorskip("gradio")
+    from mcd.play.app import UNSET, _how, pages
+
+    async def made():  # in a loop that is closed again, since Gradio opens one where none runs
+        return pages({"tiny": model})
+
+    blocks = asyncio.run(made())
+    sliders = [one for one in blocks.blocks.values() if getattr(one, "label", None) == "Guidance"]
+    assert [(one.minimum, one.maximum, one.step, one.value) for one in sliders] == [(0.0, 2.0, 0.05, 0.0)] * 2
+    names = ["Temperature", "Top p", "Guidance", "Sampler", "Order"]
+    asked = [[getattr(one, "label", None) for one in call.inputs] for call in blocks.fns.values()]
+    asked = [labels[labels.index("Temperature") :] for labels in asked if "Temperature" in labels]
+    assert len(asked) == 4 and all(labels[:5] == names for labels in asked)
+    assert set(_how(1.0, 1.0, 0.0, UNSET, UNSET).values()) == {None}
+    assert _how(1.0, 0.9, 0.5, "remdm", UNSET) == {
+        "temperature": None,
+        "top_p": 0.9,
+        "guidance": 0.5,
+        "sampler": "remdm",
+        "order": None,
+    }
+
+
+def test_lanes_are_guided(model):
+    *_, (plain,) = race([(model, 4)], "We [MASK:9] peace.", seed=3)
+    *_, (lane,) = race([(model, 4)], "We [MASK:9] peace.", seed=3, guidance=2.0)
+    assert lane.canvas.ids == tuple(model.infill("We [MASK:9] peace.", steps=4, seed=3, guidance=2.0).ids[0].tolist())
+    assert lane.canvas.ids != plain.canvas.ids and lane.nfe == plain.nfe
 
 
 def test_html_is_escaped(model):
