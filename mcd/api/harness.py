@@ -17,7 +17,7 @@ from mcd.api.model import DRAWS, Model, load
 from mcd.data.encoder import Encoder
 from mcd.errors import DataError, UsageError
 from mcd.eval.bound_of_row import bound_of_row, check_has_likelihood
-from mcd.options import Count, fault
+from mcd.options import Count, NotNegative, fault
 
 NEAR_ZERO = 1e-6
 """A temperature at which samplers without `greedy` take the likeliest tokens."""
@@ -46,6 +46,7 @@ class HarnessModel(LM):
         max_gen_toks: int = 64,
         sampler: str | None = None,
         order: str | None = None,
+        guidance: float | int = 0.0,
         weights: Literal["ema", "raw"] = "ema",
         seed: int = 0,
         device: str | None = None,
@@ -57,8 +58,9 @@ class HarnessModel(LM):
         if unknown:
             known = list(inspect.signature(HarnessModel).parameters)[:-1]
             raise UsageError(f"--model_args {next(iter(unknown))}: is not known; known are {', '.join(known)}")
-        for name, value in (("draws", draws), ("steps", steps), ("max_gen_toks", max_gen_toks)):
-            if wanted := fault(value, Count):
+        counts = {"draws": (draws, Count), "steps": (steps, Count), "max_gen_toks": (max_gen_toks, Count)}
+        for name, (value, kind) in {**counts, "guidance": (guidance, NotNegative)}.items():
+            if wanted := fault(value, kind):
                 raise UsageError(f"--model_args {name}={value}: must be {wanted}")
         if batch_size not in (None, 1, "1") or max_batch_size is not None:
             _log.warning("--batch_size and --max_batch_size do nothing: the shape of calls is the device's")
@@ -66,7 +68,8 @@ class HarnessModel(LM):
             device = None
         self.model: Model = load(pretrained or model, weights, device)
         self.draws, self.steps, self.seed, self.most_tokens = draws, steps, seed, max_gen_toks
-        self.how = {name: value for name, value in {"sampler": sampler, "order": order}.items() if value is not None}
+        how = {"sampler": sampler, "order": order, "guidance": float(guidance) or None}
+        self.how = {name: value for name, value in how.items() if value is not None}
         self._encoder = Encoder(self.model.tokenizer.to_str())
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -17,6 +17,7 @@ model_args:
   steps=32            steps of the sampler
   max_gen_toks=64     tokens of a blank, where the task does not say
   sampler=, order=    as of `mcd sample`
+  guidance=0          as of `mcd sample`, for tasks that draw text at a temperature above 0
   weights=ema         or raw
   seed=0              of all draws
 

@@ -72,6 +72,20 @@ def test_whole_texts_and_generated_ones_are_those_of_the_model(harness):
         harness.generate_until([asked("The", {"top_k": 3})], disable_tqdm=True)
 
 
+def test_generated_texts_are_guided(harness, ours):
+    guided = HarnessModel.create_from_arg_string(f"model={ours},steps=3,guidance=2", {"batch_size": 1})
+    drawn = asked("The", {"until": [], "temperature": 1.0, "do_sample": True, "max_gen_toks": 9})
+    request = guided.model.request(["The", 9], steps=3, rows_per_call=1, guidance=2.0)
+    *_, last = guided.model.states(request)
+    (text,) = guided.generate_until([drawn], disable_tqdm=True)
+    assert text == Blank(request, "The", True).read(guided.model, last.ids[0])[0]
+    assert text not in harness.generate_until([drawn], disable_tqdm=True)
+    with pytest.raises(UsageError, match="--guidance: does nothing here, since --greedy"):
+        guided.generate_until([asked("The", {"until": []})], disable_tqdm=True)
+    with pytest.raises(UsageError, match=r"--model_args guidance=-1: must be at least 0$"):
+        HarnessModel(str(ours), guidance=-1)
+
+
 def test_an_unknown_name_is_refused():
     """As the harness calls it, with what --model_args holds."""
     with pytest.raises(UsageError, match=r"--model_args stepz: is not known; known are model, .* max_batch_size$"):
