@@ -32,6 +32,7 @@ from mcd.data.prepare.pipeline import prepare  # noqa: E402
 from mcd.data.recipe import Recipe  # noqa: E402
 from mcd.model.denoiser import Denoiser, DenoiserConfig, Process  # noqa: E402
 from mcd.model.dit import DiTConfig  # noqa: E402
+from mcd.model.prior import prior  # noqa: E402
 from mcd.process.draws import Draws  # noqa: E402
 from mcd.process.schedule import LogLinear, Schedule  # noqa: E402
 
@@ -89,7 +90,7 @@ def tiny_denoiser(noisy: Callable[..., Denoiser]) -> Callable[..., Denoiser]:
         config = DenoiserConfig(backbone, mask_id, schedule or LogLinear(), time_conditioned)
         model = noisy(Denoiser(config), seed, scale).eval()
         if process == "locked":
-            model.add_locked(("draft", "when"), length)
+            model.add_locked(("draft", "when"), prior(model, length))
             with torch.no_grad():
                 for p in model.locked.parameters():
                     p.copy_(0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)))

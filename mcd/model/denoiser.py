@@ -262,21 +262,15 @@ class Denoiser(nn.Module):
         add_factors(lora, self.backbone, seed)
         self.lora = lora
 
-    def add_locked(self, shown: tuple[Shown, ...], length: int) -> None:
+    def add_locked(self, shown: tuple[Shown, ...], prior: Tensor) -> None:
         """Show a model of masked diffusion, in place, the locked noise of its rows; its predictions stay as they are.
 
-        The first drafts are drawn from what it predicts of a row of `length` masks, on average over positions. (With
-        rotary positions alone, all positions have the same prediction, up to rounding.)
+        prior: (V,) log-probabilities from which the first drafts are drawn, those of `mcd.model.prior`.
         """
-        z, training = torch.full((1, length), self.mask_id, device=self.device), self.training
-        self.eval()
-        with torch.no_grad():
-            p = self.log_x_theta(self.hidden(z, torch.ones(1, device=self.device))).double().exp().mean(0)
-        self.train(training)
         self.config = replace(self.config, locked=shown)
         wide = torch.promote_types(self.backbone.table().dtype, torch.float32)
         self.locked = self._locked_input().to(self.device, wide)
-        self.locked.prior.copy_(p.log().clamp(min=-1e6))
+        self.locked.prior.copy_(prior.clamp(min=-1e6))
 
     def noise(self, masked: Tensor, draft: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """What a model that is shown its locked noise is given of it: `noise` of `hidden`, (B, L, D).

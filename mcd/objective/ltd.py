@@ -18,10 +18,12 @@ from torch import Tensor
 from mcd.errors import UsageError
 from mcd.model.denoiser import Denoiser, Process
 from mcd.model.locked import Shown, shows_drafts
+from mcd.model.prior import prior
 from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import likeliest, locked_trajectory
 from mcd.options import Count, NotNegative, Share
+from mcd.process.categorical import Guide
 from mcd.process.draws import Draws
 from mcd.process.transfer import flat_rows, send
 from mcd.process.unmasking import ORDERS
@@ -107,7 +109,7 @@ class LTD(Objective):
     def equip(self, student: Denoiser, length: int) -> None:
         """Show a plain student its noise."""
         if student.locked is None:
-            student.add_locked(self.shown, length)
+            student.add_locked(self.shown, prior(student, length))
 
     def schedule_of_round(self, round: int) -> dict[str, Any]:
         """What a row of the batch costs, in forwards of the network."""
@@ -131,6 +133,7 @@ class LTD(Objective):
         assert teacher is not None and student.locked is not None
         mask_id, alpha, L, K = student.mask_id, student.config.schedule.alpha, x0.shape[1], self.pairs
         u, v = draws.u(self.order), draws.uniform(L)
+        guide = Guide(student.locked.prior.double(), self.teacher_guidance) if self.teacher_guidance else None
         x, features = locked_trajectory(
             teacher,
             x0.masked_fill(u > 0.0, mask_id),
@@ -138,7 +141,7 @@ class LTD(Objective):
             v,
             self.trajectory_steps,
             self.teacher_top_p,
-            self.teacher_guidance,
+            guide,
         )
         j, N = self._steps_of(draws.uniform(K))
         again = (draws.uniform(K) < self.redraft) & (j > 0)

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from mcd.model.denoiser import Denoiser
-from mcd.model.prior import prior
 from mcd.process.categorical import Guide, sample_inverse_cdf
 from mcd.process.timestep import descending_grid
 from mcd.process.transfer import flat_rows, send
@@ -27,11 +26,11 @@ def likeliest(model: Denoiser, hidden: Tensor) -> Tensor:
 
 @torch.no_grad()
 def locked_trajectory(
-    teacher: Denoiser, z: Tensor, u: Tensor, v: Tensor, steps: int, top_p: float = 1.0, guidance: float = 0.0
+    teacher: Denoiser, z: Tensor, u: Tensor, v: Tensor, steps: int, top_p: float = 1.0, guide: Guide | None = None
 ) -> tuple[Tensor, Tensor]:
     """What `steps` steps of a teacher make of rows z (B, L) with u, v (B, L): ids (B, L), and features (B L, D).
 
-    For a plain teacher these are the tokens of `--sampler ancestral` with the same u, v, top_p and guidance: token i is
+    For a plain teacher these are the tokens of `--sampler ancestral` with the same u, v, top_p and guide: token i is
     revealed in the step with alpha_t < u_i <= alpha_s and drawn at v_i. A teacher that is shown locked noise itself
     takes the likeliest tokens, as `--sampler locked --greedy`. The features of a token are those from which it was
     drawn, 0 where it is given. z, u, v: on the CPU; what is made of them is on the teacher's device.
@@ -40,7 +39,6 @@ def locked_trajectory(
     alpha = teacher.config.schedule.alpha(times)
     step = torch.searchsorted(alpha[1:-1], u.double())
     locked, still, device = teacher.locked, z == teacher.mask_id, teacher.device
-    guide = Guide(prior(teacher), guidance) if guidance else None
     z = send(z, device)
     draft = z if locked is None else locked.first_drafts(v)
     features: Tensor | None = None

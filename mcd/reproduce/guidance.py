@@ -37,8 +37,7 @@ from mcd.reproduce.scales import (
 )
 from mcd.reproduce.text import reference_rows, text_cell
 
-STEPS = (1, 2, 4, 8, 16)
-STUDENT_STEPS = (1, 2, 4, 8)
+STEPS = (1, 2, 4, 8)
 GUIDED: list[dict[str, Any]] = [
     {"guidance": 0.5},
     *({"guidance": 0.5, "top_p": p} for p in (0.95, 0.9, 0.8)),
@@ -60,7 +59,7 @@ def plan(scale: Scale) -> Experiment:
     drawn = [
         (teacher, STEPS[1:] if label == "guidance" else STEPS, label, way) for label in ways for way in ways[label]
     ]
-    drawn += [(student.name, STUDENT_STEPS, "ltd", way) for way in STUDENT]
+    drawn += [(student.name, STEPS, "ltd", way) for way in STUDENT]
     cells = [
         replace(text_cell(scale, model, steps, label, **BEST | way), num=num)
         for model, numbers, label, way in drawn

@@ -5,6 +5,7 @@ import torch
 
 from mcd.model.denoiser import DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.prior import prior
 from mcd.process.categorical import sample_inverse_cdf, sample_shared_cdf
 
 V, L, B = 23, 16, 5
@@ -26,14 +27,14 @@ def z(seeded):
 
 def shown_model(tiny_denoiser, shown=SHOWN):
     model = tiny_denoiser()
-    model.add_locked(shown, L)
+    model.add_locked(shown, prior(model, L))
     return model
 
 
 @pytest.mark.parametrize("time_conditioned", [False, True])
 def test_it_changes_no_prediction_at_first(tiny_denoiser, seeded, z, time_conditioned):
     plain, model = (tiny_denoiser(time_conditioned=time_conditioned) for _ in range(2))
-    model.add_locked(SHOWN, L)
+    model.add_locked(SHOWN, prior(model, L))
     assert plain.config.process == "masked" and model.config.process == "locked"
     t = torch.linspace(0, 1, B)
     added = model.noise(z == V, *noise_of(seeded))

@@ -34,5 +34,5 @@ def test_it_is_found_once_for_the_weights_as_they_are(tiny_denoiser, monkeypatch
 def test_a_model_that_is_shown_its_noise_keeps_the_prior_it_began_with(tiny_denoiser):
     model = tiny_denoiser(V=23, length=16)
     plain = prior(model)
-    model.add_locked(("draft",), 16)
+    model.add_locked(("draft",), prior(model, 16))
     assert torch.allclose(prior(model), plain, atol=1e-5)

@@ -13,10 +13,12 @@ from mcd.eval.exact_denoiser import exact_denoiser
 from mcd.eval.known_language import truth_metrics
 from mcd.model.denoiser import Denoiser, DenoiserConfig
 from mcd.model.dit import DiTConfig
+from mcd.model.prior import prior
 from mcd.objective import Clock
 from mcd.objective.ltd import LTD
 from mcd.objective.nelbo import NELBO
 from mcd.objective.trajectory import locked_trajectory
+from mcd.process.categorical import Guide
 from mcd.process.draws import Draws
 from mcd.process.schedule import Cosine, LogLinear
 from mcd.process.timestep import descending_grid, sample_u
@@ -68,7 +70,7 @@ def test_a_guided_trajectory_is_that_of_the_guided_sampler(tiny_denoiser, seeded
     sampler = Ancestral(5, top_p=0.7, guidance=0.5)
     step = sampler.steps_of(u, teacher.config.schedule.alpha(times)).masked_fill(blank != V, -1)
     *_, last = sampler.reveal_locked(teacher, blank, step, v, times)
-    x, _ = locked_trajectory(teacher, blank, u, v, 5, 0.7, 0.5)
+    x, _ = locked_trajectory(teacher, blank, u, v, 5, 0.7, Guide(prior(teacher), 0.5))
     assert torch.equal(x, last.z)
     assert not torch.equal(x, locked_trajectory(teacher, blank, u, v, 5)[0])
 

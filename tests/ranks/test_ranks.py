@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from mcd.checkpoints.folder import from_pretrained, save_pretrained
 from mcd.model.ema import EMA
+from mcd.model.prior import prior
 from mcd.objective.ltd import LTD
 from mcd.training.checkpoint import load_checkpoint
 from mcd.training.config import TrainConfig
@@ -30,7 +31,11 @@ CASES = {
     "sdtt": {"method": "sdtt"},
     "cd4lm fsdp": {"method": "cd4lm", "objective": {}, "strategy": "fsdp"},
     "ltd": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "accumulate": 2},
-    "ltd fsdp": {"method": "ltd", "objective": {"trajectory_steps": 4, "pairs": 2}, "strategy": "fsdp"},
+    "ltd fsdp": {
+        "method": "ltd",
+        "objective": {"trajectory_steps": 4, "pairs": 2, "teacher_guidance": 0.5},
+        "strategy": "fsdp",
+    },
     "idlm": {"method": "idlm", "objective": {}, "accumulate": 2},
     "mmd": {"method": "mmd", "objective": {"groups": 2}, "accumulate": 2},
     "mmd fsdp": {"method": "mmd", "objective": {"groups": 2}, "strategy": "fsdp"},
@@ -82,7 +87,7 @@ def final_state(folder, case):
     student = from_pretrained(str(folder.parents[1] / "model")).double()
     teacher = None if case.get("method") == "nelbo" else teacher_of(student, shared=True)
     if case.get("method") == "ltd":
-        student.add_locked(LTD.shown, 16)
+        student.add_locked(LTD.shown, prior(student, 16))
     state = TrainState(student, teacher, EMA(student, 0.9), make_optimizers(student, TrainConfig()))
     if case.get("method") == "idlm":
         fake = copy_of(student, shared=True)

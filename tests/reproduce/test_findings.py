@@ -11,6 +11,8 @@ from mcd.eval.laboratory.lab import MeasuredCell
 from mcd.reproduce.cooling import at_equal_distinct, compared
 from mcd.reproduce.frontier import verdicts
 from mcd.reproduce.frontier_methods import summary
+from mcd.reproduce.guidance import summary as summary_of_guidance
+from mcd.reproduce.guidance import surprise
 from mcd.reproduce.scales import ROUNDS
 from mcd.reproduce.table1 import findings
 from mcd.reproduce.text import shared_protocol
@@ -90,3 +92,43 @@ def test_ways_of_cooling_are_read_at_equal_entropy_and_at_equal_distinct_bigrams
     }
     assert at_equal_distinct(student, points)["top-p_at_distinct"] == pytest.approx(150.0)
     assert at_equal_distinct(out, points)["top-p_at_distinct"] is None
+
+
+def test_a_way_says_the_knobs_that_it_turns():
+    cells = [of_text("temperature", ppl, n, temperature=T) for T, ppl, n in ((0.8, 100.0, 2), (1.0, 400.0, 4))]
+    cells += [of_text("guidance", 90.0, 3, guidance=0.5), of_text("guidance", 80.0, 3, guidance=0.5, top_p=0.9)]
+    cells += [of_text("ltd", 70.0, 3, temperature=0.8)]
+    said = [row["way"] for row in compared(cells)]
+    assert said == ["guidance 0.5", "guidance 0.5, top-p 0.9", "ltd, T = 0.8"]
+
+
+def test_the_summary_of_guidance_compares_the_seeds_that_a_sweep_reaches():
+    common = {"language": "hmm", "steps": 4, "way": "guidance 0.5", "measure": "nll", "model": "hmm/mdlm-s0"}
+    rows = [
+        common | {"value": value, "temperature_value": T, "top-p_value": p}
+        for value, T, p in ((2.0, 2.4, None), (2.2, 2.1, None), (3.0, None, None))
+    ]
+    rows.append(common | {"way": "top-p 0.9", "value": 1.0, "temperature_value": 1.5, "top-p_value": None})
+    assert summary_of_guidance(rows) == [
+        {
+            "language": "hmm",
+            "teacher": "trained",
+            "steps": 4,
+            "way": "guidance 0.5",
+            "measure": "nll",
+            "value": pytest.approx(2.4),
+            "seeds": 3,
+            "temperature_value": pytest.approx(2.25),
+            "temperature_seeds": 2,
+            "temperature_ahead": 1,
+            "top-p_value": None,
+            "top-p_seeds": 0,
+            "top-p_ahead": 0,
+        }
+    ]
+
+
+def test_frequent_tokens_surprise_less():
+    law = np.log(np.array([0.5, 0.25, 0.25]))
+    assert surprise(np.array([[0, 0]]), law) == pytest.approx(np.log(2))
+    assert surprise(np.array([[0, 1]]), law) == pytest.approx(1.5 * np.log(2))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mcd.model.prior import prior
 from mcd.process.categorical import sample_inverse_cdf
 from mcd.sampler import sample
 from mcd.sampler.ancestral import Ancestral
@@ -64,7 +65,7 @@ def test_agrees_with_rows_one_at_a_time(model, steps, greedy, order):
 def test_a_student_that_has_learnt_nothing_yet_draws_as_its_teacher_does(tiny_denoiser):
     """Its noise adds nothing: what is drawn anew, not locked, has the teacher's law, here of one certain token."""
     teacher, student = tiny_denoiser(scale=30.0), tiny_denoiser(scale=30.0)
-    student.add_locked(("draft", "when"), L)
+    student.add_locked(("draft", "when"), prior(student, L))
     of_teacher, _ = sample(Ancestral(4, temperature=1e-4, order="low-discrepancy"), teacher, 5, L)
     for options in ({"greedy": True}, {"temperature": 1e-4}):
         of_student, _ = sample(Locked(4, **options), student, 5, L)

@@ -6,6 +6,7 @@ import torch
 from mcd.checkpoints.folder import from_pretrained
 from mcd.data.template import read_template
 from mcd.data.tokenizer import load_tokenizer
+from mcd.model.prior import prior
 from mcd.sampler import SAMPLERS, sample
 
 K, MASK, L = 41, 4, 16
@@ -26,13 +27,13 @@ def sampler(request):
 def model(plain, sampler, seeded):
     """The network as the sampler takes it; its locked noise, where it is shown any, weighs as much as its tokens."""
     if sampler.process == "locked":
-        plain.add_locked(("draft", "when"), L)
+        plain.add_locked(("draft", "when"), prior(plain, L))
         for p in plain.locked.parameters():
             p.data.copy_(plain.backbone.table().std() * torch.randn(p.shape, generator=seeded(0)))
     return plain
 
 
-@pytest.mark.parametrize("options", [{"temperature": 5.0}, {"temperature": 0.5, "top_p": 0.7}])
+@pytest.mark.parametrize("options", [{"temperature": 5.0}, {"temperature": 0.5, "top_p": 0.7}, {"guidance": 1.0}])
 def test_what_is_forbidden_is_never_said(model, sampler, options):
     for steps in (1, 9):
         ids, nfe = sample(sampler(steps, **options), model, 12, L, seed=steps)
