@@ -109,7 +109,10 @@ def compared(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
                     "entropy": entropy,
                     "value": math.exp(value) if measure == "gen_ppl" else value,
                 }
-                row |= {key: one.row.get(key) for key in ("self_bleu", "distinct_2", "bigram_entropy")}
+                row |= {
+                    key: one.row.get(key)
+                    for key in ("self_bleu", "distinct_2", "bigram_entropy", "bigram_entropy_true")
+                }
                 for name, sweep in read.items():
                     match = None if name == one.cell.label else sweep.at(entropy)
                     row |= match_keys(f"{name}_", match, measure)

@@ -125,7 +125,8 @@ def guidance(result: dict[str, Any]) -> str:
         def cell(row: Row) -> str:
             if row[f"{name}_value"] is None:
                 return "not reached"
-            return f"{row[f'{name}_value']:.3f} ({row[f'{name}_ahead']} of {row[f'{name}_seeds']})"
+            of_both = f"{row[f'{name}_own']:.3f} : {row[f'{name}_value']:.3f}"
+            return f"{of_both} ({row[f'{name}_ahead']} of {row[f'{name}_seeds']})"
 
         return cell
 
@@ -137,8 +138,10 @@ def guidance(result: dict[str, Any]) -> str:
             ("way", "{way}"),
             ("measure", "{measure}"),
             ("value", "{value:.3f}"),
-            ("temperature, at that entropy (guidance ahead in)", ahead("temperature")),
+            ("guidance : temperature, at its entropy (ahead in)", ahead("temperature")),
             ("top-p", ahead("top-p")),
+            ("temperature, in twice the calls", ahead("twice")),
+            ("H(X2 given X1) less the truth's", "{sureness:+.3f}"),
         )
     points = _points_on_text(result, *_POINT, ("-log p(x given masks)", "{surprise:.3f}"))
     note = f"The tokens of held-out text have {result['surprise_of_text']:.3f} nats of -log p(x given masks).\n\n"

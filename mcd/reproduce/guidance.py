@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mcd.checkpoints.folder import from_pretrained
 from mcd.checkpoints.locate import locate
 from mcd.data.loader import spread_rows
+from mcd.eval.equal_entropy import Sweep
 from mcd.eval.laboratory.curves import point_row
 from mcd.eval.laboratory.experiment import Experiment
 from mcd.eval.laboratory.held_out import HeldOut
@@ -92,7 +93,7 @@ def result(measured: list[MeasuredCell], scale: Scale, work: Path, out: Path) ->
     known = []
     for model in models:
         here = [one for one in measured if one.cell.model == model]
-        known += [row | {"model": model, "seed": here[0].cell.seed} for row in compared(here)]
+        known += [row | {"model": model, "seed": here[0].cell.seed} for row in with_twice_the_calls(here)]
     return {
         "protocol": {"guided": GUIDED, "student": STUDENT, "order": BEST["order"], "samples": text[0].cell.num},
         "surprise_of_text": surprise(spread_rows(real, REAL_TEXTS).numpy(), law),
@@ -109,9 +110,24 @@ def surprise(ids: NDArray, law: NDArray) -> float:
     return float(-law[ids].mean())
 
 
+def with_twice_the_calls(measured: list[MeasuredCell]) -> list[dict[str, Any]]:
+    """The rows of `compared`, and as `twice_value` what a temperature has at their entropy in twice the calls; None
+    where that was not measured or not reached."""
+    rows, sweeps = compared(measured), sweeps_of(measured)
+    for row in rows:
+        twice = sweeps.get((row["language"], 2 * row["steps"]))
+        match = Sweep(twice["temperature"].points[row["measure"]]).at(row["entropy"]) if twice else None
+        row["twice_value"] = match.quality.value if match else None
+    return rows
+
+
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each (language, exact or trained, steps, way of guidance, measure): means over the seeds in which a
-    temperature, and top-p, reach its entropy, and in how many of them guidance is below."""
+    """A row for each (language, exact or trained, steps, way of guidance, measure): means over seeds.
+
+    For a temperature, top-p, and a temperature in twice the calls (`twice`), the means are over the `NAME_seeds` in
+    which that reaches the entropy of guidance: `NAME_own` of guidance, `NAME_value` of the other; `NAME_ahead`, in how
+    many guidance is below. `sureness` is H(X2 | X1) minus that of the truth, in nats.
+    """
     groups = defaultdict(list)
     for row in rows:
         if row["way"].startswith("guidance"):
@@ -121,11 +137,11 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (language, kind, steps, way, measure), members in groups.items():
         one = {"language": language, "teacher": kind, "steps": steps, "way": way, "measure": measure}
         one |= {"value": float(np.mean([row["value"] for row in members])), "seeds": len(members)}
-        for name in SWEEPS:
+        one["sureness"] = float(np.mean([row["bigram_entropy"] - row["bigram_entropy_true"] for row in members]))
+        for name in (*SWEEPS, "twice"):
             pairs = [(row["value"], row[f"{name}_value"]) for row in members if row[f"{name}_value"] is not None]
-            ahead = sum(a < b for a, b in pairs)
-            mean = float(np.mean([b for _, b in pairs])) if pairs else None
-            found_here = {f"{name}_value": mean, f"{name}_seeds": len(pairs), f"{name}_ahead": ahead}
-            one |= found_here
+            own, other = np.mean(pairs, axis=0).tolist() if pairs else (None, None)
+            one |= {f"{name}_own": own, f"{name}_value": other, f"{name}_seeds": len(pairs)}
+            one[f"{name}_ahead"] = sum(a < b for a, b in pairs)
         found.append(one)
     return found

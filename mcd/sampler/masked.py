@@ -32,6 +32,7 @@ class MaskedSampler(Sampler):
     evidence is sharpened, and the prior is not. A temperature sharpens both, and so draws frequent words too often. It
     is classifier-free guidance (arXiv 2207.12598) whose unconditional model is the model itself without any visible
     token, as in arXiv 2410.18514 for prompts. Since that is one constant for all rows, it costs no network call.
+    What is drawn is guided, and nothing else: scores of confidence and drafts are those of the prediction itself.
     """
 
     guidance: NotNegative = 0.0

@@ -104,11 +104,14 @@ def test_a_way_says_the_knobs_that_it_turns():
 
 def test_the_summary_of_guidance_compares_the_seeds_that_a_sweep_reaches():
     common = {"language": "hmm", "steps": 4, "way": "guidance 0.5", "measure": "nll", "model": "hmm/mdlm-s0"}
+    common |= {"bigram_entropy": 2.0, "bigram_entropy_true": 1.75}
     rows = [
-        common | {"value": value, "temperature_value": T, "top-p_value": p}
+        common | {"value": value, "temperature_value": T, "top-p_value": p, "twice_value": 2.1}
         for value, T, p in ((2.0, 2.4, None), (2.2, 2.1, None), (3.0, None, None))
     ]
-    rows.append(common | {"way": "top-p 0.9", "value": 1.0, "temperature_value": 1.5, "top-p_value": None})
+    rows.append(
+        common | {"way": "top-p 0.9", "value": 1.0, "temperature_value": 1.5, "top-p_value": None, "twice_value": None}
+    )
     assert summary_of_guidance(rows) == [
         {
             "language": "hmm",
@@ -118,12 +121,19 @@ def test_the_summary_of_guidance_compares_the_seeds_that_a_sweep_reaches():
             "measure": "nll",
             "value": pytest.approx(2.4),
             "seeds": 3,
+            "sureness": 0.25,
+            "temperature_own": pytest.approx(2.1),
             "temperature_value": pytest.approx(2.25),
             "temperature_seeds": 2,
             "temperature_ahead": 1,
+            "top-p_own": None,
             "top-p_value": None,
             "top-p_seeds": 0,
             "top-p_ahead": 0,
+            "twice_own": pytest.approx(2.4),
+            "twice_value": pytest.approx(2.1),
+            "twice_seeds": 3,
+            "twice_ahead": 1,
         }
     ]
 

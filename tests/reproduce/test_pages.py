@@ -62,12 +62,22 @@ def test_the_page_of_languages_begins_with_the_means_over_seeds():
 
 def test_the_page_of_guidance_tells_who_is_ahead_in_how_many_seeds():
     row = {"language": "hmm", "teacher": "trained", "steps": 4, "way": "guidance 0.5", "measure": "nll", "value": 2.0}
-    row |= {"temperature_value": 2.25, "temperature_seeds": 3, "temperature_ahead": 2}
-    row |= {"top-p_value": None, "top-p_seeds": 0, "top-p_ahead": 0}
+    row |= {"temperature_own": 1.9, "temperature_value": 2.25, "temperature_seeds": 3, "temperature_ahead": 2}
+    row |= {"top-p_own": None, "top-p_value": None, "top-p_seeds": 0, "top-p_ahead": 0}
+    row |= {"twice_own": 2.0, "twice_value": 1.75, "twice_seeds": 3, "twice_ahead": 0, "sureness": 0.125}
     text = page("guidance", {"command": "c", "compared": [], "summary": [row], "rows": [], "surprise_of_text": 5.5})
     assert text is not None and "5.500 nats" in text
     (cells,) = rows_of(text.split("## hmm, trained teacher")[1], "4")
-    assert cells == ["4", "guidance 0.5", "nll", "2.000", "2.250 (2 of 3)", "not reached"]
+    assert cells == [
+        "4",
+        "guidance 0.5",
+        "nll",
+        "2.000",
+        "1.900 : 2.250 (2 of 3)",
+        "not reached",
+        "2.000 : 1.750 (0 of 3)",
+        "+0.125",
+    ]
 
 
 def test_samplers_that_choose_their_calls_have_a_table_of_their_own():
