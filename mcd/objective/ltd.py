@@ -133,7 +133,7 @@ class LTD(Objective):
         assert teacher is not None and student.locked is not None
         mask_id, alpha, L, K = student.mask_id, student.config.schedule.alpha, x0.shape[1], self.pairs
         u, v = draws.u(self.order), draws.uniform(L)
-        guide = Guide(student.locked.prior.double(), self.teacher_guidance) if self.teacher_guidance else None
+        guide = Guide(self._prior(student, teacher, L), self.teacher_guidance) if self.teacher_guidance else None
         x, features = locked_trajectory(
             teacher,
             x0.masked_fill(u > 0.0, mask_id),
@@ -172,6 +172,16 @@ class LTD(Objective):
         total = student.head_loss(hidden, target).total
         counts = {"tokens_distilled": torch.tensor(len(rows)), "tokens_visible": (~masked).sum()}
         return Loss(total, {"distillation": total.detach()}, counts)
+
+    def _prior(self, student: Denoiser, teacher: Denoiser, length: int) -> Tensor:
+        """What the teacher predicts where it sees nothing, (V,) float64.
+
+        The student carries it, since it began as the teacher; so sharded weights need no further call. An exact teacher
+        has no weights, and its student began as another model.
+        """
+        assert student.locked is not None
+        exact = next(teacher.parameters(), None) is None
+        return prior(teacher, length) if exact else student.locked.prior.double()
 
     def _steps_of(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Step j of N steps for each of (b, K) numbers in [0, 1), float64 each; a row's K are stratified."""

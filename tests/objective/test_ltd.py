@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcd.data.languages.hidden_markov import stationary_law
-from mcd.data.languages.known import Language
+from mcd.data.languages.known import LANGUAGES, Language
 from mcd.errors import UsageError
 from mcd.eval.exact_denoiser import exact_denoiser
 from mcd.eval.known_language import truth_metrics
@@ -85,6 +85,19 @@ def test_the_loss_is_of_the_trajectory_as_it_was_asked_for(tiny_denoiser, x0):
         for asked in ({}, {"teacher_guidance": 1.0}, {"teacher_top_p": 0.5})
     ]
     assert len({loss.item() for loss in losses}) == 3
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_prior_of_guidance_is_that_of_the_teacher(tiny_denoiser, x0, exact, monkeypatch):
+    """Also where the student did not begin as the teacher: an exact one is another model than --init."""
+    asked, guided = replace(SMALL, teacher_guidance=0.5), []
+    original = locked_trajectory
+    monkeypatch.setattr("mcd.objective.ltd.locked_trajectory", lambda *a: guided.append(a[-1]) or original(*a))
+    student = tiny_denoiser(V=32)
+    teacher = exact_denoiser(LANGUAGES["grammar"](), L) if exact else copy.deepcopy(student)
+    asked.equip(student, L)
+    asked.loss(student, teacher, x0, Clock(0), Draws(torch.Generator().manual_seed(0), B, L))
+    assert torch.allclose(guided[0].prior.exp(), prior(teacher, L).exp(), atol=1e-6)
 
 
 def test_what_a_guided_teacher_cannot_be(tiny_denoiser):
