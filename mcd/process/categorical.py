@@ -73,18 +73,25 @@ def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0, guide: G
     by what the prediction says beyond the prior. Raises ValueError unless 0 < temperature < inf and 0 < top_p <= 1.
     """
     _check(temperature, top_p)
-    log_p = log_p.double()
-    log_p = torch.log_softmax((log_p - log_p.amax(-1, keepdim=True)) / temperature, -1)
+    tempered = _tempered(log_p.double(), temperature)
     if top_p == 1.0 and guide is None:
-        return log_p
+        return tempered
+    cut: Tensor | None = None
     if top_p < 1.0:
-        p, order = log_p.exp().sort(dim=-1, descending=True, stable=True)
+        p, order = tempered.exp().sort(dim=-1, descending=True, stable=True)
         p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
         cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
-        log_p = log_p.masked_fill(cut, -torch.inf)
-    if guide is not None:
-        log_p = log_p + guide.weight * (log_p - guide.prior / temperature)
-    return torch.log_softmax(log_p, -1)
+    if guide is None:
+        assert cut is not None
+        return torch.log_softmax(tempered.masked_fill(cut, -torch.inf), -1)
+    log_p = _tempered(log_p.double(), 1.0)
+    log_p = log_p + guide.weight * (log_p - guide.prior)
+    return _tempered(log_p if cut is None else log_p.masked_fill(cut, -torch.inf), temperature)
+
+
+def _tempered(log_p: Tensor, temperature: float) -> Tensor:
+    """The likeliest is 0 before the division, which then leaves a row its mass at any temperature."""
+    return torch.log_softmax((log_p - log_p.amax(-1, keepdim=True)) / temperature, -1)
 
 
 class NoMass(FloatingPointError, ValueError):

@@ -48,6 +48,16 @@ def test_a_prediction_that_is_the_prior_stays_as_it_is(laws):
     assert torch.allclose(temper(log_prior[None], guide=Guide(log_prior, 2.0))[0], log_prior, atol=1e-12)
 
 
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_at_the_smallest_temperature_the_likeliest_token_of_the_guided_law_is_left(laws, top_p):
+    """Where a prior divided by the temperature is beyond all numbers, too."""
+    log_p, log_prior = laws
+    guide = Guide(log_prior, 0.5)
+    likeliest = temper(log_p, guide=guide).argmax(-1) if top_p == 1.0 else log_p.argmax(-1)
+    found = temper(log_p, 1e-310, top_p, guide).exp()
+    assert found.equal(torch.nn.functional.one_hot(likeliest, V).double())
+
+
 def test_draws_follow_the_guided_law(laws):
     log_p, log_prior = laws
     v = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
