@@ -35,6 +35,7 @@ def prior(denoiser: Denoiser, length: int | None = None) -> Tensor:
         denoiser.eval()
         hidden = Denoiser.hidden(denoiser, z, t)  # not that of a server's row, whose calls are padded
         denoiser.train(training)
-        log_p = Denoiser.log_x_theta(denoiser, hidden).double()
-        found = _FOUND[network] = state, log_p.logsumexp(0) - math.log(L)
+        parts = hidden.split(denoiser.shapes.chunk_rows)  # of a long row, a whole vocabulary for each token is much
+        sums = [Denoiser.log_x_theta(denoiser, part).double().logsumexp(0) for part in parts]
+        found = _FOUND[network] = state, torch.stack(sums).logsumexp(0) - math.log(L)
     return found[1]

@@ -1,5 +1,7 @@
 """What a model predicts where it sees nothing."""
 
+from dataclasses import replace
+
 import torch
 
 from mcd.data.languages.known import LANGUAGES
@@ -13,6 +15,12 @@ def test_it_is_the_mean_prediction_of_a_row_of_masks(tiny_denoiser):
         p = model.log_x_theta(model.hidden(torch.full((1, 16), 23), torch.ones(1))).double().exp()
     assert torch.allclose(prior(model).exp(), p.mean(0), atol=1e-9)
     assert torch.isclose(prior(model).exp().sum(), torch.tensor(1.0, dtype=torch.float64), atol=1e-6)
+
+
+def test_a_long_row_is_summed_in_parts(tiny_denoiser):
+    whole, model = tiny_denoiser(V=23, length=16), tiny_denoiser(V=23, length=16)
+    model.shapes = replace(model.shapes, chunk_rows=5)
+    assert torch.allclose(prior(model), prior(whole), atol=1e-6)
 
 
 def test_the_exact_denoiser_has_the_law_of_a_token():
