@@ -23,6 +23,8 @@ Natural = Annotated[int, Ge(0)]
 """A number of things of which there may be none."""
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
+Guidance = Annotated[float, Ge(0), Le(100)]
+"""How far the evidence of the visible tokens is sharpened (`mcd.sampler.masked`)."""
 Share = Annotated[float, Ge(0), Le(1)]
 """A part of a whole."""
 Decay = Annotated[float, Ge(0), Lt(1)]

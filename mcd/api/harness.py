@@ -17,7 +17,7 @@ from mcd.api.model import DRAWS, Model, load
 from mcd.data.encoder import Encoder
 from mcd.errors import DataError, UsageError
 from mcd.eval.bound_of_row import bound_of_row, check_has_likelihood
-from mcd.options import Count, NotNegative, fault
+from mcd.options import Count, Guidance, fault
 
 NEAR_ZERO = 1e-6
 """A temperature at which samplers without `greedy` take the likeliest tokens."""
@@ -59,7 +59,7 @@ class HarnessModel(LM):
             known = list(inspect.signature(HarnessModel).parameters)[:-1]
             raise UsageError(f"--model_args {next(iter(unknown))}: is not known; known are {', '.join(known)}")
         counts = {"draws": (draws, Count), "steps": (steps, Count), "max_gen_toks": (max_gen_toks, Count)}
-        for name, (value, kind) in {**counts, "guidance": (guidance, NotNegative)}.items():
+        for name, (value, kind) in {**counts, "guidance": (guidance, Guidance)}.items():
             if wanted := fault(value, kind):
                 raise UsageError(f"--model_args {name}={value}: must be {wanted}")
         if batch_size not in (None, 1, "1") or max_batch_size is not None:

@@ -13,7 +13,7 @@ from mcd.cli.arguments import check_out, choose, naming, parse, show_dry_run
 from mcd.cli.idle_options import refuse_idle
 from mcd.data.text import Borders
 from mcd.errors import UsageError
-from mcd.options import Count, NotNegative, Options, Positive, Seed, Steps, check_distinct
+from mcd.options import Count, Guidance, NotNegative, Options, Positive, Seed, Steps, check_distinct
 from mcd.table import print_table, shown
 
 MASKED = ("masked", "locked")
@@ -50,7 +50,7 @@ class FrontierArgs(Options):
     """Values of top-p: tokens are drawn from the smallest set whose probabilities sum to this, and 1 is all of them.
     Every value adds a curve over all temperatures for each model. Give 1 and 0.9, for example, to see whether cutting
     off unlikely tokens does better than cooling."""
-    guidance: tuple[NotNegative, ...] = (0.0,)
+    guidance: tuple[Guidance, ...] = (0.0,)
     """How far the masked models' evidence of the visible tokens is sharpened, as of `mcd sample`; 0 does nothing. Every
     value adds a curve over all temperatures for each of these models, and every --top-p and --sampler."""
     sampler: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ EXPERIMENTS = {
     "figure2": "one u, two states, three regimes",
     "figure3": "Gen PPL against steps, round by round",
     "frontier": "all methods on text at equal entropy, in the best order: does distillation beat a cooler teacher?",
-    "frontier_languages": "the same on synthetic languages, in the usual order",
+    "frontier_languages": "the paper's methods on synthetic languages, in the usual order and in the best one",
     "frontier_methods": "LTD, IDLM and MMD on synthetic languages, in the best order, three seeds",
     "mmd": "MMD on text, next to its cooled teacher at equal entropy",
     "cooling": "top-p next to a temperature, at equal entropy and equal distinct bigrams, on text and exact languages",

@@ -22,7 +22,7 @@ from mcd.model.prior import prior
 from mcd.model.targets import TeacherTarget, TokenTarget
 from mcd.objective.base import Clock, Loss, Objective
 from mcd.objective.trajectory import likeliest, locked_trajectory
-from mcd.options import Count, NotNegative, Share
+from mcd.options import Count, Guidance, Share
 from mcd.process.categorical import Guide
 from mcd.process.draws import Draws
 from mcd.process.transfer import flat_rows, send
@@ -61,7 +61,7 @@ class LTD(Objective):
     """Joint distribution of the u of a row (see --order of `mcd sample`). Draw with the same."""
     teacher_top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Nucleus from which the teacher draws (see --top-p of `mcd sample`). The student then needs none."""
-    teacher_guidance: NotNegative = 0.0
+    teacher_guidance: Guidance = 0.0
     """Guidance with which the teacher draws (see --guidance of `mcd sample`). The student then needs none."""
     student_steps: tuple[Count, ...] = (1, 2, 4, 8)
     """Numbers of steps that the student is trained for, equally often."""

@@ -50,9 +50,17 @@ def frontier(result: dict[str, Any]) -> str:
     return sections(parts | ({"All points": table(points, *_POINT)} if points else {}))
 
 
+def frontier_languages(result: dict[str, Any]) -> str:
+    """Means over seeds in the best order; then every seed in the usual order, as on the page of `frontier`."""
+    return f"{_means_over_seeds(result['best']['summary'], ', in the best order')}\n{frontier(result)}"
+
+
 def frontier_methods(result: dict[str, Any]) -> str:
     """Means over seeds, a table for each language; then every seed as on the page of `frontier`."""
+    return f"{_means_over_seeds(result['summary'])}\n{frontier(result)}"
 
+
+def _means_over_seeds(summary: list[Row], where: str = "") -> str:
     def pair(measure: str) -> Callable[[Row], str]:
         def cell(row: Row) -> str:
             if measure not in row:
@@ -62,9 +70,9 @@ def frontier_methods(result: dict[str, Any]) -> str:
         return cell
 
     parts = {}
-    for language in dict.fromkeys(row["language"] for row in result["summary"]):
-        parts[f"{language}, means over seeds"] = table(
-            by_steps(row for row in result["summary"] if row["language"] == language),
+    for language in dict.fromkeys(row["language"] for row in summary):
+        parts[f"{language}{where}, means over seeds"] = table(
+            by_steps(row for row in summary if row["language"] == language),
             ("steps", "{steps}"),
             ("student", "{model}"),
             ("NLL : cooled teacher's (ahead in)", pair("nll")),
@@ -72,7 +80,7 @@ def frontier_methods(result: dict[str, Any]) -> str:
             ("trigram TV", pair("tv_trigram")),
             ("H(X2 given X1) less the truth's", "{sureness:+.3f}"),
         )
-    return f"{sections(parts)}\n{frontier(result)}"
+    return sections(parts)
 
 
 def cooling(result: dict[str, Any]) -> str:

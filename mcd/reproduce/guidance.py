@@ -54,7 +54,7 @@ LANGUAGE_GUIDED: list[dict[str, Any]] = [{"guidance": w} for w in (0.25, 0.5, 1.
 
 
 def plan(scale: Scale) -> Experiment:
-    """Every way at every number of steps; guidance from two steps on, since nothing is visible in the first."""
+    """Every way at every number of steps; guidance from two steps on, since next to nothing changes in the first."""
     teacher, student, num = scale.teachers["mdlm"], text_guided_student(scale), max(NUM, scale.num)
     ways = {"guidance": GUIDED, **SWEEPS}
     drawn = [

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from mcd.reproduce.frontier_pages import cooling, frontier, frontier_methods, guidance, truth
+from mcd.reproduce.frontier_pages import cooling, frontier, frontier_languages, frontier_methods, guidance, truth
 from mcd.reproduce.page_parts import Column, Row, a_column_each_step, by_steps, fixed, sections, table
 
 MEASURES = {
@@ -150,7 +150,7 @@ _BODIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "languages": _languages,
     "orders": _orders,
     "frontier": frontier,
-    "frontier_languages": frontier,
+    "frontier_languages": frontier_languages,
     "frontier_methods": frontier_methods,
     "mmd": frontier,
     "cooling": cooling,

@@ -82,7 +82,7 @@ def test_generated_texts_are_guided(harness, ours):
     assert text not in harness.generate_until([drawn], disable_tqdm=True)
     with pytest.raises(UsageError, match="--guidance: does nothing here, since --greedy"):
         guided.generate_until([asked("The", {"until": []})], disable_tqdm=True)
-    with pytest.raises(UsageError, match=r"--model_args guidance=-1: must be at least 0$"):
+    with pytest.raises(UsageError, match=r"--model_args guidance=-1: must be in \[0, 100\]$"):
         HarnessModel(str(ours), guidance=-1)
 
 

@@ -69,7 +69,7 @@ def test_guidance_that_no_model_takes_is_refused(here, capsys):
     for words, said in (
         ("uniform --guidance 0 0.5", "--guidance: does nothing here, since no MODEL is masked; leave it out"),
         ("uniform --top-p 1 0.9 --guidance 0.5", "--guidance: does nothing here, since no MODEL is masked"),
-        ("masked uniform --guidance -1", "--guidance -1.0: must be at least 0, each"),
+        ("masked uniform --guidance -1", "--guidance -1.0: must be in [0, 100], each"),
         ("masked uniform --guidance 0 0", "--guidance: names 0.0 twice"),
         ("masked --guidance 0.5", "MODEL: one model has no other"),
         ("locked uniform --sampler remdm", "--sampler: does nothing here, since no MODEL is masked"),

@@ -60,6 +60,12 @@ def test_the_page_of_languages_begins_with_the_means_over_seeds():
     ]
 
 
+def test_the_page_of_the_papers_methods_begins_with_the_best_order():
+    row = {"language": "hmm", "steps": 4, "model": "mcd", "seeds": 3, "sureness": 0.0}
+    text = page("frontier_languages", {"command": "c", "best": {"summary": [row]}, "matched": []})
+    assert text is not None and text.index("## hmm, in the best order") < text.index("## Each at its own entropy")
+
+
 def test_the_page_of_guidance_tells_who_is_ahead_in_how_many_seeds():
     row = {"language": "hmm", "teacher": "trained", "steps": 4, "way": "guidance 0.5", "measure": "nll", "value": 2.0}
     row |= {"temperature_own": 1.9, "temperature_value": 2.25, "temperature_seeds": 3, "temperature_ahead": 2}

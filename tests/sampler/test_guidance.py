@@ -121,6 +121,7 @@ def test_the_stamp_says_it_where_there_is_some():
     ("process", "options", "said"),
     [
         ("masked", {"guidance": -0.5}, "--guidance -0.5"),
+        ("masked", {"guidance": 1e308}, "--guidance 1e\\+308: must be"),
         ("masked", {"name": "confidence", "greedy": True, "guidance": 0.5}, "--guidance: does nothing here"),
         ("uniform", {"guidance": 0.5}, "--guidance: is no option of --sampler uniform"),
         ("autoregressive", {"guidance": 0.5}, "--guidance: is no option of --sampler causal"),
