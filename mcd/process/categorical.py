@@ -73,20 +73,19 @@ def temper(log_p: Tensor, temperature: float = 1.0, top_p: float = 1.0, guide: G
     by what the prediction says beyond the prior. Raises ValueError unless 0 < temperature < inf and 0 < top_p <= 1.
     """
     _check(temperature, top_p)
-    tempered = _tempered(log_p.double(), temperature)
-    if top_p == 1.0 and guide is None:
-        return tempered
-    cut: Tensor | None = None
+    log_p = log_p.double()
+    law = tempered = _tempered(log_p, temperature)
+    if guide is not None:
+        log_p = _tempered(log_p, 1.0)
+        law = log_p + guide.weight * (log_p - guide.prior)
     if top_p < 1.0:
         p, order = tempered.exp().sort(dim=-1, descending=True, stable=True)
         p_before = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
         cut = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, p_before >= top_p)
-    if guide is None:
-        assert cut is not None
-        return torch.log_softmax(tempered.masked_fill(cut, -torch.inf), -1)
-    log_p = _tempered(log_p.double(), 1.0)
-    log_p = log_p + guide.weight * (log_p - guide.prior)
-    return _tempered(log_p if cut is None else log_p.masked_fill(cut, -torch.inf), temperature)
+        law = law.masked_fill(cut, -torch.inf)
+    if guide is not None:
+        return _tempered(law, temperature)
+    return tempered if top_p == 1.0 else torch.log_softmax(law, -1)
 
 
 def _tempered(log_p: Tensor, temperature: float) -> Tensor:

@@ -60,14 +60,20 @@ def frontier_methods(result: dict[str, Any]) -> str:
     return f"{_means_over_seeds(result['summary'])}\n{frontier(result)}"
 
 
+def _lead(own: str, other: str, ahead: str, seeds: str) -> Callable[[Row], str]:
+    """Means of one's own and of the other, and in how many seeds one is ahead, from the columns of these names."""
+
+    def cell(row: Row) -> str:
+        if row.get(other) is None:
+            return "not reached"
+        return f"{row[own]:.3f} : {row[other]:.3f} ({row[ahead]} of {row[seeds]})"
+
+    return cell
+
+
 def _means_over_seeds(summary: list[Row], where: str = "") -> str:
     def pair(measure: str) -> Callable[[Row], str]:
-        def cell(row: Row) -> str:
-            if measure not in row:
-                return "not reached"
-            return f"{row[measure]:.3f} : {row[f'{measure}_teacher']:.3f} ({row[f'{measure}_ahead']} of {row['seeds']})"
-
-        return cell
+        return _lead(measure, f"{measure}_teacher", f"{measure}_ahead", "seeds")
 
     parts = {}
     for language in dict.fromkeys(row["language"] for row in summary):
@@ -130,13 +136,7 @@ def guidance(result: dict[str, Any]) -> str:
     """Each way on text, means over seeds on languages, and all points on text."""
 
     def ahead(name: str) -> Callable[[Row], str]:
-        def cell(row: Row) -> str:
-            if row[f"{name}_value"] is None:
-                return "not reached"
-            of_both = f"{row[f'{name}_own']:.3f} : {row[f'{name}_value']:.3f}"
-            return f"{of_both} ({row[f'{name}_ahead']} of {row[f'{name}_seeds']})"
-
-        return cell
+        return _lead(*(f"{name}_{key}" for key in ("own", "value", "ahead", "seeds")))
 
     parts = {"Text": _ways_on_text(result)}
     for language, kind in dict.fromkeys((row["language"], row["teacher"]) for row in result["summary"]):

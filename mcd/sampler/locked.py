@@ -81,13 +81,12 @@ class Locked(Ancestral):
         noise = denoiser.noise(*(padded(x, rows) for x in (masked, draft, u, v)))
         hidden = self.hidden(denoiser, z, torch.full((len(z),), t), at, many, noise)
         tokens = (left.flatten()[where] == 0).split(many), fresh.flatten()[at].split(many)
-        ids = []
+        ids, law = [], (self.temperature, self.top_p, self.guide(denoiser))
         for part, due_part, fresh_part in zip(parts(hidden, many), *tokens, strict=True):
             logits = denoiser.logits(part, len(due_part))
             now = logits.argmax(-1)
             if not self.greedy and due_part.any():
                 due = send(flat_rows(due_part), z.device)
-                law = self.temperature, self.top_p, self.guide(denoiser)
                 now[due] = sample_inverse_cdf(logits[due], fresh_part[due], *law)
             ids.append(now)
         return draft.flatten().index_copy(0, at, torch.cat(ids)).view_as(draft)

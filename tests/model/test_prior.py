@@ -30,7 +30,7 @@ def test_the_exact_denoiser_has_the_law_of_a_token():
     assert torch.allclose(prior(exact_denoiser(language, 12)).exp(), law.double(), atol=1e-6)
 
 
-def test_it_is_found_once_for_the_weights_as_they_are(tiny_denoiser, monkeypatch):
+def test_it_is_found_once_for_the_weights_as_they_are(tiny_denoiser):
     model = tiny_denoiser(V=23, length=16).train()
     first = prior(model)
     assert prior(model) is first and model.training
